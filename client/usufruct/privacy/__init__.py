@@ -1,0 +1,66 @@
+"""Differential privacy: mechanisms as data, accountants, budgets, noise and rounding. No torch, gRPC or
+web3 here."""
+
+from usufruct.privacy.accountant import MAXIMUM_LOSS_MICRO, MICRO, renyi_loss_micro
+from usufruct.privacy.budget import MAXIMUM_BUDGET_MICRO, Budget
+from usufruct.privacy.calibration import noise_multiplier_for
+from usufruct.privacy.conversion import epsilon, epsilon_floor, loss_for_epsilon_micro, pld_epsilon
+from usufruct.privacy.errors import (
+    BudgetShort,
+    CalibrationImpossible,
+    EpsilonBelowFloor,
+    MechanismInvalid,
+    PlanInvalid,
+    RoundingInvalid,
+)
+from usufruct.privacy.mechanism import (
+    MAXIMUM_NOISE_MULTIPLIER,
+    MAXIMUM_ORDER,
+    MAXIMUM_STEPS,
+    MINIMUM_NOISE_MULTIPLIER,
+    MINIMUM_ORDER,
+    MINIMUM_SAMPLE_RATE,
+    Mechanism,
+    SubsampledGaussian,
+    checked_order,
+)
+from usufruct.privacy.plan import LocalPlan
+from usufruct.privacy.recompute import claim_holds, recompute_loss_micro
+from usufruct.privacy.rounding import round_update, rounding_step, unround_sum
+from usufruct.privacy.sampling import gaussian, poisson_mask
+
+__all__ = [
+    "MAXIMUM_BUDGET_MICRO",
+    "MAXIMUM_LOSS_MICRO",
+    "MAXIMUM_NOISE_MULTIPLIER",
+    "MAXIMUM_ORDER",
+    "MAXIMUM_STEPS",
+    "MICRO",
+    "MINIMUM_NOISE_MULTIPLIER",
+    "MINIMUM_ORDER",
+    "MINIMUM_SAMPLE_RATE",
+    "Budget",
+    "BudgetShort",
+    "CalibrationImpossible",
+    "EpsilonBelowFloor",
+    "LocalPlan",
+    "Mechanism",
+    "MechanismInvalid",
+    "PlanInvalid",
+    "RoundingInvalid",
+    "SubsampledGaussian",
+    "checked_order",
+    "claim_holds",
+    "epsilon",
+    "epsilon_floor",
+    "gaussian",
+    "loss_for_epsilon_micro",
+    "noise_multiplier_for",
+    "pld_epsilon",
+    "poisson_mask",
+    "recompute_loss_micro",
+    "renyi_loss_micro",
+    "round_update",
+    "rounding_step",
+    "unround_sum",
+]
