@@ -1,0 +1,64 @@
+"""How large a graph may be. Imports no torch, so a server's configuration can hold these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GraphLimits:
+    """Caps on a graph, checked before anything is allocated.
+
+    They are proposals from measurements on a two-core machine with 24 GiB, not laws; an operator may lower them.
+    Behind them stand the trainer's memory limit and its deadline.
+
+    Attributes:
+        parameters: trainable numbers. The trainer holds about eight float64 vectors of this length.
+        nodes: steps of the computation.
+        modules: layers.
+        integer: absolute value of any integer argument.
+        constructor_integer: absolute value of an integer in a layer's constructor.
+        number: absolute value of any float argument.
+        tuple_length: entries of one tuple.
+        depth: nesting of tuples.
+        rank: dimensions of any value, the batch included.
+        input_elements: numbers in one input row.
+        value_elements: numbers in one value of the whole physical batch.
+        activation_bytes: all values of the physical batch together, at eight bytes a number.
+        flops: floating-point operations of one forward and backward pass of the physical batch.
+        physical_batch: rows that the trainer runs at once; the unit of the three caps above.
+        outputs: width of the model's output.
+    """
+
+    parameters: int = 50_000_000
+    nodes: int = 4_000
+    modules: int = 1_500
+    integer: int = 1 << 24
+    constructor_integer: int = 1 << 20
+    number: float = 1e6
+    tuple_length: int = 64
+    depth: int = 4
+    rank: int = 6
+    input_elements: int = 4 << 20
+    value_elements: int = 1 << 27
+    activation_bytes: int = 1 << 30
+    flops: int = 10**12
+    physical_batch: int = 64
+    outputs: int = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class GraphBounds:
+    """What a checked graph costs at the physical batch of its limits.
+
+    Attributes:
+        parameters: trainable numbers.
+        activation_bytes: all values of one physical batch, at eight bytes a number (the trainer computes in float64).
+        flops: matrix-product operations of one forward and backward pass (three times the forward pass).
+        outputs: width of the output.
+    """
+
+    parameters: int
+    activation_bytes: int
+    flops: int
+    outputs: int

@@ -1,0 +1,111 @@
+"""The model graph: a model's architecture as data, and nothing else.
+
+A graph is a list of nodes in the order of computation. A node takes values of earlier nodes, by index, and makes one
+value. Whoever receives a graph builds the model from its own allow-list (``operations``); no name, code or pickle of
+the sender is ever executed. This module imports no torch.
+
+The whole language of argument values, for whoever writes them to the wire:
+
+=================  ===========================================================================================
+value              meaning
+=================  ===========================================================================================
+``None``           no value, where a setting allows it
+``bool``           a flag; never stands for an integer, nor an integer for it
+``int``            whole number, absolute value at most ``GraphLimits.integer``
+``float``          finite number, absolute value at most ``GraphLimits.number``; never stands for an integer
+``str``            one of the few words that a setting lists, such as ``"tanh"`` for ``approximate``
+``NodeRef``        the value of an earlier node
+``tuple``          of the above, nested at most ``GraphLimits.depth`` deep
+=================  ===========================================================================================
+
+Kinds of node, and which fields each one uses (the others keep their defaults):
+
+============  ===================================================================================================
+kind          fields
+============  ===================================================================================================
+``INPUT``     none. Exactly one, and it is the first node: the batch of feature rows
+``MODULE``    ``module_index`` into ``ModelGraph.modules``; ``arguments`` = one ``NodeRef``. Each module once
+``FUNCTION``  ``function_name``; ``arguments`` = the values (``NodeRef``, number, or a tuple of ``NodeRef`` for
+              ``cat``); ``keywords`` = the settings, which never contain a ``NodeRef``
+``OUTPUT``    ``arguments`` = one ``NodeRef``. Exactly one, and it is the last node
+============  ===================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from usufruct.errors import InvalidInput
+
+GRAPH_VERSION = 1
+"""Version of the language. A graph of another version is refused, not interpreted."""
+
+FLOAT32 = "float32"
+"""The only ``input_dtype`` of this version; whole-number inputs come with embeddings."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRef:
+    """The value of node ``index``, which must come earlier than the node that refers to it."""
+
+    index: int
+
+
+Argument: TypeAlias = "None | bool | int | float | str | NodeRef | tuple[Any, ...]"
+"""An argument value; the inner ``Any`` is ``Argument`` again."""
+
+
+class NodeKind(StrEnum):
+    """What a node does. A raw parameter as a node of its own (position embeddings) will be a fifth kind."""
+
+    INPUT = "input"
+    MODULE = "module"
+    FUNCTION = "function"
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSpec:
+    """A layer: the name of an allow-listed ``torch.nn`` class and its constructor arguments by name."""
+
+    class_name: str
+    arguments: tuple[tuple[str, Argument], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One step of the computation; see the table of kinds above."""
+
+    kind: NodeKind
+    module_index: int = 0
+    function_name: str = ""
+    arguments: tuple[Argument, ...] = ()
+    keywords: tuple[tuple[str, Argument], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelGraph:
+    """An architecture. ``input_shape`` is the shape of one row, without the batch."""
+
+    version: int
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    modules: tuple[ModuleSpec, ...]
+    nodes: tuple[Node, ...]
+
+
+def references(value: Argument) -> Iterator[int]:
+    """Indices of the nodes that ``value`` refers to, in order, nested ones too."""
+    if isinstance(value, NodeRef):
+        yield value.index
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from references(part)
+
+
+def not_allowed(message: str, **details: Any) -> InvalidInput:
+    """The error for a model or graph that Usufruct does not train; ``message`` says what to write instead."""
+    return InvalidInput(message, reason="GRAPH_NOT_ALLOWED", **details)

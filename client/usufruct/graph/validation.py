@@ -1,0 +1,268 @@
+"""Checks a model graph that another party wrote, before anything of it is allocated or run.
+
+Three walls, in this order: the form (types, allow-list, references that only point backwards, ranges), the run on
+PyTorch's meta device, which computes shapes and allocates nothing (isolation rules, sizes, floating-point operations),
+and the output's shape. The builder's SDK and the holder's server call the same function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from usufruct.errors import InvalidInput
+from usufruct.graph.interpreter import InterpreterModule
+from usufruct.graph.limits import GraphBounds, GraphLimits
+from usufruct.graph.model_graph import (
+    FLOAT32,
+    GRAPH_VERSION,
+    Argument,
+    ModelGraph,
+    ModuleSpec,
+    Node,
+    NodeKind,
+    NodeRef,
+    not_allowed,
+)
+from usufruct.graph.operations import ADVICE, FUNCTIONS, MODULES, SettingRule, allowed_names
+
+_NUMBER_BYTES = 8
+
+
+def validate(graph: ModelGraph, limits: GraphLimits | None = None) -> GraphBounds:
+    """Checks everything about ``graph`` and returns what it costs.
+
+    Whatever goes wrong inside is a refusal: a graph of another party never raises any other error here.
+
+    Raises:
+        InvalidInput: GRAPH_NOT_ALLOWED; the message names the node or layer and what to do.
+    """
+    limits = limits or GraphLimits()
+    try:
+        check_form(graph, limits)
+        return _run_on_meta(graph, limits)
+    except InvalidInput:
+        raise
+    except Exception as error:  # a graph that PyTorch itself refuses, or whose fields are of the wrong type
+        raise not_allowed(f"The graph does not run ({type(error).__name__}); check the layers' widths.") from error
+
+
+# -- first wall: the form -------------------------------------------------------------------------------------------
+
+
+def check_form(graph: ModelGraph, limits: GraphLimits) -> None:
+    """Checks types, names, references and ranges. Needs no tensor.
+
+    Raises:
+        InvalidInput: GRAPH_NOT_ALLOWED.
+    """
+    _need(type(graph) is ModelGraph, "This is not a model graph.")
+    _need(
+        type(graph.version) is int and graph.version == GRAPH_VERSION,
+        f"The graph has another version than {GRAPH_VERSION}; use the same version of usufruct at both ends.",
+    )
+    _need(
+        graph.input_dtype == FLOAT32, f"The input's type must be {FLOAT32}; embeddings come with a later version."
+    )
+    shape = graph.input_shape
+    _need(
+        type(shape) is tuple
+        and 1 <= len(shape) < limits.rank
+        and all(type(size) is int and 1 <= size <= limits.input_elements for size in shape)
+        and math.prod(shape) <= limits.input_elements,
+        f"The input shape must be one to {limits.rank - 1} positive sizes, at most {limits.input_elements} numbers a row.",
+        limit=limits.input_elements,
+    )
+    _need(type(graph.modules) is tuple and len(graph.modules) <= limits.modules, "The graph has too many layers.")
+    _need(type(graph.nodes) is tuple and 2 <= len(graph.nodes) <= limits.nodes, "The graph has too many or no nodes.")
+    for index, spec in enumerate(graph.modules):
+        _check_module(index, spec, limits)
+    used: set[int] = set()
+    for index, node in enumerate(graph.nodes):
+        _check_node(index, node, graph, used, limits)
+    _need(used == set(range(len(graph.modules))), "The graph lists a layer that it does not use.")
+
+
+def _check_module(index: int, spec: ModuleSpec, limits: GraphLimits) -> None:
+    _need(type(spec) is ModuleSpec and type(spec.class_name) is str, f"Layer {index} is not a layer.")
+    operation = MODULES.get(spec.class_name)
+    if operation is None:
+        raise class_not_allowed(spec.class_name)
+    _check_settings(f"Layer {index} ({spec.class_name})", spec.arguments, operation.settings, limits)
+    for name, value in spec.arguments:
+        _need(
+            type(value) is not int or abs(value) <= limits.constructor_integer,
+            f"Layer {index}: {name} is above {limits.constructor_integer}.",
+            limit=limits.constructor_integer,
+        )
+
+
+def _check_node(index: int, node: Node, graph: ModelGraph, used: set[int], limits: GraphLimits) -> None:
+    where = f"Node {index}"
+    _need(type(node) is Node and isinstance(node.kind, NodeKind), f"{where} is not a node.")
+    _need(type(node.arguments) is tuple and type(node.keywords) is tuple, f"{where} has a wrong form.")
+    _need(
+        (node.kind is NodeKind.INPUT) == (index == 0)
+        and (node.kind is NodeKind.OUTPUT) == (index == len(graph.nodes) - 1),
+        "A graph has exactly one input, which is its first node, and one output, which is its last.",
+    )
+    _need(type(node.module_index) is int and type(node.function_name) is str, f"{where} has a wrong form.")
+    _need(node.kind is NodeKind.MODULE or node.module_index == 0, f"{where} names a layer but is none.")
+    _need(node.kind is NodeKind.FUNCTION or node.function_name == "", f"{where} names a function but is none.")
+    for argument in node.arguments:
+        _check_value(where, argument, index, limits)
+    if node.kind is NodeKind.INPUT:
+        _need(node.arguments == () and node.keywords == (), "The input takes no arguments.")
+    elif node.kind is NodeKind.FUNCTION:
+        _check_function(where, node, limits)
+    else:
+        _need(
+            len(node.arguments) == 1 and type(node.arguments[0]) is NodeRef and node.keywords == (),
+            f"{where} must take one earlier value and nothing else.",
+        )
+    if node.kind is NodeKind.MODULE:
+        _need(0 <= node.module_index < len(graph.modules), f"{where} names a layer that is not there.")
+        _need(
+            node.module_index not in used,
+            f"{where} uses a layer a second time; use each layer once (tied layers come with a later version).",
+        )
+        used.add(node.module_index)
+
+
+def _check_function(where: str, node: Node, limits: GraphLimits) -> None:
+    operation = FUNCTIONS.get(node.function_name)
+    if operation is None:
+        raise function_not_allowed(node.function_name)
+    where = f"{where} ({operation.name})"
+    _check_settings(where, node.keywords, operation.settings, limits)
+    arguments = node.arguments
+    if operation.takes == "one":
+        _need(len(arguments) == 1 and type(arguments[0]) is NodeRef, f"{where} takes one value.")
+    elif operation.takes == "pair":
+        _need(
+            len(arguments) == 2
+            and all(type(argument) in (NodeRef, int, float) for argument in arguments)
+            and any(type(argument) is NodeRef for argument in arguments),
+            f"{where} takes two values, or a value and a number.",
+        )
+    else:
+        _need(
+            len(arguments) == 1
+            and type(arguments[0]) is tuple
+            and len(arguments[0]) >= 1
+            and all(type(part) is NodeRef for part in arguments[0]),
+            f"{where} takes one tuple of values.",
+        )
+
+
+def _check_settings(
+    where: str, settings: tuple[tuple[str, Argument], ...], rules: Mapping[str, SettingRule], limits: GraphLimits
+) -> None:
+    _need(
+        type(settings) is tuple
+        and all(type(pair) is tuple and len(pair) == 2 and type(pair[0]) is str for pair in settings)
+        and len(settings) == len(rules)
+        and {name for name, _ in settings} == set(rules),
+        f"{where} must name exactly these settings: {', '.join(rules) or 'none'}.",
+    )
+    for name, value in settings:
+        _check_value(where, value, 0, limits)
+        _need(rules[name].admits(value), f"{where}: {name} is out of its range ({rules[name]}).")
+
+
+def _check_value(where: str, value: Argument, position: int, limits: GraphLimits, depth: int = 0) -> None:
+    """``position``: only nodes before it may be referred to."""
+    kind = type(value)
+    if value is None or kind is bool:
+        return
+    if kind is int:
+        _need(abs(value) <= limits.integer, f"{where} has an integer above {limits.integer}.", limit=limits.integer)  # type: ignore[arg-type]
+    elif kind is float:
+        _need(
+            math.isfinite(value) and abs(value) <= limits.number,  # type: ignore[arg-type]
+            f"{where} has a number that is not finite or above {limits.number}.",
+            limit=limits.number,
+        )
+    elif kind is str:
+        _need(len(value) <= 32, f"{where} has a long text.")  # type: ignore[arg-type]
+    elif isinstance(value, NodeRef):
+        _need(
+            type(value.index) is int and 0 <= value.index < position,
+            f"{where} refers to a node that does not come before it.",
+        )
+    else:
+        _need(
+            isinstance(value, tuple) and len(value) <= limits.tuple_length and depth < limits.depth,
+            f"{where} has a value of no known form, or too long or too deep a tuple.",
+        )
+        for part in value:  # type: ignore[union-attr]
+            _check_value(where, part, position, limits, depth + 1)
+
+
+# -- second and third wall: the run without memory ------------------------------------------------------------------
+
+
+def _run_on_meta(graph: ModelGraph, limits: GraphLimits) -> GraphBounds:
+    batch = limits.physical_batch
+    with torch.device("meta"):
+        module = InterpreterModule(graph)
+        rows = torch.empty((batch, *graph.input_shape))
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    _need(
+        0 < parameters <= limits.parameters,
+        f"The model must have 1 to {limits.parameters} parameters; it has {parameters}.",
+        limit=limits.parameters,
+        requested=parameters,
+    )
+    elements = 0
+
+    def watch(value: torch.Tensor) -> None:
+        nonlocal elements
+        _need(value.dim() <= limits.rank, f"A value has more than {limits.rank} dimensions.", limit=limits.rank)
+        _need(value.dtype == torch.float32, "A value is not of the type float32.")
+        _need(value.numel() <= limits.value_elements, "A value of the model is too large.", limit=limits.value_elements)
+        elements += value.numel()
+        _need(
+            elements * _NUMBER_BYTES <= limits.activation_bytes,
+            f"The model's values take more than {limits.activation_bytes >> 20} MiB at {batch} rows; use fewer or narrower layers.",
+            limit=limits.activation_bytes,
+        )
+
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        output = module(rows, watch)
+    flops = 3 * int(counter.get_total_flops())
+    _need(flops <= limits.flops, f"The model takes more than {limits.flops:.0e} operations at {batch} rows.", limit=limits.flops)
+    _need(
+        output.dim() == 2 and output.shape[1] <= limits.outputs,
+        f"The output must have the shape [batch, outputs] with at most {limits.outputs} outputs"
+        " (one output is [batch, 1], without squeeze).",
+        limit=limits.outputs,
+    )
+    return GraphBounds(parameters, elements * _NUMBER_BYTES, flops, int(output.shape[1]))
+
+
+# -- messages -------------------------------------------------------------------------------------------------------
+
+
+def class_not_allowed(class_name: str) -> InvalidInput:
+    """The refusal of a layer that is not in the allow-list; says what to use instead."""
+    advice = f" ({ADVICE[class_name]})" if class_name in ADVICE else ""
+    return not_allowed(
+        f"The layer {class_name[:64]!r} is not allowed{advice}. Allowed: {allowed_names()}.", class_name=class_name[:64]
+    )
+
+
+def function_not_allowed(name: str) -> InvalidInput:
+    """The refusal of a function that is not in the allow-list; says what to use instead."""
+    advice = f" ({ADVICE[name]})" if name in ADVICE else ""
+    return not_allowed(f"The function {name[:64]!r} is not allowed{advice}. Allowed: {allowed_names()}.", operation=name[:64])
+
+
+def _need(condition: bool, message: str, **details: Any) -> None:
+    if not condition:
+        raise not_allowed(message, **details)

@@ -1,0 +1,177 @@
+"""Weights as bytes and as vectors: safetensors and nothing else. No pickle, no ``torch.load``.
+
+The *layout order* is that of the graph's layers, and within a layer that of ``torch`` (weight, then bias). A vector in
+layout order is what is trained, encrypted and summed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as read_safetensors
+from safetensors.numpy import save as write_safetensors
+from torch import nn
+
+from usufruct.errors import InvalidInput
+from usufruct.graph.interpreter import InterpreterModule
+from usufruct.graph.model_graph import ModelGraph
+from usufruct.graph.tracer import TracedModel
+
+LARGEST_WEIGHT = 1e4
+"""Absolute value of any weight. Finite but huge weights make gradients overflow (measured), which clipping survives
+only because the trainer zeroes such rows; this cap keeps honest models away from it."""
+
+_HEADER_BYTES = 1 << 12
+_HEADER_BYTES_PER_TENSOR = 1 << 9
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSlot:
+    """Where one parameter tensor lies in a vector: ``vector[offset : offset + size]``, row-major."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def parameter_layout(graph: ModelGraph) -> tuple[ParameterSlot, ...]:
+    """The slots of a checked graph, in layout order. Allocates nothing."""
+    with torch.device("meta"):
+        module = InterpreterModule(graph)
+    return _layout(module)
+
+
+def parameter_count(graph: ModelGraph) -> int:
+    """Length of the vector of a checked graph."""
+    return sum(slot.size for slot in parameter_layout(graph))
+
+
+# -- bytes ----------------------------------------------------------------------------------------------------------
+
+
+def pack_weights(weights: nn.Module | Mapping[str, torch.Tensor]) -> bytes:
+    """Safetensors bytes of a module's parameters, or of named tensors. The same weights give the same bytes."""
+    named = dict(weights.named_parameters()) if isinstance(weights, nn.Module) else dict(weights)
+    arrays = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in named.items()}
+    return bytes(write_safetensors(arrays))
+
+
+def pack_vector(graph: ModelGraph, vector: Vector) -> bytes:
+    """Safetensors bytes of a vector in layout order.
+
+    Raises:
+        InvalidInput: WEIGHTS_NOT_ALLOWED.
+    """
+    slots = parameter_layout(graph)
+    _check_vector(vector, sum(slot.size for slot in slots))
+    return bytes(write_safetensors({slot.name: np.ascontiguousarray(_slice(vector, slot)) for slot in slots}))
+
+
+def load_weights(module: InterpreterModule, data: bytes) -> None:
+    """Puts weights of another party into ``module``, after checking all of them.
+
+    Args:
+        module: from :func:`usufruct.graph.rebuild`.
+        data: safetensors with exactly the module's parameters, float32.
+    Raises:
+        InvalidInput: WEIGHTS_NOT_ALLOWED; the module is then unchanged.
+    """
+    slots = _layout(module)
+    length = sum(slot.size for slot in slots) * 4
+    if not length <= len(data) <= length + _HEADER_BYTES + _HEADER_BYTES_PER_TENSOR * len(slots):
+        raise _refused(f"The weights have {len(data)} bytes where the graph needs about {length}.")
+    try:
+        arrays = read_safetensors(bytes(data))
+    except (SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
+        raise _refused("The weights are not safetensors.") from error
+    if {name: array.shape for name, array in arrays.items()} != {slot.name: slot.shape for slot in slots}:
+        raise _refused("The weights' names or shapes are not those of the graph.")
+    for name, array in arrays.items():
+        _check_values(array, name)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(torch.from_numpy(np.array(arrays[name])))
+
+
+# -- vectors --------------------------------------------------------------------------------------------------------
+
+
+def flatten(module: InterpreterModule) -> Vector:
+    """The module's weights, float32, in layout order."""
+    return np.concatenate([parameter.detach().numpy().ravel() for parameter in module.parameters()]).astype(
+        np.float32, copy=False
+    )
+
+
+def load_flat(module: InterpreterModule, vector: Vector) -> None:
+    """Puts a vector in layout order into ``module``.
+
+    Raises:
+        InvalidInput: WEIGHTS_NOT_ALLOWED, for a wrong length or type, or a value that is not finite or too large.
+    """
+    slots = _layout(module)
+    _check_vector(vector, sum(slot.size for slot in slots))
+    with torch.no_grad():
+        for slot, parameter in zip(slots, module.parameters(), strict=True):
+            parameter.copy_(torch.from_numpy(np.array(_slice(vector, slot))))
+
+
+def vector_from_model(model: nn.Module, traced: TracedModel) -> Vector:
+    """The builder's own weights, float32, in layout order."""
+    parts = [model.get_parameter(own).detach().cpu().numpy().ravel() for _, own in traced.parameter_names]
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def load_into_model(model: nn.Module, traced: TracedModel, vector: Vector) -> None:
+    """Puts a vector in layout order into the builder's own model, so that ``model.state_dict()`` has its names.
+
+    Raises:
+        InvalidInput: WEIGHTS_NOT_ALLOWED.
+    """
+    slots = parameter_layout(traced.graph)
+    _check_vector(vector, sum(slot.size for slot in slots))
+    with torch.no_grad():
+        for slot, (_, own) in zip(slots, traced.parameter_names, strict=True):
+            model.get_parameter(own).copy_(torch.from_numpy(np.array(_slice(vector, slot))))
+
+
+def _layout(module: nn.Module) -> tuple[ParameterSlot, ...]:
+    slots: list[ParameterSlot] = []
+    offset = 0
+    for name, parameter in module.named_parameters():
+        slots.append(ParameterSlot(name, tuple(parameter.shape), offset))
+        offset += parameter.numel()
+    return tuple(slots)
+
+
+def _slice(vector: Vector, slot: ParameterSlot) -> Vector:
+    return vector[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+
+
+def _check_vector(vector: Vector, length: int) -> None:
+    if not isinstance(vector, np.ndarray) or vector.shape != (length,):
+        raise _refused(f"The vector of weights must have the length {length}.")
+    _check_values(vector, "the vector")
+
+
+def _check_values(array: NDArray[np.float32], name: str) -> None:
+    if array.dtype != np.float32:
+        raise _refused(f"{name} must be float32.")
+    if not bool(np.isfinite(array).all()) or (array.size and float(np.abs(array).max()) > LARGEST_WEIGHT):
+        raise _refused(f"{name} has a value that is not finite or above {LARGEST_WEIGHT:g}.")
+
+
+def _refused(message: str) -> InvalidInput:
+    return InvalidInput(message, reason="WEIGHTS_NOT_ALLOWED")
