@@ -1,0 +1,53 @@
+# Every target passes ARGS on: `make demo ARGS=--json`, `make test-python ARGS="-k ledger"`.
+PYTHON ?= python3.11
+BIN := .venv/bin
+RUN := $(BIN)/python
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-python test-contracts check protos artefacts format clean
+
+help:            ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
+
+setup: .venv/.ready   ## prepare .venv with everything pinned, and the contract toolchain
+
+.venv/.ready: pyproject.toml constraints.txt contracts/package-lock.json
+	@test -x $(RUN) || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+contracts/node_modules/.ready: .venv/.ready contracts/package-lock.json
+	$(RUN) contracts/toolchain.py install
+	@touch $@
+
+demo: setup      ## the main job: train over three hospitals on this machine
+	$(BIN)/usufruct demo $(ARGS)
+
+test: check test-contracts test-python   ## everything CI runs
+
+test-python: setup   ## unit, integration, statistical, security and fault tests
+	$(RUN) -m pytest $(ARGS)
+
+test-contracts: contracts/node_modules/.ready   ## forge tests of the contracts
+	$(RUN) contracts/toolchain.py test $(ARGS)
+
+check: setup contracts/node_modules/.ready   ## style, types, import layers, generated files
+	$(BIN)/ruff check . $(ARGS)
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(RUN) protos/generate.py --check
+	$(RUN) contracts/toolchain.py check
+
+protos: setup    ## regenerate the stubs in client/usufruct/v1
+	$(RUN) protos/generate.py $(ARGS)
+
+artefacts: contracts/node_modules/.ready   ## recompile the contracts into client/usufruct/chain/artefacts
+	$(RUN) contracts/toolchain.py compile $(ARGS)
+
+format: setup    ## rewrite files in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:           ## remove what set-up made
+	rm -rf .venv contracts/node_modules contracts/out contracts/cache

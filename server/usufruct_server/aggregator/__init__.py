@@ -1,0 +1,1 @@
+"""The aggregator: adds encrypted updates; has no key."""
