@@ -24,7 +24,9 @@ def generate(target: Path) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare with the committed stubs instead of writing them")
+    parser.add_argument(
+        "--check", action="store_true", help="compare with the committed stubs instead of writing them"
+    )
     if not parser.parse_args().check:
         generate(COMMITTED.parents[1])
         return
@@ -32,9 +34,13 @@ def main() -> None:
         generate(Path(scratch))
         fresh = {path.name: path.read_bytes() for path in (Path(scratch) / "usufruct" / "v1").iterdir()}
     committed = {path.name: path.read_bytes() for path in COMMITTED.glob("*_pb2*")}
-    different = sorted(name for name in fresh.keys() | committed.keys() if fresh.get(name) != committed.get(name))
+    different = sorted(
+        name for name in fresh.keys() | committed.keys() if fresh.get(name) != committed.get(name)
+    )
     if different:
-        sys.exit(f"stubs differ from protos/: {', '.join(different)}. Run `make protos` and commit the result.")
+        sys.exit(
+            f"stubs differ from protos/: {', '.join(different)}. Run `make protos` and commit the result."
+        )
     print(f"{len(fresh)} stubs are up to date")
 
 

@@ -24,15 +24,22 @@ EXTRAS = {"builder", "holder", "aggregator", "demo"}
 
 def build_app(chosen: str | None) -> typer.Typer:
     """The command line, with only the chosen group's package loaded: ``--help`` and ``audit`` need no torch."""
-    app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train on data that never leave their holders.")
+    app = typer.Typer(
+        no_args_is_help=True, add_completion=False, help="Train on data that never leave their holders."
+    )
+
+    def print_version(asked: bool) -> None:
+        if asked:
+            typer.echo(__version__)
+            raise typer.Exit()
 
     @app.callback()
     def root(
-        version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+        version: bool = typer.Option(
+            False, "--version", help="Print the version and exit.", is_eager=True, callback=print_version
+        ),
     ) -> None:
-        if version:
-            typer.echo(__version__)
-            raise typer.Exit()
+        pass
 
     installed = {point.name: point for point in entry_points(group="usufruct.commands")}
     for name in [*(g for g in GROUPS if g in installed), *sorted(set(installed) - set(GROUPS))]:

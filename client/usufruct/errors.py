@@ -44,27 +44,43 @@ _S = Status
 CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
     {
         # -- callers and bytes -------------------------------------------------------------------------------
-        "UNAUTHENTICATED": Entry(_S.UNAUTHENTICATED, "Prove an Ethereum key first: ask for a challenge and sign it."),
+        "UNAUTHENTICATED": Entry(
+            _S.UNAUTHENTICATED, "Prove an Ethereum key first: ask for a challenge and sign it."
+        ),
         "TOKEN_EXPIRED": Entry(_S.UNAUTHENTICATED, "The session token has expired; authenticate again."),
         "NOT_YOURS": Entry(_S.PERMISSION_DENIED, "This belongs to another builder."),
         "MALFORMED": Entry(_S.INVALID_ARGUMENT, "The message cannot be read; check the client's version."),
-        "UNSUPPORTED_VERSION": Entry(_S.INVALID_ARGUMENT, "This version of the message is not supported here."),
+        "UNSUPPORTED_VERSION": Entry(
+            _S.INVALID_ARGUMENT, "This version of the message is not supported here."
+        ),
         "TOO_LARGE": Entry(_S.RESOURCE_EXHAUSTED, "The message is larger than this server accepts."),
         "TOO_MANY": Entry(_S.RESOURCE_EXHAUSTED, "Too many open requests of one caller; finish some first."),
-        "REQUEST_ID_REUSED": Entry(_S.ALREADY_EXISTS, "This request_id was used for another request; choose a new one."),
+        "REQUEST_ID_REUSED": Entry(
+            _S.ALREADY_EXISTS, "This request_id was used for another request; choose a new one."
+        ),
         "NOT_FOUND": Entry(_S.NOT_FOUND, "There is nothing of this name here."),
         # -- the proposal and its grant ----------------------------------------------------------------------
         "DATASET_UNKNOWN": Entry(_S.NOT_FOUND, "This holder serves no such dataset."),
         "DATASET_RETIRED": Entry(_S.FAILED_PRECONDITION, "The dataset has been retired."),
-        "CARD_MISMATCH": Entry(_S.FAILED_PRECONDITION, "The job was written for another version of the dataset card."),
-        "GRAPH_NOT_ALLOWED": Entry(_S.INVALID_ARGUMENT, "The model graph has a part that is not on the allow-list, or mixes records."),
-        "WEIGHTS_NOT_ALLOWED": Entry(_S.INVALID_ARGUMENT, "The weights do not fit the model graph, or are not finite."),
+        "CARD_MISMATCH": Entry(
+            _S.FAILED_PRECONDITION, "The job was written for another version of the dataset card."
+        ),
+        "GRAPH_NOT_ALLOWED": Entry(
+            _S.INVALID_ARGUMENT, "The model graph has a part that is not on the allow-list, or mixes records."
+        ),
+        "WEIGHTS_NOT_ALLOWED": Entry(
+            _S.INVALID_ARGUMENT, "The weights do not fit the model graph, or are not finite."
+        ),
         "SPEC_INVALID": Entry(_S.INVALID_ARGUMENT, "A value of the job spec is out of its range."),
-        "WRONG_CHAIN": Entry(_S.FAILED_PRECONDITION, "The job names another chain or another contract than this holder's."),
+        "WRONG_CHAIN": Entry(
+            _S.FAILED_PRECONDITION, "The job names another chain or another contract than this holder's."
+        ),
         "WRONG_SPEC": Entry(_S.PERMISSION_DENIED, "The grant or the leg names another job spec."),
         "POLICY_REFUSED": Entry(_S.PERMISSION_DENIED, "The holder's policy does not allow this job."),
         "POLICY_PRICE_TOO_LOW": Entry(_S.PERMISSION_DENIED, "The job offers less than the holder's price."),
-        "POLICY_LOSS_TOO_HIGH": Entry(_S.PERMISSION_DENIED, "The job asks for more privacy loss than the holder allows one job."),
+        "POLICY_LOSS_TOO_HIGH": Entry(
+            _S.PERMISSION_DENIED, "The job asks for more privacy loss than the holder allows one job."
+        ),
         "POLICY_NOISE_MODE": Entry(_S.PERMISSION_DENIED, "The holder does not accept this noise mode."),
         "REFUSED_BY_HOLDER": Entry(_S.PERMISSION_DENIED, "A person at the holder refused this job."),
         "GRANT_PENDING": Entry(_S.FAILED_PRECONDITION, "The holder has not decided yet; ask again later."),
@@ -73,44 +89,83 @@ CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
         "GRANT_NOT_YET": Entry(_S.PERMISSION_DENIED, "The grant is not valid yet."),
         "GRANT_OTHER_BUILDER": Entry(_S.PERMISSION_DENIED, "The grant names another builder."),
         "GRANT_USED_UP": Entry(_S.PERMISSION_DENIED, "The grant has been used as often as it allows."),
-        "GRANT_BAD_SIGNATURE": Entry(_S.PERMISSION_DENIED, "The grant is not signed by the holder's operator key."),
-        "GRANT_TERMS": Entry(_S.PERMISSION_DENIED, "The grant's price, token or privacy loss does not fit the job."),
-        "BUDGET_SHORT": Entry(_S.RESOURCE_EXHAUSTED, "The dataset's privacy budget is too small for this job."),
-        "EPSILON_BELOW_FLOOR": Entry(_S.INVALID_ARGUMENT, "The epsilon asked for is below what the dataset's Rényi order can state."),
-        "COHORT_TOO_SMALL": Entry(_S.FAILED_PRECONDITION, "The job has fewer holders than the dataset's minimum cohort."),
-        "PERSON_HAS_SEVERAL_ROWS": Entry(_S.FAILED_PRECONDITION, "A person has more than one row, and this version protects one row."),
-        "DATA_UNREADABLE": Entry(_S.FAILED_PRECONDITION, "The holder's data cannot be read as its card describes; the holder has been told."),
+        "GRANT_BAD_SIGNATURE": Entry(
+            _S.PERMISSION_DENIED, "The grant is not signed by the holder's operator key."
+        ),
+        "GRANT_TERMS": Entry(
+            _S.PERMISSION_DENIED, "The grant's price, token or privacy loss does not fit the job."
+        ),
+        "BUDGET_SHORT": Entry(
+            _S.RESOURCE_EXHAUSTED, "The dataset's privacy budget is too small for this job."
+        ),
+        "EPSILON_BELOW_FLOOR": Entry(
+            _S.INVALID_ARGUMENT, "The epsilon asked for is below what the dataset's Rényi order can state."
+        ),
+        "COHORT_TOO_SMALL": Entry(
+            _S.FAILED_PRECONDITION, "The job has fewer holders than the dataset's minimum cohort."
+        ),
+        "PERSON_HAS_SEVERAL_ROWS": Entry(
+            _S.FAILED_PRECONDITION, "A person has more than one row, and this version protects one row."
+        ),
+        "DATA_UNREADABLE": Entry(
+            _S.FAILED_PRECONDITION,
+            "The holder's data cannot be read as its card describes; the holder has been told.",
+        ),
         # -- legs and rounds ---------------------------------------------------------------------------------
         "JOB_UNKNOWN": Entry(_S.NOT_FOUND, "This holder knows no such job."),
         "LEG_NOT_OPEN": Entry(_S.FAILED_PRECONDITION, "The leg is not open on chain at a final block."),
         "LEG_EXPIRED": Entry(_S.FAILED_PRECONDITION, "The leg's deadline has passed."),
-        "ROUND_OUT_OF_ORDER": Entry(_S.FAILED_PRECONDITION, "This round or attempt does not follow the last one."),
-        "ROUND_VIEW_CHANGED": Entry(_S.FAILED_PRECONDITION, "This attempt was started with other weights, key or roster."),
-        "ATTEMPT_LOST": Entry(_S.ABORTED, "This attempt was charged but its update was lost; start the next attempt."),
+        "ROUND_OUT_OF_ORDER": Entry(
+            _S.FAILED_PRECONDITION, "This round or attempt does not follow the last one."
+        ),
+        "ROUND_VIEW_CHANGED": Entry(
+            _S.FAILED_PRECONDITION, "This attempt was started with other weights, key or roster."
+        ),
+        "ATTEMPT_LOST": Entry(
+            _S.ABORTED, "This attempt was charged but its update was lost; start the next attempt."
+        ),
         "ATTEMPT_ALREADY_CHARGED": Entry(_S.FAILED_PRECONDITION, "This attempt has been charged before."),
-        "ATTEMPTS_EXHAUSTED": Entry(_S.RESOURCE_EXHAUSTED, "Every attempt that was reserved has been charged; the job ends here."),
-        "TRAINER_FAILED": Entry(_S.ABORTED, "The trainer stopped; the attempt is charged, start the next one."),
+        "ATTEMPTS_EXHAUSTED": Entry(
+            _S.RESOURCE_EXHAUSTED, "Every attempt that was reserved has been charged; the job ends here."
+        ),
+        "TRAINER_FAILED": Entry(
+            _S.ABORTED, "The trainer stopped; the attempt is charged, start the next one."
+        ),
         "ROUND_INCOMPLETE": Entry(_S.ABORTED, "Not every holder of the roster has sent its update in time."),
         "ROUND_UNKNOWN": Entry(_S.NOT_FOUND, "The aggregator has no such round open."),
         "ROSTER_MISMATCH": Entry(_S.FAILED_PRECONDITION, "The roster is not the one that was agreed."),
         "BAD_SIGNATURE": Entry(_S.PERMISSION_DENIED, "The signature is not of the key that was named."),
-        "UPLOAD_INVALID": Entry(_S.INVALID_ARGUMENT, "The encrypted update has a wrong length or a coefficient out of range."),
-        "UPLOAD_CHANGED": Entry(_S.ALREADY_EXISTS, "Another update of the same attempt has been sent already."),
+        "UPLOAD_INVALID": Entry(
+            _S.INVALID_ARGUMENT, "The encrypted update has a wrong length or a coefficient out of range."
+        ),
+        "UPLOAD_CHANGED": Entry(
+            _S.ALREADY_EXISTS, "Another update of the same attempt has been sent already."
+        ),
         "KEY_USED": Entry(_S.FAILED_PRECONDITION, "A round key opens one sum only; start the next attempt."),
-        "PUBLIC_KEY_INVALID": Entry(_S.INVALID_ARGUMENT, "The round's public key has a wrong length or a coefficient out of range."),
+        "PUBLIC_KEY_INVALID": Entry(
+            _S.INVALID_ARGUMENT, "The round's public key has a wrong length or a coefficient out of range."
+        ),
         "SUM_INVALID": Entry(_S.ABORTED, "The encrypted sum does not fit the round; nothing was decrypted."),
         # -- surroundings ------------------------------------------------------------------------------------
-        "CHAIN_UNREACHABLE": Entry(_S.UNAVAILABLE, "The chain cannot be reached; no new work is taken until it can."),
+        "CHAIN_UNREACHABLE": Entry(
+            _S.UNAVAILABLE, "The chain cannot be reached; no new work is taken until it can."
+        ),
         "TRANSACTION_FAILED": Entry(_S.ABORTED, "The chain refused the transaction."),
         "PEER_UNREACHABLE": Entry(_S.UNAVAILABLE, "The peer cannot be reached."),
-        "PEER_KEY_MISMATCH": Entry(_S.PERMISSION_DENIED, "The peer shows another TLS key than the one that was agreed."),
+        "PEER_KEY_MISMATCH": Entry(
+            _S.PERMISSION_DENIED, "The peer shows another TLS key than the one that was agreed."
+        ),
         "DEADLINE_EXCEEDED": Entry(_S.DEADLINE_EXCEEDED, "The peer did not answer in time."),
         "LEDGER_LOCKED": Entry(_S.UNAVAILABLE, "Another server has this ledger open."),
-        "LEDGER_CORRUPT": Entry(_S.INTERNAL, "The holder's ledger does not verify; the holder has been told."),
+        "LEDGER_CORRUPT": Entry(
+            _S.INTERNAL, "The holder's ledger does not verify; the holder has been told."
+        ),
         "CONFIG_INVALID": Entry(_S.FAILED_PRECONDITION, "The configuration has an error."),
         "KEY_INVALID": Entry(_S.FAILED_PRECONDITION, "The key file or its passphrase is wrong."),
         "PORT_IN_USE": Entry(_S.FAILED_PRECONDITION, "The port is in use."),
-        "SEAL_LAYOUT_CHANGED": Entry(_S.INTERNAL, "The installed SEAL has another object layout than this version knows."),
+        "SEAL_LAYOUT_CHANGED": Entry(
+            _S.INTERNAL, "The installed SEAL has another object layout than this version knows."
+        ),
         "MONEY_SHORT": Entry(_S.FAILED_PRECONDITION, "The deposit does not cover the price."),
         "AUDIT_FAILED": Entry(_S.FAILED_PRECONDITION, "The audit found a discrepancy."),
         "INTERRUPTED": Entry(_S.ABORTED, "The job was interrupted; resume it with its id."),

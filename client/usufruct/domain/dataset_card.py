@@ -105,7 +105,9 @@ def read_card(data: bytes) -> DatasetCard:
     _need(isinstance(raw, dict), "card", "must be an object")
     _only(raw, set(DatasetCard.__dataclass_fields__), "card")
     if raw.get("version") != CARD_VERSION:
-        raise InvalidInput("this version of the dataset card is not supported", reason="UNSUPPORTED_VERSION", field="version")
+        raise InvalidInput(
+            "this version of the dataset card is not supported", reason="UNSUPPORTED_VERSION", field="version"
+        )
     columns = tuple(_column(c, i) for i, c in enumerate(_list(raw, "columns", 1, 10_000)))
     card = DatasetCard(
         name=_text(raw, "name", 1, 200),
@@ -123,7 +125,11 @@ def read_card(data: bytes) -> DatasetCard:
     names = [c.name for c in columns]
     _need(len(set(names)) == len(names), "columns", "must have distinct names")
     _need(card.label.column not in names, "label", "must not be a feature column")
-    _need(card.person_column not in [*names, card.label.column], "person_column", "must not be a feature or the label")
+    _need(
+        card.person_column not in [*names, card.label.column],
+        "person_column",
+        "must not be a feature or the label",
+    )
     _need(card.preprocessing == PREPROCESSING, "preprocessing", f"must be {list(PREPROCESSING)}")
     _need(card.unit_of_privacy == "row", "unit_of_privacy", "must be 'row' in this version")
     return card
@@ -153,7 +159,9 @@ def _only(raw: dict[str, Any], allowed: set[str], field: str) -> None:
 def _text(raw: dict[str, Any], field: str, shortest: int, longest: int) -> str:
     value = raw.get(field)
     if not isinstance(value, str) or not shortest <= len(value) <= longest:
-        raise InvalidInput(f"dataset card: {field} must be text of {shortest} to {longest} characters", field=field)
+        raise InvalidInput(
+            f"dataset card: {field} must be text of {shortest} to {longest} characters", field=field
+        )
     _need(all(ch.isprintable() or ch == "\n" for ch in value), field, "must be printable")
     return value
 
@@ -161,7 +169,9 @@ def _text(raw: dict[str, Any], field: str, shortest: int, longest: int) -> str:
 def _whole(raw: dict[str, Any], field: str, lowest: int, highest: int) -> int:
     value = raw.get(field)
     if type(value) is not int or not lowest <= value <= highest:
-        raise InvalidInput(f"dataset card: {field} must be a whole number from {lowest} to {highest}", field=field)
+        raise InvalidInput(
+            f"dataset card: {field} must be a whole number from {lowest} to {highest}", field=field
+        )
     return value
 
 
@@ -192,9 +202,17 @@ def _column(raw: Any, index: int) -> Column:
         _need(raw.get("minimum") is None and raw.get("maximum") is None, field, "a category has no bounds")
         return Column(name=name, kind=kind, categories=categories, missing=missing)
     low, high = raw.get("minimum"), raw.get("maximum")
-    _need(type(low) in (int, float) and type(high) in (int, float), field, "needs a declared minimum and maximum")
+    _need(
+        type(low) in (int, float) and type(high) in (int, float),
+        field,
+        "needs a declared minimum and maximum",
+    )
     low, high = float(low), float(high)
-    _need(math.isfinite(low) and math.isfinite(high) and low < high, field, "needs minimum < maximum, both finite")
+    _need(
+        math.isfinite(low) and math.isfinite(high) and low < high,
+        field,
+        "needs minimum < maximum, both finite",
+    )
     _need(not raw.get("categories"), field, "a number has no categories")
     return Column(name=name, kind=kind, minimum=low, maximum=high, missing=missing)
 

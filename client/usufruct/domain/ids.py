@@ -26,7 +26,10 @@ def job_id(chain_id: int, compute_access: str, builder: str, nonce: bytes) -> by
         32 bytes, equal to what ``ComputeAccess.jobIdOf`` returns.
     """
     return keccak(
-        encode(["uint256", "address", "address", "bytes32"], [chain_id, compute_access, builder, hash32(nonce, "nonce")])
+        encode(
+            ["uint256", "address", "address", "bytes32"],
+            [chain_id, compute_access, builder, hash32(nonce, "nonce")],
+        )
     )
 
 

@@ -144,15 +144,27 @@ def check_spec(spec: TrainingJobSpec) -> TrainingJobSpec:
     ids.hash32(spec.nonce, "nonce")
     need(0 < len(spec.model_graph) <= 4 << 20, "model_graph", "must be between 1 byte and 4 MiB")
     need(spec.optimizer.name == "sgd", "optimizer.name", "must be 'sgd'")
-    need(0 < spec.optimizer.learning_rate_nano <= 1000 * NANO, "optimizer.learning_rate_nano", "must be in (0, 1000]")
+    need(
+        0 < spec.optimizer.learning_rate_nano <= 1000 * NANO,
+        "optimizer.learning_rate_nano",
+        "must be in (0, 1000]",
+    )
     need(0 <= spec.optimizer.momentum_nano < NANO, "optimizer.momentum_nano", "must be in [0, 1)")
     need(plan.noise_mode == NoiseMode.LOCAL, "plan.noise_mode", "this version runs 'local' noise")
     need(1 <= plan.rounds <= 10_000, "plan.rounds", "must be in [1, 10000]")
     need(0 <= plan.spare_attempts <= 1000, "plan.spare_attempts", "must be in [0, 1000]")
     need(1 <= plan.local_steps <= 10_000, "plan.local_steps", "must be in [1, 10000]")
     need(0 < plan.sample_rate_nano <= NANO, "plan.sample_rate_nano", "must be in (0, 1]")
-    need(MICRO // 1000 <= plan.max_grad_norm_micro <= 1000 * MICRO, "plan.max_grad_norm_micro", "must be in [0.001, 1000]")
-    need(MICRO // 10 <= plan.noise_multiplier_micro <= 10**5 * MICRO, "plan.noise_multiplier_micro", "must be in [0.1, 100000]")
+    need(
+        MICRO // 1000 <= plan.max_grad_norm_micro <= 1000 * MICRO,
+        "plan.max_grad_norm_micro",
+        "must be in [0.001, 1000]",
+    )
+    need(
+        MICRO // 10 <= plan.noise_multiplier_micro <= 10**5 * MICRO,
+        "plan.noise_multiplier_micro",
+        "must be in [0.1, 100000]",
+    )
     need(0 < plan.delta_pico < PICO // 100, "plan.delta_pico", "must be in (0, 0.01)")
     need(1 <= plan.micro_batch_size <= 65_536, "plan.micro_batch_size", "must be in [1, 65536]")
     need(plan.min_honest == 0 and plan.max_colluding == 0, "plan.min_honest", "must be 0 in local mode")
@@ -172,8 +184,16 @@ def check_spec(spec: TrainingJobSpec) -> TrainingJobSpec:
         need(0 < terms.weight_nano <= NANO, "legs.weight_nano", "must be in (0, 1]")
     need(sum(terms.weight_nano for terms in spec.legs) == NANO, "legs.weight_nano", "must add up to 1")
     need(spec.encryption.value_bits in (8, 12, 16), "encryption.value_bits", "must be 8, 12 or 16")
-    need(0 < spec.encryption.update_range_nano <= 10**6 * NANO, "encryption.update_range_nano", "must be positive")
-    need(1 <= spec.encryption.parameter_count <= 200_000_000, "encryption.parameter_count", "must be in [1, 2*10^8]")
+    need(
+        0 < spec.encryption.update_range_nano <= 10**6 * NANO,
+        "encryption.update_range_nano",
+        "must be positive",
+    )
+    need(
+        1 <= spec.encryption.parameter_count <= 200_000_000,
+        "encryption.parameter_count",
+        "must be in [1, 2*10^8]",
+    )
     need(0 < len(spec.encryption.parameters) <= 64, "encryption.parameters", "must name a parameter set")
     ids.hash32(spec.aggregator.fingerprint, "aggregator.fingerprint")
     need(0 < len(spec.aggregator.endpoint) <= 255, "aggregator.endpoint", "must be host:port")

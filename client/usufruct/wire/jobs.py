@@ -51,7 +51,7 @@ def spec_to_bytes(spec: TrainingJobSpec) -> bytes:
             momentum_nano=spec.optimizer.momentum_nano,
         ),
         plan=jobs_pb2.TrainingPlan(
-            noise_mode=catalogue_pb2.NoiseMode.ValueType(int(plan.noise_mode)),
+            noise_mode=catalogue_pb2.NoiseMode.Name(int(plan.noise_mode)),
             rounds=plan.rounds,
             spare_attempts=plan.spare_attempts,
             local_steps=plan.local_steps,
@@ -84,7 +84,9 @@ def spec_to_bytes(spec: TrainingJobSpec) -> bytes:
             update_range_nano=encryption.update_range_nano,
             parameter_count=encryption.parameter_count,
         ),
-        aggregator=jobs_pb2.AggregatorRef(endpoint=spec.aggregator.endpoint, fingerprint=spec.aggregator.fingerprint),
+        aggregator=jobs_pb2.AggregatorRef(
+            endpoint=spec.aggregator.endpoint, fingerprint=spec.aggregator.fingerprint
+        ),
         min_cohort=spec.min_cohort,
         purpose=spec.purpose,
         deliver_by_seconds=spec.deliver_by_seconds,
@@ -103,7 +105,9 @@ def spec_from_bytes(data: bytes) -> TrainingJobSpec:
     try:
         noise_mode = NoiseMode(m.plan.noise_mode)
     except ValueError as error:
-        raise InvalidInput("plan.noise_mode is not known", reason="SPEC_INVALID", field="plan.noise_mode") from error
+        raise InvalidInput(
+            "plan.noise_mode is not known", reason="SPEC_INVALID", field="plan.noise_mode"
+        ) from error
     spec = TrainingJobSpec(
         version=m.version,
         chain_id=m.chain_id,

@@ -28,7 +28,9 @@ def graph_to_bytes(graph: ModelGraph) -> bytes:
         version=graph.version,
         input_shape=graph.input_shape,
         input_dtype=graph.input_dtype,
-        modules=[pb.ModuleSpec(class_name=m.class_name, arguments=_named(m.arguments)) for m in graph.modules],
+        modules=[
+            pb.ModuleSpec(class_name=m.class_name, arguments=_named(m.arguments)) for m in graph.modules
+        ],
         nodes=[
             pb.GraphNode(
                 kind=_KINDS[n.kind],

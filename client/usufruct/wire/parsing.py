@@ -18,12 +18,16 @@ def parse(message: type[M], data: bytes, limit_bytes: int) -> M:
         InvalidInput: ``TOO_LARGE`` above ``limit_bytes``; ``MALFORMED`` if the bytes are not such a message.
     """
     if len(data) > limit_bytes:
-        raise InvalidInput(f"the message is longer than {limit_bytes} bytes", reason="TOO_LARGE", limit=limit_bytes)
+        raise InvalidInput(
+            f"the message is longer than {limit_bytes} bytes", reason="TOO_LARGE", limit=limit_bytes
+        )
     result = message()
     try:
         result.ParseFromString(data)
     except DecodeError as error:
-        raise InvalidInput(f"the bytes are not a {message.DESCRIPTOR.name}", field=message.DESCRIPTOR.name) from error
+        raise InvalidInput(
+            f"the bytes are not a {message.DESCRIPTOR.name}", field=message.DESCRIPTOR.name
+        ) from error
     return result
 
 

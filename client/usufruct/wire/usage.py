@@ -15,7 +15,7 @@ def record_to_bytes(record: UsageRecord) -> bytes:
     return usage_pb2.UsageRecord(
         version=record.version,
         sequence=record.sequence,
-        kind=usage_pb2.UsageKind.ValueType(int(record.kind)),
+        kind=usage_pb2.UsageKind.Name(int(record.kind)),
         time_seconds=record.time_seconds,
         dataset_id=record.dataset_id,
         job_id=record.job_id,
