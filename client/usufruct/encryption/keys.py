@@ -1,0 +1,157 @@
+"""A round's key: made by the builder, opens one sum, forgotten."""
+
+from __future__ import annotations
+
+import numpy as np
+import tenseal.sealapi as sealapi
+from numpy.typing import NDArray
+
+from usufruct.encryption.layout import (
+    Coefficients,
+    Header,
+    Kind,
+    blocks_of,
+    check_header,
+    join_planes,
+    split_planes,
+)
+from usufruct.encryption.packing import unpack_block
+from usufruct.encryption.parameters import HEADER_BYTES, EncryptionParameters
+from usufruct.encryption.seal_raw import Scratch, open_seal
+from usufruct.errors import InvalidInput, RoundFailed
+
+
+class RoundKey:
+    """A fresh BFV key pair for one attempt of one round.
+
+    *Guarantee*: the secret key stays in this object's memory; it has no serialised form. It decrypts one sum
+    and then refuses: nothing derived from a second, chosen ciphertext can leak it (research/soundness, rule
+    16).
+    """
+
+    def __init__(self, parameters: EncryptionParameters) -> None:
+        seal = open_seal(parameters)
+        generator = sealapi.KeyGenerator(seal.context)
+        public_key = sealapi.PublicKey()
+        generator.create_public_key(public_key)
+        self._parameters = parameters
+        self._seal = seal
+        self._decryptor = sealapi.Decryptor(seal.context, generator.secret_key())
+        with Scratch() as scratch:
+            self._public_key_bytes = public_key_to_bytes(
+                parameters, seal.read_public_key(scratch, public_key)
+            )
+
+    @classmethod
+    def generate(cls, parameters: EncryptionParameters) -> RoundKey:
+        """A fresh key from the operating system's randomness (SEAL seeds itself from it), 3-5 ms."""
+        return cls(parameters)
+
+    @property
+    def public_key_bytes(self) -> bytes:
+        """The public key as every holder gets it: our header, then raw coefficients."""
+        return self._public_key_bytes
+
+    @property
+    def used(self) -> bool:
+        """Whether this key has opened its sum."""
+        return self._decryptor is None
+
+    def decrypt(self, sum_bytes: bytes, count: int, holders: int) -> NDArray[np.int64]:
+        """Open the sum of ``holders`` uploads of ``count`` values; once.
+
+        Args:
+            sum_bytes: what :meth:`Summation.result_bytes` gave; every byte is checked first.
+            count: values in every upload.
+            holders: uploads in the sum.
+
+        Returns:
+            The exact sums, int64, shape [count], each within 0..holders * max_value.
+
+        Raises:
+            InvalidInput: ``SUM_INVALID``: wrong length, header or range; nothing was decrypted and the key is
+                unused.
+            RoundFailed: ``KEY_USED``, or ``SUM_INVALID`` when the decrypted values cannot be a sum of
+                ``holders`` uploads: another key, a replaced or altered ciphertext. (A wrong key gives uniform
+                garbage; that it is noticed is probable, not certain. What binds the sum to its uploads is
+                their signatures.)
+        """
+        parameters = self._parameters
+        if self._decryptor is None:
+            raise RoundFailed(reason="KEY_USED")
+        if not 1 <= holders <= parameters.max_holders:
+            raise InvalidInput(
+                f"A sum has 1 to {parameters.max_holders} uploads.", reason="SUM_INVALID", field="holders"
+            )
+        for _ in blocks_of(parameters, sum_bytes, Kind.SUM, count, reason="SUM_INVALID"):
+            pass  # every block is checked before the key is used
+        decryptor, self._decryptor = self._decryptor, None
+        size = parameters.values_per_block
+        sums = np.empty(parameters.blocks_for(count) * size, dtype=np.int64)
+        ciphertext, plaintext = sealapi.Ciphertext(), sealapi.Plaintext()
+        with Scratch() as scratch:
+            for index, block in enumerate(
+                blocks_of(parameters, sum_bytes, Kind.SUM, count, reason="SUM_INVALID")
+            ):
+                decryptor.decrypt(self._seal.make_ciphertext(scratch, block, into=ciphertext), plaintext)
+                message = self._seal.read_plaintext(scratch, plaintext)
+                sums[index * size : (index + 1) * size] = unpack_block(parameters, message)
+        if int(sums[:count].max()) > holders * parameters.max_value or sums[count:].any():
+            raise RoundFailed(
+                "The decrypted values cannot be the sum of the roster's updates: another key or altered bytes. "
+                "Start the next attempt.",
+                reason="SUM_INVALID",
+            )
+        return sums[:count]
+
+
+def public_key_to_bytes(parameters: EncryptionParameters, coefficients: Coefficients) -> bytes:
+    """Our bytes of a public key's coefficients, shape [2, 2, N]; both primes in planes of their own width."""
+    out = bytearray(parameters.public_key_bytes)
+    out[:HEADER_BYTES] = Header(Kind.PUBLIC_KEY, parameters.parameter_id, 0).to_bytes()
+    with memoryview(out) as view:
+        for part, (start, end, width, _) in zip(
+            coefficients.reshape(4, -1), _public_key_parts(parameters), strict=True
+        ):
+            with view[start:end] as target:
+                split_planes(part, width, target)
+    return bytes(out)
+
+
+def public_key_from_bytes(parameters: EncryptionParameters, data: bytes) -> Coefficients:
+    """The coefficients of another party's public key, shape [2, 2, N], each checked against its prime.
+
+    Raises:
+        InvalidInput: ``PUBLIC_KEY_INVALID``: length, header or range.
+    """
+    reason = "PUBLIC_KEY_INVALID"
+    check_header(data, Header(Kind.PUBLIC_KEY, parameters.parameter_id, 0), reason=reason)
+    if len(data) != parameters.public_key_bytes:
+        raise InvalidInput(
+            f"{len(data)} bytes where a public key has {parameters.public_key_bytes}.",
+            reason=reason,
+            field="length",
+        )
+    view = memoryview(data)
+    coefficients = np.empty((4, parameters.poly_modulus_degree), dtype=np.uint64)
+    for row, (start, end, width, prime) in zip(coefficients, _public_key_parts(parameters), strict=True):
+        row[:] = join_planes(view[start:end], parameters.poly_modulus_degree, width)
+        if int(row.max()) >= prime:
+            raise InvalidInput(
+                "A public-key coefficient is not below its modulus.", reason=reason, field="coefficient"
+            )
+    return coefficients.reshape(2, 2, -1)
+
+
+def _public_key_parts(parameters: EncryptionParameters) -> list[tuple[int, int, int, int]]:
+    """(start, end, bytes per coefficient, prime) of the four rows of a public key."""
+    parts, start = [], HEADER_BYTES
+    for _ in range(2):
+        for width, prime in (
+            (parameters.bytes_per_coefficient, parameters.coeff_modulus),
+            (parameters.bytes_per_special_coefficient, parameters.special_modulus),
+        ):
+            end = start + width * parameters.poly_modulus_degree
+            parts.append((start, end, width, prime))
+            start = end
+    return parts
