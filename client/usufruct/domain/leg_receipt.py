@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+
+from eth_utils.crypto import keccak
 
 RECEIPT_VERSION = 1
 ACCOUNTANT_VERSION = 1
@@ -84,3 +87,16 @@ class LegReceipt:
     updates_hash: bytes
     started_seconds: int
     ended_seconds: int
+
+
+def updates_hash(digests: Iterable[bytes]) -> bytes:
+    """What :attr:`LegReceipt.updates_hash` is: 32 zero bytes, then for each digest h = keccak256(h ‖ digest).
+
+    Args:
+        digests: SHA-256 of each encrypted update that was sent, 32 bytes each, in the order of the leg's SUBMITTED
+            usage records.
+    """
+    chained = bytes(32)
+    for digest in digests:
+        chained = keccak(chained + digest)
+    return chained
