@@ -52,7 +52,9 @@ def _mixes(application: Application, why: str) -> Exception:
 def _dimension(application: Application, setting: str, rank: int) -> int:
     dimension = application.settings[setting]
     if not -rank <= dimension < rank:
-        raise not_allowed(f"{application.name}: {setting} is outside the {rank} dimensions.", operation=application.name)
+        raise not_allowed(
+            f"{application.name}: {setting} is outside the {rank} dimensions.", operation=application.name
+        )
     return int(dimension % rank)
 
 

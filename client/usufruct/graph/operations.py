@@ -152,7 +152,12 @@ _MODULES: tuple[ModuleOperation, ...] = (
     ),
     ModuleOperation(
         nn.LayerNorm,
-        {"normalized_shape": Wholes(4, 1 << 20), "eps": Real(1e-12, 1.0), "elementwise_affine": Flag(), "bias": Flag()},
+        {
+            "normalized_shape": Wholes(4, 1 << 20),
+            "eps": Real(1e-12, 1.0),
+            "elementwise_affine": Flag(),
+            "bias": Flag(),
+        },
         isolation.normalise_trailing,
     ),
     ModuleOperation(nn.ReLU, {}, isolation.elementwise),
@@ -167,7 +172,9 @@ _MODULES: tuple[ModuleOperation, ...] = (
     ModuleOperation(nn.Identity, {}, isolation.elementwise),
 )
 
-MODULES: Mapping[str, ModuleOperation] = MappingProxyType({operation.name: operation for operation in _MODULES})
+MODULES: Mapping[str, ModuleOperation] = MappingProxyType(
+    {operation.name: operation for operation in _MODULES}
+)
 """Allow-listed layers by class name."""
 
 
@@ -214,7 +221,11 @@ _FUNCTIONS: tuple[FunctionOperation, ...] = (
         {"approximate": Word(("none", "tanh"))},
     ),
     FunctionOperation(
-        "elu", "one", lambda v, s, t: functional.elu(v[0], s["alpha"]), isolation.elementwise, {"alpha": Real(0.0, 100.0)}
+        "elu",
+        "one",
+        lambda v, s, t: functional.elu(v[0], s["alpha"]),
+        isolation.elementwise,
+        {"alpha": Real(0.0, 100.0)},
     ),
     FunctionOperation(
         "leaky_relu",
@@ -252,7 +263,9 @@ _FUNCTIONS: tuple[FunctionOperation, ...] = (
     ),
 )
 
-FUNCTIONS: Mapping[str, FunctionOperation] = MappingProxyType({operation.name: operation for operation in _FUNCTIONS})
+FUNCTIONS: Mapping[str, FunctionOperation] = MappingProxyType(
+    {operation.name: operation for operation in _FUNCTIONS}
+)
 """Allow-listed functions by name. ``reshape`` names the shape of one row; the batch is implied and cannot be moved."""
 
 ADVICE: Mapping[str, str] = MappingProxyType(

@@ -99,7 +99,8 @@ class _Tracer(fx.Tracer):
             raise class_not_allowed(kind.__name__)
         if any(isinstance(m, entry.module_class) for entry in MODULES.values()):
             raise not_allowed(
-                f"{kind.__name__} is a subclass of a PyTorch layer; use the layer itself.", class_name=kind.__name__
+                f"{kind.__name__} is a subclass of a PyTorch layer; use the layer itself.",
+                class_name=kind.__name__,
             )
         return False
 
@@ -217,7 +218,12 @@ class _Translation:
                 f"The layer {shown!r} is used twice; use each layer once (tied layers come with a later version)."
             )
         self._module_paths.add(path)
-        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or "forward" in vars(layer):
+        if (
+            layer._forward_hooks
+            or layer._forward_pre_hooks
+            or layer._backward_hooks
+            or "forward" in vars(layer)
+        ):
             raise not_allowed(f"The layer {shown!r} has hooks or a patched forward(); remove them.")
         if len(step.args) != 1 or step.kwargs:
             raise not_allowed(f"The layer {shown!r} must be called with one value.")
@@ -243,7 +249,9 @@ class _Translation:
         """``inplace=True`` changes its input; that means the same as a copy only if nobody else reads the input."""
         source = step.args[0]
         if not isinstance(source, fx.Node) or len(source.users) > 1 or source.op == "placeholder":
-            raise not_allowed(f"{what!r} works in place on a value that is used elsewhere; drop inplace=True.")
+            raise not_allowed(
+                f"{what!r} works in place on a value that is used elsewhere; drop inplace=True."
+            )
 
     # -- functions --
 
@@ -258,18 +266,28 @@ class _Translation:
         elif target in _SOURCES:
             self._add_known(step, _SOURCES[target])
         else:
-            raise function_not_allowed(target if isinstance(target, str) else getattr(target, "__name__", str(target)))
+            raise function_not_allowed(
+                target if isinstance(target, str) else getattr(target, "__name__", str(target))
+            )
 
     def _is_size(self, step: fx.Node) -> bool:
         """Recognises ``x.shape``, ``x.shape[0]``, ``x.size()`` and ``x.size(0)``."""
         target, args = step.target, step.args
-        if (target is getattr and args[1] == "shape") or (target == "size" and len(args) == 1 and not step.kwargs):
+        if (target is getattr and args[1] == "shape") or (
+            target == "size" and len(args) == 1 and not step.kwargs
+        ):
             self._values[step] = _SHAPE
         elif target == "size" and (args[1:] == (0,) or step.kwargs == {"dim": 0}):
             self._values[step] = _BATCH
-        elif target is operator.getitem and isinstance(args[0], fx.Node) and self._values.get(args[0]) is _SHAPE:
+        elif (
+            target is operator.getitem
+            and isinstance(args[0], fx.Node)
+            and self._values.get(args[0]) is _SHAPE
+        ):
             if args[1] != 0:
-                raise not_allowed("Only the batch size may be taken from a shape; write the other sizes as numbers.")
+                raise not_allowed(
+                    "Only the batch size may be taken from a shape; write the other sizes as numbers."
+                )
             self._values[step] = _BATCH
         else:
             return False
@@ -290,7 +308,8 @@ class _Translation:
             )
         value = self._value(step.args[0] if step.args else step.kwargs.get("input"))
         self._add(
-            step, Node(NodeKind.FUNCTION, function_name="reshape", arguments=(value,), keywords=(("shape", rest),))
+            step,
+            Node(NodeKind.FUNCTION, function_name="reshape", arguments=(value,), keywords=(("shape", rest),)),
         )
 
     def _add_known(self, step: fx.Node, source: _Source) -> None:
@@ -299,16 +318,21 @@ class _Translation:
         if "self" in given:
             given["input"] = given.pop("self")
         if len(step.args) > len(source.parameters) or not set(given) <= set(source.parameters):
-            raise not_allowed(f"{source.name} is called with arguments that are not allowed.", operation=source.name)
+            raise not_allowed(
+                f"{source.name} is called with arguments that are not allowed.", operation=source.name
+            )
         if given.pop("inplace", False):
             self._need_last_use(step, source.name)
         operation = FUNCTIONS[source.name]
         if source.name in _BINARY and given.pop("alpha", 1) != 1:
-            raise not_allowed(f"{source.name} with alpha is not allowed; multiply first.", operation=source.name)
+            raise not_allowed(
+                f"{source.name} with alpha is not allowed; multiply first.", operation=source.name
+            )
         if source.name == "dropout" and given.pop("training", True) is not True:
             raise not_allowed("dropout must be written with training=self.training.", operation="dropout")
         settings = tuple(
-            (name, rule.read(given.pop(name, source.defaults.get(name)))) for name, rule in operation.settings.items()
+            (name, rule.read(given.pop(name, source.defaults.get(name))))
+            for name, rule in operation.settings.items()
         )
         arguments: tuple[Argument, ...]
         if operation.takes == "several":
@@ -321,7 +345,8 @@ class _Translation:
         else:
             arguments = (self._value(given["input"]),)
         self._add(
-            step, Node(NodeKind.FUNCTION, function_name=operation.name, arguments=arguments, keywords=settings)
+            step,
+            Node(NodeKind.FUNCTION, function_name=operation.name, arguments=arguments, keywords=settings),
         )
 
     def _operand(self, value: Any) -> Argument:

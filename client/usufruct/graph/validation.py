@@ -27,6 +27,7 @@ from usufruct.graph.model_graph import (
     NodeKind,
     NodeRef,
     not_allowed,
+    references,
 )
 from usufruct.graph.operations import ADVICE, FUNCTIONS, MODULES, SettingRule, allowed_names
 
@@ -48,7 +49,9 @@ def validate(graph: ModelGraph, limits: GraphLimits | None = None) -> GraphBound
     except InvalidInput:
         raise
     except Exception as error:  # a graph that PyTorch itself refuses, or whose fields are of the wrong type
-        raise not_allowed(f"The graph does not run ({type(error).__name__}); check the layers' widths.") from error
+        raise not_allowed(
+            f"The graph does not run ({type(error).__name__}); check the layers' widths."
+        ) from error
 
 
 # -- first wall: the form -------------------------------------------------------------------------------------------
@@ -66,7 +69,8 @@ def check_form(graph: ModelGraph, limits: GraphLimits) -> None:
         f"The graph has another version than {GRAPH_VERSION}; use the same version of usufruct at both ends.",
     )
     _need(
-        graph.input_dtype == FLOAT32, f"The input's type must be {FLOAT32}; embeddings come with a later version."
+        graph.input_dtype == FLOAT32,
+        f"The input's type must be {FLOAT32}; embeddings come with a later version.",
     )
     shape = graph.input_shape
     _need(
@@ -77,14 +81,22 @@ def check_form(graph: ModelGraph, limits: GraphLimits) -> None:
         f"The input shape must be one to {limits.rank - 1} positive sizes, at most {limits.input_elements} numbers a row.",
         limit=limits.input_elements,
     )
-    _need(type(graph.modules) is tuple and len(graph.modules) <= limits.modules, "The graph has too many layers.")
-    _need(type(graph.nodes) is tuple and 2 <= len(graph.nodes) <= limits.nodes, "The graph has too many or no nodes.")
+    _need(
+        type(graph.modules) is tuple and len(graph.modules) <= limits.modules,
+        "The graph has too many layers.",
+    )
+    _need(
+        type(graph.nodes) is tuple and 2 <= len(graph.nodes) <= limits.nodes,
+        "The graph has too many or no nodes.",
+    )
     for index, spec in enumerate(graph.modules):
         _check_module(index, spec, limits)
     used: set[int] = set()
     for index, node in enumerate(graph.nodes):
         _check_node(index, node, graph, used, limits)
     _need(used == set(range(len(graph.modules))), "The graph lists a layer that it does not use.")
+    read = {index for node in graph.nodes for argument in node.arguments for index in references(argument)}
+    _need(read == set(range(len(graph.nodes) - 1)), "The graph computes a value that nothing uses.")
 
 
 def _check_module(index: int, spec: ModuleSpec, limits: GraphLimits) -> None:
@@ -112,7 +124,9 @@ def _check_node(index: int, node: Node, graph: ModelGraph, used: set[int], limit
     )
     _need(type(node.module_index) is int and type(node.function_name) is str, f"{where} has a wrong form.")
     _need(node.kind is NodeKind.MODULE or node.module_index == 0, f"{where} names a layer but is none.")
-    _need(node.kind is NodeKind.FUNCTION or node.function_name == "", f"{where} names a function but is none.")
+    _need(
+        node.kind is NodeKind.FUNCTION or node.function_name == "", f"{where} names a function but is none."
+    )
     for argument in node.arguments:
         _check_value(where, argument, index, limits)
     if node.kind is NodeKind.INPUT:
@@ -160,7 +174,10 @@ def _check_function(where: str, node: Node, limits: GraphLimits) -> None:
 
 
 def _check_settings(
-    where: str, settings: tuple[tuple[str, Argument], ...], rules: Mapping[str, SettingRule], limits: GraphLimits
+    where: str,
+    settings: tuple[tuple[str, Argument], ...],
+    rules: Mapping[str, SettingRule],
+    limits: GraphLimits,
 ) -> None:
     _need(
         type(settings) is tuple
@@ -180,7 +197,11 @@ def _check_value(where: str, value: Argument, position: int, limits: GraphLimits
     if value is None or kind is bool:
         return
     if kind is int:
-        _need(abs(value) <= limits.integer, f"{where} has an integer above {limits.integer}.", limit=limits.integer)  # type: ignore[arg-type]
+        _need(
+            abs(value) <= limits.integer,
+            f"{where} has an integer above {limits.integer}.",
+            limit=limits.integer,
+        )  # type: ignore[arg-type]
     elif kind is float:
         _need(
             math.isfinite(value) and abs(value) <= limits.number,  # type: ignore[arg-type]
@@ -222,9 +243,15 @@ def _run_on_meta(graph: ModelGraph, limits: GraphLimits) -> GraphBounds:
 
     def watch(value: torch.Tensor) -> None:
         nonlocal elements
-        _need(value.dim() <= limits.rank, f"A value has more than {limits.rank} dimensions.", limit=limits.rank)
+        _need(
+            value.dim() <= limits.rank, f"A value has more than {limits.rank} dimensions.", limit=limits.rank
+        )
         _need(value.dtype == torch.float32, "A value is not of the type float32.")
-        _need(value.numel() <= limits.value_elements, "A value of the model is too large.", limit=limits.value_elements)
+        _need(
+            value.numel() <= limits.value_elements,
+            "A value of the model is too large.",
+            limit=limits.value_elements,
+        )
         elements += value.numel()
         _need(
             elements * _NUMBER_BYTES <= limits.activation_bytes,
@@ -236,7 +263,11 @@ def _run_on_meta(graph: ModelGraph, limits: GraphLimits) -> GraphBounds:
     with counter, torch.no_grad():
         output = module(rows, watch)
     flops = 3 * int(counter.get_total_flops())
-    _need(flops <= limits.flops, f"The model takes more than {limits.flops:.0e} operations at {batch} rows.", limit=limits.flops)
+    _need(
+        flops <= limits.flops,
+        f"The model takes more than {limits.flops:.0e} operations at {batch} rows.",
+        limit=limits.flops,
+    )
     _need(
         output.dim() == 2 and output.shape[1] <= limits.outputs,
         f"The output must have the shape [batch, outputs] with at most {limits.outputs} outputs"
@@ -253,14 +284,17 @@ def class_not_allowed(class_name: str) -> InvalidInput:
     """The refusal of a layer that is not in the allow-list; says what to use instead."""
     advice = f" ({ADVICE[class_name]})" if class_name in ADVICE else ""
     return not_allowed(
-        f"The layer {class_name[:64]!r} is not allowed{advice}. Allowed: {allowed_names()}.", class_name=class_name[:64]
+        f"The layer {class_name[:64]!r} is not allowed{advice}. Allowed: {allowed_names()}.",
+        class_name=class_name[:64],
     )
 
 
 def function_not_allowed(name: str) -> InvalidInput:
     """The refusal of a function that is not in the allow-list; says what to use instead."""
     advice = f" ({ADVICE[name]})" if name in ADVICE else ""
-    return not_allowed(f"The function {name[:64]!r} is not allowed{advice}. Allowed: {allowed_names()}.", operation=name[:64])
+    return not_allowed(
+        f"The function {name[:64]!r} is not allowed{advice}. Allowed: {allowed_names()}.", operation=name[:64]
+    )
 
 
 def _need(condition: bool, message: str, **details: Any) -> None:

@@ -126,7 +126,9 @@ def test_the_same_weights_give_the_same_bytes() -> None:
 
 
 def test_bounds_count_parameters_values_and_operations() -> None:
-    bounds = graph.validate(graph.trace(nn.Sequential(nn.Linear(10, 4), nn.ReLU(), nn.Linear(4, 2)), (10,)).graph)
+    bounds = graph.validate(
+        graph.trace(nn.Sequential(nn.Linear(10, 4), nn.ReLU(), nn.Linear(4, 2)), (10,)).graph
+    )
     assert bounds.parameters == 54
     assert bounds.activation_bytes == 8 * 64 * (10 + 4 + 4 + 2)
     assert bounds.flops == 3 * 2 * 64 * (10 * 4 + 4 * 2)
@@ -208,7 +210,10 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "BatchNorm": (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), "use LayerNorm"),
     "softmax": (nn.Sequential(nn.Linear(3, 3), nn.Softmax(dim=1)), "return logits"),
     "convolution": (nn.Conv1d(1, 1, 1), "'Conv1d' is not allowed.*Linear"),
-    "attention": (nn.Sequential(nn.TransformerEncoderLayer(3, 1)), "'TransformerEncoderLayer' is not allowed"),
+    "attention": (
+        nn.Sequential(nn.TransformerEncoderLayer(3, 1)),
+        "'TransformerEncoderLayer' is not allowed",
+    ),
     "used twice": (Twice(), "used twice"),
     "tied": (Tied(), "shared by two layers"),
     "branch on values": (Branches(), "must not branch"),

@@ -1,0 +1,177 @@
+"""From raw rows to numbers, by what a dataset card declares and by nothing else.
+
+A data holder and a model builder run the same function, on training rows and on validation rows, and get columns that
+mean the same. Nothing is ever fitted to rows: a mean, a quantile or a category list read off the data would be a
+release. No value can make this fail: what cannot be read counts as missing, by the column's declared rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from usufruct.domain.dataset_card import Column, DatasetCard
+from usufruct.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedData:
+    """Rows as numbers.
+
+    Attributes:
+        features: float32, shape (rows, ``feature_width(card)``), every value in [-1, 1].
+        labels: int64, shape (rows,): the index of the class.
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def feature_names(card: DatasetCard) -> tuple[str, ...]:
+    """One name per feature: the column's own for a number; ``column=category`` for a category, and
+    ``column is missing`` where the card gives missing values an indicator."""
+    names: list[str] = []
+    for column in card.columns:
+        if column.kind == "number":
+            names.append(column.name)
+        else:
+            names += [f"{column.name}={category}" for category in column.categories]
+            if column.missing == "indicator":
+                names.append(f"{column.name} is missing")
+    return tuple(names)
+
+
+def feature_width(card: DatasetCard) -> int:
+    """How many features a row has; the input width of a model for this dataset."""
+    return len(feature_names(card))
+
+
+def prepare_rows(card: DatasetCard, rows: Iterable[Mapping[str, Any]]) -> PreparedData:
+    """Prepares rows given one by one, as ``csv.DictReader`` gives them; see :func:`prepare_columns`."""
+    kept = list(rows)
+    names = [column.name for column in card.columns] + [card.label.column]
+    for row in kept:
+        for name in names:
+            if name not in row:
+                raise _no_column(name)
+    return prepare_columns(card, {name: [row[name] for row in kept] for name in names})
+
+
+def prepare_columns(card: DatasetCard, columns: Mapping[str, Sequence[Any]]) -> PreparedData:
+    """Prepares a table given by columns. The order of rows is kept; rows whose label is missing or not among the
+    card's classes are left out.
+
+    Numbers are clamped to their declared bounds and scaled to [-1, 1]; categories become one-hot columns, all zeros
+    for an unknown one. Texts and numbers that mean the same (``1``, ``1.0``, ``"1"``) are the same category.
+
+    Args:
+        columns: every feature column and the label, all of the same length. Values are texts, numbers, flags or None.
+    Raises:
+        InvalidInput: DATA_UNREADABLE, when a column of the card is absent or its length differs. Names the column,
+            never a value.
+    """
+    for name in [*(column.name for column in card.columns), card.label.column]:
+        if name not in columns:
+            raise _no_column(name)
+    count = len(columns[card.label.column])
+    markers = frozenset(marker.strip() for marker in card.missing_markers) | {""}
+    classes = {_text(value): index for index, values in enumerate(card.label.classes) for value in values}
+    labels = np.fromiter(
+        (classes.get(_text(value), -1) for value in columns[card.label.column]), dtype=np.int64, count=count
+    )
+    features = np.zeros((count, feature_width(card)), dtype=np.float32)
+    at = 0
+    for column in card.columns:
+        values = columns[column.name]
+        if len(values) != count:
+            raise InvalidInput(
+                f"The column {column.name!r} has another length than the label.",
+                reason="DATA_UNREADABLE",
+                field=column.name,
+            )
+        if column.kind == "number":
+            features[:, at] = _scaled(column, values, markers)
+            at += 1
+        else:
+            width = len(column.categories) + (column.missing == "indicator")
+            _one_hot(column, values, markers, features[:, at : at + width])
+            at += width
+    known = labels >= 0
+    return PreparedData(features[known], labels[known])
+
+
+def person_has_several_rows(persons: Sequence[Any]) -> bool:
+    """Whether a name of a person occurs twice. Rows without a name cannot be told apart and count as one person."""
+    return len({_text(person) for person in persons}) != len(persons)
+
+
+def _scaled(column: Column, values: Sequence[Any], markers: frozenset[str]) -> NDArray[np.float64]:
+    low, high = _bounds(column)
+    substitute = {
+        "midpoint": (low + high) / 2,
+        "minimum": low,
+        "maximum": high,
+        "zero": min(max(0.0, low), high),
+    }[column.missing or "midpoint"]
+    numbers = np.fromiter((_number(value, markers) for value in values), dtype=np.float64, count=len(values))
+    numbers = np.where(np.isfinite(numbers), numbers, substitute)
+    return np.clip((np.clip(numbers, low, high) - low) / (high - low) * 2 - 1, -1.0, 1.0)
+
+
+def _one_hot(
+    column: Column, values: Sequence[Any], markers: frozenset[str], out: NDArray[np.float32]
+) -> None:
+    index = {_text(category): at for at, category in enumerate(column.categories)}
+    if column.missing == "indicator":
+        index.update({marker: len(column.categories) for marker in {_text(marker) for marker in markers}})
+    for row, value in enumerate(values):
+        at = index.get(_text(value))
+        if at is not None:
+            out[row, at] = 1.0
+
+
+def _bounds(column: Column) -> tuple[float, float]:
+    if column.minimum is None or column.maximum is None:
+        raise InvalidInput(f"The column {column.name!r} has no declared bounds.", field=column.name)
+    return float(column.minimum), float(column.maximum)
+
+
+def _number(value: Any, markers: frozenset[str]) -> float:
+    """The value as a float; NaN where it is missing or no number."""
+    if isinstance(value, str):
+        value = value.strip()
+        if value in markers:
+            return math.nan
+    elif value is None or _text(value) in markers:
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _text(value: Any) -> str:
+    """One text for all that means the same: ``1``, ``1.0``, ``" 1 "`` and ``"1.0"`` are ``"1"``; None and NaN are empty."""
+    if value is None:
+        return ""
+    text = str(value).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if math.isnan(number):
+        return "" if not isinstance(value, str) else text
+    if math.isfinite(number) and number == int(number) and abs(number) < 2**53:
+        return str(int(number))
+    return repr(number) if math.isfinite(number) else text
+
+
+def _no_column(name: str) -> InvalidInput:
+    return InvalidInput(
+        f"The data have no column {name!r}, which the card names.", reason="DATA_UNREADABLE", field=name
+    )

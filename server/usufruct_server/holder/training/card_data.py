@@ -1,0 +1,105 @@
+"""Reads a holder's file as its dataset card describes it.
+
+CSV and Parquet, through Hugging Face ``datasets`` in streaming mode, which keeps no copy on disk; nothing here
+touches the network. No error carries a value of the data, and none is chained to one that could.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from usufruct.domain.dataset_card import DatasetCard
+from usufruct.domain.preprocessing import PreparedData, person_has_several_rows, prepare_columns
+from usufruct.errors import InvalidInput, Refused
+
+_FORMATS = {".csv": "csv", ".parquet": "parquet"}
+_ROWS_AT_ONCE = 4096
+
+
+def load_card_data(path: Path, card: DatasetCard) -> PreparedData:
+    """All rows of ``path`` as numbers, in the order of the file.
+
+    Works for no rows, few rows and rows of one class alike. Every CSV value is read as text, so that nothing is
+    inferred from the rows; the card alone says what they mean.
+
+    Raises:
+        Refused: PERSON_HAS_SEVERAL_ROWS, when the card names a person column and a person is there twice.
+        InvalidInput: DATA_UNREADABLE, when the file is missing, not of its format, or lacks a column of the card.
+    """
+    names = [column.name for column in card.columns] + [card.label.column]
+    if card.person_column is not None:
+        names.append(card.person_column)
+    columns = _read(Path(path), names)
+    if card.person_column is not None and person_has_several_rows(columns[card.person_column]):
+        raise Refused(
+            f"A person of the column {card.person_column!r} has more than one row. Keep one row a person, or register "
+            "the dataset without a person column if a row is what has to be protected.",
+            reason="PERSON_HAS_SEVERAL_ROWS",
+            field=card.person_column,
+        )
+    return prepare_columns(card, columns)
+
+
+def _read(path: Path, names: list[str]) -> dict[str, list[Any]]:
+    kind = _FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise _unreadable("The data must be a .csv or .parquet file.")
+    if not path.is_file():
+        raise _unreadable("The data file is not there, or may not be read.")
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    missing, failed = "", ""
+    try:
+        found = _header(path) if kind == "csv" else _parquet_columns(path)
+        missing = next((name for name in names if name not in found), "")
+        if not missing and (kind == "parquet" or _has_rows(path)):
+            for batch in _batches(kind, path, found):
+                for name in names:
+                    columns[name].extend(batch[name])
+    except Exception as error:  # the text of a reader's error can quote rows; keep its type only
+        failed = f"The data cannot be read as {kind} ({type(error).__name__})."
+    if missing:
+        raise _unreadable(f"The data have no column {missing!r}, which the card names.", field=missing)
+    if failed:
+        raise _unreadable(failed)
+    return columns
+
+
+def _batches(kind: str, path: Path, found: list[str]) -> Iterator[dict[str, list[Any]]]:
+    """The file in pieces, columns by name. ``datasets`` wants a cache directory for a lock file: a private one."""
+    from datasets import Features, Value, load_dataset
+
+    options: dict[str, Any] = {}
+    if kind == "csv":
+        options = {"features": Features({name: Value("string") for name in found}), "keep_default_na": False}
+    with TemporaryDirectory(prefix="usufruct-reader-") as private:
+        rows = load_dataset(
+            kind, data_files=str(path), split="train", streaming=True, cache_dir=private, **options
+        )
+        yield from rows.iter(batch_size=_ROWS_AT_ONCE)
+
+
+def _header(path: Path) -> list[str]:
+    with path.open("r", encoding="utf-8-sig", newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def _has_rows(path: Path) -> bool:
+    """Whether anything follows the header; ``datasets`` fails on a CSV file without rows, which a holder may have."""
+    with path.open("r", encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file)
+        next(rows, None)
+        return next(rows, None) is not None
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    from pyarrow import parquet
+
+    return list(parquet.read_schema(path).names)
+
+
+def _unreadable(message: str, **details: Any) -> InvalidInput:
+    return InvalidInput(message, reason="DATA_UNREADABLE", **details)

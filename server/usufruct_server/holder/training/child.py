@@ -1,0 +1,151 @@
+"""The trainer child: ``python -m usufruct_server.holder.training.child``, started by :class:`trainer.Trainer`.
+
+One process for one leg of one job. It speaks ``messages`` over the socket whose descriptor is its only argument, and
+ends when that socket closes. It holds the only copy of the rows in the clear; what it sends are updates that already
+carry their noise, rounded to integers, and errors of the catalogue. Its standard streams are closed to data: they go
+nowhere, and an unexpected failure is reported by the type of the exception and a line of this code.
+
+Order of life: imports (slow, before it is needed) → confinement → ``start`` → ``weights`` and ``run`` in turn.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+from typing import Any
+
+from usufruct_server.holder.training.confinement import TrainerLimits, confine, end_with
+
+if __name__ == "__main__":
+    end_with(int(sys.argv[1]))  # before the slow imports
+
+import numpy as np
+import torch
+
+from usufruct import graph
+from usufruct.domain.preprocessing import feature_width
+from usufruct.errors import UsufructError
+from usufruct.graph.model_graph import not_allowed
+from usufruct.privacy.rounding import round_update
+
+from usufruct_server.holder.training.card_data import load_card_data
+from usufruct_server.holder.training.dpsgd import train_round
+from usufruct_server.holder.training.losses import checked_loss
+from usufruct_server.holder.training.messages import ConnectionEnded, receive, send, task_from_header
+from usufruct_server.holder.training.per_sample import ClippedSum
+
+
+class Session:
+    """A task that has been started: model, data and plan of one leg.
+
+    Raises:
+        UsufructError: the graph, the loss or the data do not fit; before any row was used.
+    """
+
+    def __init__(self, header: dict[str, Any]) -> None:
+        self.task = task = task_from_header(header)
+        limits = graph.GraphLimits(physical_batch=task.plan.micro_batch_size)
+        bounds = graph.validate(task.graph, limits)
+        width = feature_width(task.card)
+        if task.graph.input_shape != (width,):
+            raise not_allowed(
+                f"The model takes rows of the shape {task.graph.input_shape}; the dataset card gives {width} features.",
+                minimum=width,
+            )
+        loss = checked_loss(task.loss, bounds.outputs, len(task.card.label.classes))
+        self.weights = graph.rebuild(task.graph, limits)
+        self.clipped_sum = ClippedSum(graph.rebuild(task.graph, limits), loss)
+        self.data = load_card_data(task.data_path, task.card)
+
+    def load(self, weights: bytes) -> None:
+        """Checks weights and makes them the present ones."""
+        graph.load_weights(self.weights, weights)
+        self.clipped_sum.module.load_state_dict(self.weights.state_dict())
+
+    def run(self) -> bytes:
+        """One round from the present weights: the rounded, noised, weighted update, int32, little-endian."""
+        task = self.task
+        update = train_round(self.clipped_sum, self.data, task.plan, task.optimizer)
+        codes = round_update(update * task.weight, task.update_range, task.value_bits)
+        return codes.astype("<i4").tobytes()
+
+
+def serve(connection: socket.socket) -> None:
+    """Answers requests until the server closes the socket."""
+    session: Session | None = None
+    send(connection, {"answer": "ready"})
+    while True:
+        header, body = receive(connection)
+        try:
+            request = header["request"]
+            if request == "start":
+                session = Session(header["task"])
+                send(connection, {"answer": "started"})
+            elif session is None:
+                send(connection, {"answer": "failed", "where": "not started"})
+            elif request == "weights":
+                session.load(bytes(body))
+                send(
+                    connection, {"answer": "weights", "round": header["round"], "attempt": header["attempt"]}
+                )
+            elif request == "run":
+                session.load(bytes(body))
+                update = session.run()
+                send(
+                    connection,
+                    {"answer": "update", "round": header["round"], "attempt": header["attempt"]},
+                    update,
+                )
+        except UsufructError as error:
+            send(
+                connection,
+                {
+                    "answer": "refused",
+                    "family": _family(error),
+                    "reason": error.reason,
+                    "message": error.message,
+                    "details": error.public_details,
+                },
+            )
+        except ConnectionEnded:
+            return
+        except Exception as error:  # the text of an exception may quote rows: its type and place only
+            send(connection, {"answer": "failed", "where": _place(error)})
+
+
+def _family(error: UsufructError) -> str:
+    """The family in ``usufruct.errors`` that the error belongs to."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "usufruct.errors")
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
+
+
+def _warm_up() -> None:
+    """Does once what is slow the first time: the meta device's tables (1.2 s) and the reader's imports."""
+    import datasets  # noqa: F401
+
+    traced = graph.trace(torch.nn.Linear(1, 1), (1,))
+    graph.load_flat(graph.rebuild(traced.graph), np.zeros(2, dtype=np.float32))
+
+
+def main() -> None:
+    """Entry point of the process."""
+    torch.set_num_threads(1)
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    limits = TrainerLimits(address_space_bytes=int(sys.argv[2]), open_files=int(sys.argv[3]))
+    _warm_up()
+    confine(limits)
+    try:
+        serve(connection)
+    except ConnectionEnded:
+        return
+
+
+if __name__ == "__main__":
+    main()

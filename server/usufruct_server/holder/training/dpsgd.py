@@ -1,0 +1,82 @@
+"""One round of DP-SGD at one holder (Abadi et al. 2016), with full local noise in every step.
+
+Poisson sampling → per-sample gradients → clipping → float64 sum → Gaussian noise → division by the declared nominal
+batch size → a step of the local optimiser; several steps, then the difference of the weights.
+
+*Guarantee*: each step's noised sum is the sub-sampled Gaussian mechanism that ``LocalPlan.mechanism`` prices, for
+neighbours that differ by one row: sampling by ``poisson_mask``, sensitivity ``max_grad_norm``, noise of standard
+deviation ``noise_standard_deviation`` by ``gaussian``. All else is post-processing of noised sums. No outcome depends
+on the rows in any other way: no rows, one class, a row that overflows, all end in an update of the same form.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from usufruct.domain.preprocessing import PreparedData
+from usufruct.domain.training_job import NANO, LocalOptimizer
+from usufruct.privacy.plan import LocalPlan
+from usufruct.privacy.sampling import gaussian, poisson_mask
+
+from usufruct_server.holder.training.per_sample import ClippedSum
+
+_SPARE_DEVIATIONS = 6.0
+
+
+def micro_batches(plan: LocalPlan) -> int:
+    """Micro-batches that every step runs, from public figures alone: enough for all but one step in about 10^9 at a
+    holder of the nominal size. A larger sample takes more; it is never cut, which would let rows push each other out."""
+    expected = plan.nominal_batch_size
+    largest = min(
+        float(plan.nominal_size), expected + _SPARE_DEVIATIONS * math.sqrt(expected) + _SPARE_DEVIATIONS
+    )
+    return math.ceil(largest / plan.micro_batch_size)
+
+
+def train_round(
+    clipped_sum: ClippedSum, data: PreparedData, plan: LocalPlan, optimizer: LocalOptimizer
+) -> NDArray[np.float64]:
+    """Trains from the module's present weights and returns the update. Call it only after the charge.
+
+    Args:
+        clipped_sum: the job's model, with this round's weights, and its loss.
+        data: the holder's rows; may have none.
+        plan: what is sampled, clipped and noised.
+        optimizer: of the job. Its momentum starts at zero in every round.
+    Returns:
+        New weights minus old ones, float64, shape (parameters,), in layout order, finite.
+    """
+    parameters = list(clipped_sum.module.parameters())
+    old = torch.nn.utils.parameters_to_vector(parameters).detach()
+    new = old.clone()
+    velocity = torch.zeros_like(new)
+    for _ in range(plan.local_steps):
+        noised = _noised_sum(clipped_sum, data, plan, new.numel())
+        velocity = velocity * (optimizer.momentum_nano / NANO) + noised / plan.nominal_batch_size
+        new = new - velocity * (optimizer.learning_rate_nano / NANO)
+        with torch.no_grad():
+            torch.nn.utils.vector_to_parameters(new.clone(), parameters)
+    update: NDArray[np.float64] = (new - old).numpy()
+    return update
+
+
+def _noised_sum(clipped_sum: ClippedSum, data: PreparedData, plan: LocalPlan, count: int) -> torch.Tensor:
+    """Clipped sum over a fresh Poisson sample, plus noise; float64 [count]. The sample and the bare sum end here."""
+    sample = np.flatnonzero(poisson_mask(len(data.labels), plan.sample_rate))
+    size = plan.micro_batch_size
+    total = torch.zeros(count, dtype=torch.float64)
+    for index in range(max(micro_batches(plan), math.ceil(len(sample) / size))):
+        rows = sample[index * size : (index + 1) * size]
+        features = torch.zeros((size, data.features.shape[1]), dtype=torch.float64)
+        labels = torch.zeros(size, dtype=torch.int64)
+        present = torch.zeros(size, dtype=torch.float64)
+        features[: len(rows)] = torch.from_numpy(data.features[rows])
+        labels[: len(rows)] = torch.from_numpy(data.labels[rows])
+        present[: len(rows)] = 1.0
+        total += clipped_sum(features, labels, present, plan.clip_norm)
+    noise = gaussian(count, plan.noise_standard_deviation)
+    return total + torch.from_numpy(noise)

@@ -1,0 +1,186 @@
+"""What passes between the server and its trainer child: a JSON header and raw bytes, length-prefixed. No pickle.
+
+Frame: 4 bytes header length, 8 bytes body length (big-endian), header (UTF-8 JSON object), body. Both ends are ours,
+yet sizes are checked: the child has worked on bytes of another party.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from usufruct.domain.dataset_card import DatasetCard, read_card
+from usufruct.domain.training_job import LocalOptimizer
+from usufruct.graph.model_graph import Argument, ModelGraph, ModuleSpec, Node, NodeKind, NodeRef
+from usufruct.privacy.plan import LocalPlan
+
+_PREFIX = struct.Struct(">IQ")
+_HEADER_BYTES = 32 << 20
+BODY_BYTES = 1 << 30
+"""Largest body: weights or an update of 200 million parameters fit."""
+
+
+class ConnectionEnded(Exception):
+    """The other end is gone, late, or sent what is no frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerTask:
+    """All that a trainer child is told about a leg, before any round.
+
+    Attributes:
+        card: of the dataset.
+        data_path: the holder's file.
+        graph: the job's model; checked again in the child.
+        plan: what is sampled, clipped and noised.
+        loss, optimizer: of the job.
+        weight: share of this leg in the average; the update is multiplied by it before it is rounded.
+        update_range, value_bits: how the update becomes integers (``usufruct.privacy.round_update``).
+    """
+
+    card: DatasetCard
+    data_path: Path
+    graph: ModelGraph
+    plan: LocalPlan
+    loss: str
+    optimizer: LocalOptimizer
+    weight: float
+    update_range: float
+    value_bits: int
+
+
+def task_to_header(task: TrainerTask) -> dict[str, Any]:
+    """A task as JSON values; :func:`task_from_header` gives it back."""
+    return {
+        "card": task.card.to_bytes().decode(),
+        "data_path": str(task.data_path),
+        "graph": {
+            "version": task.graph.version,
+            "input_shape": list(task.graph.input_shape),
+            "input_dtype": task.graph.input_dtype,
+            "modules": [[spec.class_name, _pairs(spec.arguments)] for spec in task.graph.modules],
+            "nodes": [
+                [
+                    node.kind.value,
+                    node.module_index,
+                    node.function_name,
+                    _plain(node.arguments),
+                    _pairs(node.keywords),
+                ]
+                for node in task.graph.nodes
+            ],
+        },
+        "plan": asdict(task.plan),
+        "loss": task.loss,
+        "optimizer": asdict(task.optimizer),
+        "weight": task.weight,
+        "update_range": task.update_range,
+        "value_bits": task.value_bits,
+    }
+
+
+def task_from_header(header: dict[str, Any]) -> TrainerTask:
+    """The task that :func:`task_to_header` wrote."""
+    graph = header["graph"]
+    return TrainerTask(
+        card=read_card(header["card"].encode()),
+        data_path=Path(header["data_path"]),
+        graph=ModelGraph(
+            graph["version"],
+            tuple(graph["input_shape"]),
+            graph["input_dtype"],
+            tuple(ModuleSpec(name, _from_pairs(arguments)) for name, arguments in graph["modules"]),
+            tuple(
+                Node(NodeKind(kind), index, name, _arguments(arguments), _from_pairs(keywords))
+                for kind, index, name, arguments, keywords in graph["nodes"]
+            ),
+        ),
+        plan=LocalPlan(**header["plan"]),
+        loss=header["loss"],
+        optimizer=LocalOptimizer(**header["optimizer"]),
+        weight=header["weight"],
+        update_range=header["update_range"],
+        value_bits=header["value_bits"],
+    )
+
+
+def send(connection: socket.socket, header: dict[str, Any], body: bytes | memoryview = b"") -> None:
+    """Sends one frame.
+
+    Raises:
+        ConnectionEnded: the other end is gone or does not read in time.
+    """
+    data = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    try:
+        connection.sendall(_PREFIX.pack(len(data), len(body)) + data)
+        if body:
+            connection.sendall(body)
+    except OSError as error:
+        raise ConnectionEnded(type(error).__name__) from error
+
+
+def receive(
+    connection: socket.socket, deadline_seconds: float | None = None
+) -> tuple[dict[str, Any], bytearray]:
+    """Receives one frame; ``deadline_seconds`` is a time of ``time.monotonic``, None waits for ever.
+
+    Raises:
+        ConnectionEnded: the other end is gone, the deadline has passed, or the frame is malformed.
+    """
+    header_length, body_length = _PREFIX.unpack(_exactly(connection, _PREFIX.size, deadline_seconds))
+    if header_length > _HEADER_BYTES or body_length > BODY_BYTES:
+        raise ConnectionEnded("frame too large")
+    data = _exactly(connection, header_length, deadline_seconds)
+    body = _exactly(connection, body_length, deadline_seconds)
+    try:
+        header = json.loads(bytes(data))
+    except (ValueError, RecursionError) as error:
+        raise ConnectionEnded("malformed frame") from error
+    if not isinstance(header, dict):
+        raise ConnectionEnded("malformed frame")
+    return header, body
+
+
+def _exactly(connection: socket.socket, length: int, deadline_seconds: float | None) -> bytearray:
+    data = bytearray(length)
+    view = memoryview(data)
+    while view:
+        try:
+            if deadline_seconds is not None:
+                connection.settimeout(max(1e-3, deadline_seconds - time.monotonic()))
+            count = connection.recv_into(view)
+        except OSError as error:
+            raise ConnectionEnded(type(error).__name__) from error
+        if count == 0:
+            raise ConnectionEnded("closed")
+        view = view[count:]
+    return data
+
+
+def _plain(value: Argument) -> Any:
+    if isinstance(value, NodeRef):
+        return {"node": value.index}
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _argument(value: Any) -> Argument:
+    if isinstance(value, dict):
+        return NodeRef(value["node"])
+    return _arguments(value) if isinstance(value, list) else value
+
+
+def _arguments(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(_argument(value) for value in values)
+
+
+def _pairs(pairs: tuple[tuple[str, Argument], ...]) -> list[list[Any]]:
+    return [[name, _plain(value)] for name, value in pairs]
+
+
+def _from_pairs(pairs: list[list[Any]]) -> tuple[tuple[str, Argument], ...]:
+    return tuple((name, _argument(value)) for name, value in pairs)
