@@ -26,9 +26,7 @@ def epsilon_floor(order: int, delta: float) -> float:
     Raises:
         MechanismInvalid: order or delta out of range.
     """
-    checked_order(order)
-    delta = checked_delta(delta)
-    return max(0.0, math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1))
+    return max(0.0, _offset(order, delta))
 
 
 def epsilon(loss_micro: int, order: int, delta: float) -> float:
@@ -40,10 +38,7 @@ def epsilon(loss_micro: int, order: int, delta: float) -> float:
         MechanismInvalid: a figure is out of range.
     """
     checked_integer("loss_micro", loss_micro, 0, MAXIMUM_TOTAL_LOSS_MICRO, MechanismInvalid)
-    checked_order(order)
-    delta = checked_delta(delta)
-    offset = math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
-    return max(0.0, loss_micro / MICRO + offset)
+    return max(0.0, loss_micro / MICRO + _offset(order, delta))
 
 
 def loss_for_epsilon_micro(epsilon_: float, order: int, delta: float) -> int:
@@ -53,14 +48,12 @@ def loss_for_epsilon_micro(epsilon_: float, order: int, delta: float) -> int:
         EpsilonBelowFloor: not even one 10^-6 nat fits under it at this order; names the floor.
         MechanismInvalid: a figure is out of range.
     """
-    checked_order(order)
-    delta = checked_delta(delta)
     epsilon_ = checked_real("epsilon", epsilon_, 0.0, MAXIMUM_EPSILON, MechanismInvalid)
-    floor = epsilon_floor(order, delta)
-    loss_micro = math.floor((epsilon_ - floor) * MICRO) + 1
+    loss_micro = math.floor((epsilon_ - _offset(order, delta)) * MICRO) + 1
     while loss_micro > 0 and epsilon(loss_micro, order, delta) > epsilon_:
         loss_micro -= 1
     if loss_micro <= 0:
+        floor = epsilon_floor(order, delta)
         raise EpsilonBelowFloor(
             f"epsilon {epsilon_:g} is not above {floor:.4f}, the least that order {order} can state at delta "
             f"{delta:g}; ask for more, or use datasets registered at a higher order.",
@@ -97,6 +90,13 @@ def pld_epsilon(mechanism: Mechanism, attempts: int, delta: float) -> float:
     accountant = PLDAccountant()
     accountant.compose(dp_event.SelfComposedDpEvent(step, mechanism.steps * attempts))
     return float(accountant.get_epsilon(delta))
+
+
+def _offset(order: int, delta: float) -> float:
+    """What the translation adds to the loss; below zero where ``delta * order`` is large."""
+    checked_order(order)
+    delta = checked_delta(delta)
+    return math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
 
 
 def checked_delta(delta: float) -> float:
