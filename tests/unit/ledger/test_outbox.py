@@ -1,0 +1,133 @@
+"""The outbox: a resend sends the same bytes, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from usufruct_server.holder.ledger import AttemptNotCharged, Ledger, UploadChanged, UploadLost
+
+JOB, SPEC, VIEW = b"j" * 32, b"s" * 32, b"v" * 32
+BYTES = bytes(range(256)) * 9000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    with Ledger(path) as opened:
+        opened.register_dataset(7, 1_000, 6)
+        opened.reserve(7, JOB, 100, 4, SPEC)
+        opened.charge(7, JOB, 0, 0)
+        yield opened
+
+
+def files(path: Path) -> list[str]:
+    return sorted(file.name for file in path.with_name(path.name + ".outbox").iterdir())
+
+
+def test_the_same_bytes_come_back_after_a_restart(ledger: Ledger, path: Path) -> None:
+    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
+    assert (stored.size_bytes, stored.view_hash) == (len(BYTES), VIEW)
+    ledger.close()
+    with Ledger(path) as again:
+        found = again.upload(7, JOB, 0, 0)
+        assert found == stored
+        assert found is not None
+        assert found.read() == BYTES
+        assert all(len(chunk) <= 1000 for chunk in found.chunks(1000))
+
+
+def test_an_upload_may_come_in_chunks(ledger: Ledger) -> None:
+    whole = ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
+    ledger.charge(7, JOB, 1, 0)
+    chunked = ledger.record_upload(
+        7, JOB, 1, 0, VIEW, (BYTES[i : i + 999] for i in range(0, len(BYTES), 999))
+    )
+    assert chunked.digest == whole.digest
+
+
+def test_recording_the_same_upload_again_changes_nothing(ledger: Ledger, path: Path) -> None:
+    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
+    assert ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES) == stored
+    assert files(path) == [stored.path.name]
+
+
+def test_an_attempt_has_one_upload_under_one_view(ledger: Ledger, path: Path) -> None:
+    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
+    for view, payload in ((b"w" * 32, BYTES), (VIEW, BYTES + b"!"), (VIEW, b"")):
+        with pytest.raises(UploadChanged) as refused:
+            ledger.record_upload(7, JOB, 0, 0, view, payload)
+        assert refused.value.reason == "UPLOAD_CHANGED"
+    assert files(path) == [stored.path.name]
+    assert stored.read() == BYTES
+
+
+def test_nothing_is_kept_for_an_attempt_that_was_not_charged(ledger: Ledger, path: Path) -> None:
+    for round_, attempt in ((0, 1), (1, 0)):
+        with pytest.raises(AttemptNotCharged):
+            ledger.record_upload(7, JOB, round_, attempt, VIEW, BYTES)
+    assert files(path) == []
+    assert ledger.upload(7, JOB, 1, 0) is None
+
+
+def test_when_the_round_is_over_the_files_go_and_no_other_upload_takes_their_place(
+    ledger: Ledger, path: Path
+) -> None:
+    ledger.charge(7, JOB, 0, 1)
+    ledger.charge(7, JOB, 1, 0)
+    for round_, attempt in ((0, 0), (0, 1), (1, 0)):
+        ledger.record_upload(7, JOB, round_, attempt, VIEW, BYTES)
+    assert ledger.forget_upload(7, JOB, 0) == 2
+    assert ledger.forget_upload(7, JOB, 0) == 0
+    assert len(files(path)) == 1
+    assert ledger.upload(7, JOB, 0, 0) is None
+    for payload in (BYTES, b"other"):
+        with pytest.raises(UploadChanged):
+            ledger.record_upload(7, JOB, 0, 0, VIEW, payload)
+    kept = ledger.upload(7, JOB, 1, 0)
+    assert kept is not None
+    assert kept.read() == BYTES
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "grow", "remove"])
+def test_damaged_bytes_are_never_sent(ledger: Ledger, damage: str) -> None:
+    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
+    content = bytearray(BYTES)
+    content[-1] ^= 1
+    changed = {"flip": bytes(content), "cut": BYTES[:-1], "grow": BYTES + b"\0"}
+    if damage == "remove":
+        stored.path.unlink()
+    else:
+        stored.path.write_bytes(changed[damage])
+    with pytest.raises(UploadLost) as refused:
+        next(stored.chunks(1))
+    assert refused.value.reason == "ATTEMPT_LOST"
+    if damage == "remove":
+        with pytest.raises(UploadLost):
+            ledger.upload(7, JOB, 0, 0)
+
+
+def test_a_source_that_breaks_off_leaves_nothing(ledger: Ledger, path: Path) -> None:
+    def breaks_off() -> Iterator[bytes]:
+        yield b"half"
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        ledger.record_upload(7, JOB, 0, 0, VIEW, breaks_off())
+    assert files(path) == []
+    assert ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES).read() == BYTES
+
+
+def test_what_a_crash_left_without_a_row_is_swept_and_nothing_else(ledger: Ledger, path: Path) -> None:
+    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
+    ledger.close()
+    folder = path.with_name(path.name + ".outbox")
+    for name in ("a.upload", "b.upload.partial", "note-of-the-operator.txt"):
+        (folder / name).write_bytes(b"x")
+    Ledger(path).close()
+    assert files(path) == sorted([stored.path.name, "note-of-the-operator.txt"])
