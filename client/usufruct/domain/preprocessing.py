@@ -79,7 +79,7 @@ def prepare_columns(card: DatasetCard, columns: Mapping[str, Sequence[Any]]) -> 
         if name not in columns:
             raise _no_column(name)
     count = len(columns[card.label.column])
-    markers = frozenset(marker.strip() for marker in card.missing_markers) | {""}
+    markers = frozenset(_text(marker) for marker in card.missing_markers) | {""}
     classes = {_text(value): index for index, values in enumerate(card.label.classes) for value in values}
     labels = np.fromiter(
         (classes.get(_text(value), -1) for value in columns[card.label.column]), dtype=np.int64, count=count
@@ -128,7 +128,7 @@ def _one_hot(
 ) -> None:
     index = {_text(category): at for at, category in enumerate(column.categories)}
     if column.missing == "indicator":
-        index.update({marker: len(column.categories) for marker in {_text(marker) for marker in markers}})
+        index.update(dict.fromkeys(markers, len(column.categories)))
     for row, value in enumerate(values):
         at = index.get(_text(value))
         if at is not None:
@@ -143,11 +143,7 @@ def _bounds(column: Column) -> tuple[float, float]:
 
 def _number(value: Any, markers: frozenset[str]) -> float:
     """The value as a float; NaN where it is missing or no number."""
-    if isinstance(value, str):
-        value = value.strip()
-        if value in markers:
-            return math.nan
-    elif value is None or _text(value) in markers:
+    if _text(value) in markers:
         return math.nan
     try:
         return float(value)

@@ -54,7 +54,7 @@ class NodeRef:
     index: int
 
 
-Argument: TypeAlias = "None | bool | int | float | str | NodeRef | tuple[Any, ...]"
+Argument: TypeAlias = "bool | int | float | str | NodeRef | tuple[Any, ...] | None"
 """An argument value; the inner ``Any`` is ``Argument`` again."""
 
 

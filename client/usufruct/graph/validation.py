@@ -193,23 +193,22 @@ def _check_settings(
 
 def _check_value(where: str, value: Argument, position: int, limits: GraphLimits, depth: int = 0) -> None:
     """``position``: only nodes before it may be referred to."""
-    kind = type(value)
-    if value is None or kind is bool:
+    if value is None or isinstance(value, bool):
         return
-    if kind is int:
+    if isinstance(value, int):
         _need(
-            abs(value) <= limits.integer,
+            type(value) is int and abs(value) <= limits.integer,
             f"{where} has an integer above {limits.integer}.",
             limit=limits.integer,
-        )  # type: ignore[arg-type]
-    elif kind is float:
+        )
+    elif isinstance(value, float):
         _need(
-            math.isfinite(value) and abs(value) <= limits.number,  # type: ignore[arg-type]
+            type(value) is float and math.isfinite(value) and abs(value) <= limits.number,
             f"{where} has a number that is not finite or above {limits.number}.",
             limit=limits.number,
         )
-    elif kind is str:
-        _need(len(value) <= 32, f"{where} has a long text.")  # type: ignore[arg-type]
+    elif isinstance(value, str):
+        _need(type(value) is str and len(value) <= 32, f"{where} has a long text.")
     elif isinstance(value, NodeRef):
         _need(
             type(value.index) is int and 0 <= value.index < position,
@@ -220,7 +219,7 @@ def _check_value(where: str, value: Argument, position: int, limits: GraphLimits
             isinstance(value, tuple) and len(value) <= limits.tuple_length and depth < limits.depth,
             f"{where} has a value of no known form, or too long or too deep a tuple.",
         )
-        for part in value:  # type: ignore[union-attr]
+        for part in value:
             _check_value(where, part, position, limits, depth + 1)
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-
 from usufruct import graph
 from usufruct.errors import InvalidInput
 

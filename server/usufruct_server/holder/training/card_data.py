@@ -53,9 +53,9 @@ def _read(path: Path, names: list[str]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [] for name in names}
     missing, failed = "", ""
     try:
-        found = _header(path) if kind == "csv" else _parquet_columns(path)
+        found, has_rows = _describe_csv(path) if kind == "csv" else _describe_parquet(path)
         missing = next((name for name in names if name not in found), "")
-        if not missing and (kind == "parquet" or _has_rows(path)):
+        if has_rows and not missing:  # ``datasets`` fails on a file without rows, which a holder may have
             for batch in _batches(kind, path, found):
                 for name in names:
                     columns[name].extend(batch[name])
@@ -82,23 +82,18 @@ def _batches(kind: str, path: Path, found: list[str]) -> Iterator[dict[str, list
         yield from rows.iter(batch_size=_ROWS_AT_ONCE)
 
 
-def _header(path: Path) -> list[str]:
-    with path.open("r", encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(file), [])
-
-
-def _has_rows(path: Path) -> bool:
-    """Whether anything follows the header; ``datasets`` fails on a CSV file without rows, which a holder may have."""
+def _describe_csv(path: Path) -> tuple[list[str], bool]:
+    """Names of the columns, and whether there is a row."""
     with path.open("r", encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)
-        next(rows, None)
-        return next(rows, None) is not None
+        return next(rows, []), next(rows, None) is not None
 
 
-def _parquet_columns(path: Path) -> list[str]:
-    from pyarrow import parquet
+def _describe_parquet(path: Path) -> tuple[list[str], bool]:
+    from pyarrow import parquet  # type: ignore[import-untyped]
 
-    return list(parquet.read_schema(path).names)
+    with parquet.ParquetFile(path) as file:
+        return list(file.schema_arrow.names), file.metadata.num_rows > 0
 
 
 def _unreadable(message: str, **details: Any) -> InvalidInput:

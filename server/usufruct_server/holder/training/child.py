@@ -23,7 +23,6 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-
 from usufruct import graph
 from usufruct.domain.preprocessing import feature_width
 from usufruct.errors import UsufructError

@@ -16,7 +16,6 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
 from usufruct.domain.preprocessing import PreparedData
 from usufruct.domain.training_job import NANO, LocalOptimizer
 from usufruct.privacy.plan import LocalPlan
@@ -52,16 +51,16 @@ def train_round(
     """
     parameters = list(clipped_sum.module.parameters())
     old = torch.nn.utils.parameters_to_vector(parameters).detach()
-    new = old.clone()
-    velocity = torch.zeros_like(new)
+    update = torch.zeros_like(old)  # kept apart from the weights, so that none of its bits is lost beside them
+    velocity = torch.zeros_like(old)
     for _ in range(plan.local_steps):
-        noised = _noised_sum(clipped_sum, data, plan, new.numel())
+        noised = _noised_sum(clipped_sum, data, plan, old.numel())
         velocity = velocity * (optimizer.momentum_nano / NANO) + noised / plan.nominal_batch_size
-        new = new - velocity * (optimizer.learning_rate_nano / NANO)
+        update -= velocity * (optimizer.learning_rate_nano / NANO)
         with torch.no_grad():
-            torch.nn.utils.vector_to_parameters(new.clone(), parameters)
-    update: NDArray[np.float64] = (new - old).numpy()
-    return update
+            torch.nn.utils.vector_to_parameters(old + update, parameters)
+    result: NDArray[np.float64] = update.numpy()
+    return result
 
 
 def _noised_sum(clipped_sum: ClippedSum, data: PreparedData, plan: LocalPlan, count: int) -> torch.Tensor:

@@ -8,7 +8,6 @@ from types import MappingProxyType
 
 import torch
 from torch.nn import functional
-
 from usufruct.errors import InvalidInput
 
 

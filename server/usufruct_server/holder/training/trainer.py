@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from usufruct import errors
 from usufruct.errors import RoundFailed, UsufructError
 
@@ -66,7 +65,7 @@ class Trainer:
         ours, theirs = socket.socketpair()
         scratch = Path(tempfile.mkdtemp(prefix="usufruct-trainer-"))  # mode 0700
         try:
-            process = subprocess.Popen(  # noqa: S603
+            process = subprocess.Popen(
                 cls._command(theirs.fileno(), limits),
                 env=_environment(scratch),
                 cwd=scratch,

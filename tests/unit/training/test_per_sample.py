@@ -1,0 +1,174 @@
+"""Book-keeping gives the sum of clipped per-sample gradients, and no row can move it by more than the clip norm."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from usufruct import graph
+from usufruct.graph.operations import MODULES
+from usufruct_server.holder.training.losses import LOSSES, Loss
+from usufruct_server.holder.training.per_sample import LAYER_RULES, ClippedSum
+
+CROSS_ENTROPY = LOSSES["cross_entropy"]
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6, bias=False), nn.Linear(6, 3)
+        self.norm = nn.LayerNorm(6, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(x + functional.gelu(self.norm(self.first(x))))
+
+
+class Matrices(nn.Module):
+    """Layers applied to values of three and four dimensions, where a row uses the weights several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.deeper = nn.Linear(3, 4), nn.Linear(2, 2)
+        self.norm, self.small = nn.LayerNorm((2, 4)), nn.LayerNorm(4)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.norm(torch.tanh(self.inner(x.view(x.size(0), 2, 3))))
+        h = self.deeper(self.small(h).view(x.size(0), 2, 2, 2))
+        return self.last(h.flatten(1))
+
+
+MODELS: dict[str, nn.Module] = {
+    "logistic regression": nn.Linear(6, 3),
+    "perceptron": nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 3)),
+    "layer norms": nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4), nn.LayerNorm(4), nn.SiLU(), nn.Linear(4, 3)),
+    "residual": Residual(),
+    "matrices": Matrices(),
+}
+
+
+def _clipped_sum(model: nn.Module, loss: Loss, scale: float = 1.0) -> ClippedSum:
+    traced = graph.trace(model, (6,))
+    module = graph.rebuild(traced.graph)
+    graph.load_flat(module, graph.vector_from_model(model, traced) * scale)
+    return ClippedSum(module, loss)
+
+
+def _rows(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(count, 6, generator=generator, dtype=torch.float64)
+    return features, torch.randint(0, 3, (count,), generator=generator)
+
+
+def _one_by_one(clipped_sum: ClippedSum, features: torch.Tensor, labels: torch.Tensor, clip_norm: float) -> torch.Tensor:
+    """The definition: a backward pass for every row alone, each gradient clipped, then the sum."""
+    module = copy.deepcopy(clipped_sum.module)
+    for child in module.children():
+        child._forward_hooks.clear()
+    total = torch.zeros(sum(p.numel() for p in module.parameters()), dtype=torch.float64)
+    for row in range(len(features)):
+        loss = clipped_sum.loss.per_row(module(features[row : row + 1]), labels[row : row + 1]).sum()
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(module.parameters()))])
+        total += gradient * min(1.0, clip_norm / gradient.norm().item())
+    return total
+
+
+@pytest.mark.parametrize("clip_norm", [1e-3, 0.3, 1.0, 1e6])
+@pytest.mark.parametrize("name", MODELS)
+def test_it_equals_a_loop_over_single_rows(name: str, clip_norm: float) -> None:
+    clipped_sum = _clipped_sum(MODELS[name], CROSS_ENTROPY)
+    features, labels = _rows(17, seed=1)
+    got = clipped_sum(features, labels, torch.ones(17, dtype=torch.float64), clip_norm)
+    want = _one_by_one(clipped_sum, features, labels, clip_norm)
+    assert (got - want).norm() <= 1e-6 * want.norm()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_one_of_single_rows(name: str) -> None:
+    outputs = 3 if name == "cross_entropy" else 1
+    model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, outputs))
+    clipped_sum = _clipped_sum(model, LOSSES[name])
+    features, labels = _rows(9, seed=2)
+    labels %= 2
+    got = clipped_sum(features, labels, torch.ones(9, dtype=torch.float64), 0.5)
+    assert torch.allclose(got, _one_by_one(clipped_sum, features, labels, 0.5), rtol=1e-9, atol=1e-12)
+
+
+def test_opacus_has_the_same_per_sample_gradients() -> None:
+    from opacus import GradSampleModule
+
+    clipped_sum = _clipped_sum(MODELS["layer norms"], CROSS_ENTROPY)
+    features, labels = _rows(12, seed=3)
+    plain = copy.deepcopy(clipped_sum.module)
+    for child in plain.children():
+        child._forward_hooks.clear()
+    sampled = GradSampleModule(plain, loss_reduction="sum")
+    functional.cross_entropy(sampled(features), labels, reduction="sum").backward()
+    gradients = torch.cat([p.grad_sample.flatten(1) for p in sampled.parameters()], dim=1)
+    want = (gradients * (0.4 / gradients.norm(dim=1, keepdim=True)).clamp(max=1.0)).sum(0)
+    got = clipped_sum(features, labels, torch.ones(12, dtype=torch.float64), 0.4)
+    assert torch.allclose(got, want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, 9000.0])
+@pytest.mark.parametrize("name", MODELS)
+def test_one_row_moves_the_sum_by_at_most_the_clip_norm(name: str, scale: float) -> None:
+    clipped_sum = _clipped_sum(MODELS[name], CROSS_ENTROPY, scale)
+    features, labels = _rows(16, seed=4)
+    features[::2] *= 1e4
+    everyone = torch.ones(16, dtype=torch.float64)
+    total = clipped_sum(features, labels, everyone, 0.7)
+    for row in range(16):
+        without = everyone.clone()
+        without[row] = 0.0
+        assert (total - clipped_sum(features, labels, without, 0.7)).norm() <= 0.7 * (1 + 1e-9)
+
+
+def test_large_gradients_are_clipped_to_the_norm_and_small_ones_are_left() -> None:
+    clipped_sum = _clipped_sum(MODELS["perceptron"], CROSS_ENTROPY)
+    features, labels = _rows(1, seed=5)
+    present = torch.ones(1, dtype=torch.float64)
+    bare = clipped_sum(features, labels, present, 1e9).norm()
+    assert clipped_sum(features, labels, present, bare.item() / 3).norm() == pytest.approx(bare.item() / 3)
+    assert clipped_sum(features, labels, present, bare.item() * 3).norm() == pytest.approx(bare.item())
+
+
+def test_padding_counts_as_nothing() -> None:
+    clipped_sum = _clipped_sum(MODELS["matrices"], CROSS_ENTROPY)
+    features, labels = _rows(5, seed=6)
+    bare = clipped_sum(features, labels, torch.ones(5, dtype=torch.float64), 1.0)
+    present = torch.tensor([1.0] * 5 + [0.0] * 11, dtype=torch.float64)
+    padded = torch.cat([features, torch.zeros(11, 6, dtype=torch.float64)])
+    got = clipped_sum(padded, torch.cat([labels, torch.zeros(11, dtype=torch.int64)]), present, 1.0)
+    assert torch.allclose(got, bare, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e300, -1e300])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_row_that_overflows_counts_as_zero_and_hurts_no_other(name: str, poison: float) -> None:
+    clipped_sum = _clipped_sum(MODELS[name], CROSS_ENTROPY)
+    features, labels = _rows(8, seed=7)
+    everyone = torch.ones(8, dtype=torch.float64)
+    without = everyone.clone()
+    without[3] = 0.0
+    want = clipped_sum(features, labels, without, 1.0)
+    poisoned = features.clone()
+    poisoned[3] = poison
+    got = clipped_sum(poisoned, labels, everyone, 1.0)
+    assert torch.isfinite(got).all()
+    assert (got - want).norm() <= 1.0 + 1e-9
+    if not math.isfinite(poison):
+        assert torch.allclose(got, want, rtol=1e-12, atol=1e-14)
+
+
+def test_every_layer_with_parameters_has_a_rule() -> None:
+    settings = {"in_features": 3, "out_features": 2, "normalized_shape": (3,)}
+    for operation in MODULES.values():
+        known = {name: value for name, value in settings.items() if name in operation.settings}
+        layer = operation.module_class(**known)
+        assert not list(layer.parameters()) or type(layer) in LAYER_RULES
