@@ -1,0 +1,1 @@
+"""Dataset cards of the demo's hospitals: declared constants, written from the documentation of the two data sets."""
