@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-
 from usufruct import privacy as dp
 from usufruct.domain.preprocessing import PreparedData
 from usufruct.domain.training_job import NANO, LocalOptimizer
+
 from usufruct_server.demo.study import Study, TrainingChoice
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def pooled(study: Study) -> Baseline:
     optimizer = torch.optim.Adam(model.parameters(), lr=POOLED_LEARNING_RATE)
     for _ in range(POOLED_STEPS):
         optimizer.zero_grad()
-        functional.binary_cross_entropy_with_logits(model(features)[:, 0], labels).backward()
+        loss = functional.binary_cross_entropy_with_logits(model(features)[:, 0], labels)
+        torch.autograd.backward(loss)
         optimizer.step()
     return Baseline(score(model, study.test), score(model, study.validation))
 
@@ -99,7 +100,8 @@ def alone(study: Study, orders: Sequence[int], repeats: int = ALONE_REPEATS) -> 
         Means over ``repeats`` trainings, one for each hospital.
     """
     return tuple(
-        _mean([_alone_once(study, index, order) for _ in range(repeats)]) for index, order in enumerate(orders)
+        _mean([_alone_once(study, index, order) for _ in range(repeats)])
+        for index, order in enumerate(orders)
     )
 
 
@@ -109,7 +111,9 @@ def alone_plan(choice: TrainingChoice, nominal_size: int, order: int) -> dp.Loca
     return dp.LocalPlan(
         sample_rate=choice.sample_rate,
         max_grad_norm=choice.max_grad_norm,
-        noise_multiplier=dp.noise_multiplier_for(cap, order, choice.sample_rate, choice.local_steps, choice.rounds),
+        noise_multiplier=dp.noise_multiplier_for(
+            cap, order, choice.sample_rate, choice.local_steps, choice.rounds
+        ),
         local_steps=choice.local_steps,
         rounds=choice.rounds,
         spare_attempts=0,
@@ -122,6 +126,7 @@ def alone_plan(choice: TrainingChoice, nominal_size: int, order: int) -> dp.Loca
 
 def _alone_once(study: Study, index: int, order: int) -> Baseline:
     from usufruct import graph
+
     from usufruct_server.holder.training.dpsgd import train_round
     from usufruct_server.holder.training.losses import checked_loss
     from usufruct_server.holder.training.per_sample import ClippedSum
@@ -142,6 +147,8 @@ def _alone_once(study: Study, index: int, order: int) -> Baseline:
 
 def _mean(baselines: Sequence[Baseline]) -> Baseline:
     def mean(scores: list[Score]) -> Score:
-        return Score(*(float(np.mean([getattr(s, field) for s in scores])) for field in ("accuracy", "auc", "loss")))
+        return Score(
+            *(float(np.mean([getattr(s, field) for s in scores])) for field in ("accuracy", "auc", "loss"))
+        )
 
     return Baseline(mean([b.test for b in baselines]), mean([b.watched for b in baselines]))

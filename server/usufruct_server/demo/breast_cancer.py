@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from usufruct.domain.preprocessing import prepare_rows
+
 from usufruct_server.demo.cards import breast_cancer as cards
 from usufruct_server.demo.study import Hospital, Study, TrainingChoice, rows_as_text
 
@@ -30,10 +31,14 @@ def load() -> Study:
     header = [*(name for name, _, _ in cards.BOUNDS), cards.LABEL]
     order = [list(data.feature_names).index(name) for name in header[:-1]]
     names = ["malignant" if target == 0 else "benign" for target in data.target]
-    table = [[*(repr(float(row[i])) for i in order), name] for row, name in zip(data.data, names, strict=True)]
+    table = [
+        [*(repr(float(row[i])) for i in order), name] for row, name in zip(data.data, names, strict=True)
+    ]
     everything = rows_as_text(header, table)
 
-    rest, test = train_test_split(range(len(table)), test_size=TEST_ROWS, stratify=names, random_state=SPLIT_SEED)
+    rest, test = train_test_split(
+        range(len(table)), test_size=TEST_ROWS, stratify=names, random_state=SPLIT_SEED
+    )
     training, validation = train_test_split(
         rest, test_size=VALIDATION_ROWS, stratify=[names[i] for i in rest], random_state=SPLIT_SEED
     )  # train_test_split shuffles, so dealing out in order is dealing out at random

@@ -14,6 +14,7 @@ from typing import Final
 
 from usufruct.domain.preprocessing import prepare_rows
 from usufruct.errors import ConfigError
+
 from usufruct_server.demo.cards import heart_disease as cards
 from usufruct_server.demo.study import Hospital, Row, Study, TrainingChoice
 
@@ -75,7 +76,9 @@ def complete_rows(path: Path) -> list[Row]:
             f"{', '.join(file for _, file, _ in HOSPITALS)} of the UCI heart disease data."
         ) from error
     if not lines or any(len(line) != len(FILE_COLUMNS) for line in lines):
-        raise ConfigError(f"{path} is not one of the processed UCI files: every line must have {len(FILE_COLUMNS)} values.")
+        raise ConfigError(
+            f"{path} is not one of the processed UCI files: every line must have {len(FILE_COLUMNS)} values."
+        )
     rows = [
         {name: value.strip() for name, value in zip(FILE_COLUMNS, line, strict=True) if name not in LEFT_OUT}
         for line in lines

@@ -25,9 +25,15 @@ def draw(report: Report, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    font = {"font.size": 10.5, "axes.edgecolor": FAINT, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK,
-            "ytick.color": INK}  # fmt: skip
-    with plt.rc_context(font):
+    style: Any = {
+        "font.size": 10.5,
+        "axes.edgecolor": FAINT,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+    }
+    with plt.rc_context(style):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.9), dpi=140)
         figure.subplots_adjust(left=0.065, right=0.975, top=0.77, bottom=0.2, wspace=0.2)
         _panel(left, report, "accuracy")
@@ -53,14 +59,30 @@ def _panel(axes: Axes, report: Report, field: str) -> None:
     values = [getattr(point, field) for point in report.curve]
     pooled = getattr(report.pooled.watched, field)
     each: list[float] = [getattr(leg.alone.watched, field) for leg in report.legs]
-    axes.axhline(pooled, color=POOLED, linewidth=1.6, linestyle=(0, (5, 3)), label="all rows in one place, no privacy")
-    axes.axhline(mean(each), color=ALONE, linewidth=1.6, linestyle=(0, (1.5, 2)), label="a hospital alone, same epsilon (mean)")
-    axes.plot(rounds, values, color=TOGETHER, linewidth=2.6, marker="o", markersize=4.2, label="together, with Usufruct")
+    axes.axhline(
+        pooled, color=POOLED, linewidth=1.6, linestyle=(0, (5, 3)), label="all rows in one place, no privacy"
+    )
+    axes.axhline(
+        mean(each),
+        color=ALONE,
+        linewidth=1.6,
+        linestyle=(0, (1.5, 2)),
+        label="a hospital alone, same epsilon (mean)",
+    )
+    axes.plot(
+        rounds,
+        values,
+        color=TOGETHER,
+        linewidth=2.6,
+        marker="o",
+        markersize=4.2,
+        label="together, with Usufruct",
+    )
     axes.set_title(f"{field.capitalize()} on {report.watched}".split(" (")[0], loc="left", fontsize=11)
     axes.set_xlabel("round")
     axes.set_xlim(rounds[0] - 0.4, rounds[-1] + 0.4)
     axes.set_xticks(_ticks(rounds))
-    _limits(axes, field, [*values, pooled, mean(each)])
+    _limits(axes, field, [*values, pooled], mean(each))
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
@@ -73,10 +95,21 @@ def _ticks(rounds: list[int]) -> list[int]:
     return [rounds[0], *(number for number in rounds if number % step == 0 and number != rounds[0])]
 
 
-def _limits(axes: Any, field: str, values: list[float]) -> None:
-    lowest, highest = min(values), max(values)
-    room = 0.08 * max(highest - lowest, 0.05)
-    if field == "accuracy":
-        axes.set_ylim(max(0.0, lowest - room), min(1.005, highest + room))
+def _limits(axes: Axes, field: str, shown: list[float], alone: float) -> None:
+    """Room for the curve; a line of the lone hospitals that is far outside is named at the edge instead of squeezing it."""
+    lowest, highest = min(shown), max(shown)
+    if alone > highest + (highest - lowest):
+        axes.annotate(
+            f"a hospital alone: {alone:.2f} ↑",
+            (0.99, 0.97),
+            xycoords="axes fraction",
+            ha="right",
+            va="top",
+            color=ALONE,
+        )
     else:
-        axes.set_ylim(max(0.0, lowest - room), highest + room)
+        lowest, highest = min(lowest, alone), max(highest, alone)
+    room = 0.08 * max(highest - lowest, 0.05)
+    axes.set_ylim(
+        max(0.0, lowest - room), min(1.005, highest + room) if field == "accuracy" else highest + room
+    )

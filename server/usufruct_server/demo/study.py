@@ -120,5 +120,3 @@ class Study:
 def rows_as_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> tuple[Row, ...]:
     """Rows of a table as a CSV file holds them."""
     return tuple(dict(zip(header, (str(value) for value in row), strict=True)) for row in rows)
-
-

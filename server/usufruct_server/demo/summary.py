@@ -17,11 +17,14 @@ BLOCK_NOTE_BYTES = 20.0
 def show(report: Report, console: Console, commands: Sequence[str]) -> None:
     """Prints the summary. ``commands`` are what to try next."""
     console.print()
-    console.print(Panel(_result_line(report), title="The result", title_align="left", border_style="cyan", padding=(0, 1)))
-    console.print(_accuracy(report))
-    console.print(_hospitals(report))
-    console.print(_costs(report))
-    console.print(_audit(report))
+    console.print(
+        Panel(
+            _result_line(report), title="The result", title_align="left", border_style="cyan", padding=(0, 1)
+        )
+    )
+    for part in (_accuracy(report), _hospitals(report), _costs(report), _audit(report)):
+        console.print()
+        console.print(part)
     console.print()
     console.print("Learning curve:", style="bold", end=" ")
     console.print(str(report.picture), soft_wrap=True, highlight=False)
@@ -44,14 +47,35 @@ def _accuracy(report: Report) -> Table:
     table = _table("How good is it?", "trained on", "privacy", "test accuracy", "test AUC")
     table.add_row("all hospitals, with Usufruct", f"epsilon {report.epsilon:.2f}", f"[bold]{report.test.accuracy:.3f}[/bold]",
                   f"[bold]{report.test.auc:.3f}[/bold]")  # fmt: skip
-    table.add_row("all rows in one place (baseline)", "none", f"{report.pooled.test.accuracy:.3f}", f"{report.pooled.test.auc:.3f}")
-    table.add_row("one hospital alone, mean (baseline)", "same epsilon", f"{report.alone_accuracy:.3f}", f"{report.alone_auc:.3f}")
-    table.caption = "Baselines are computed in this process, which made the hospitals; on a real network nobody could."
+    table.add_row(
+        "all rows in one place (baseline)",
+        "none",
+        f"{report.pooled.test.accuracy:.3f}",
+        f"{report.pooled.test.auc:.3f}",
+    )
+    table.add_row(
+        "one hospital alone, mean (baseline)",
+        "same epsilon",
+        f"{report.alone_accuracy:.3f}",
+        f"{report.alone_auc:.3f}",
+    )
+    table.caption = (
+        "Baselines are computed in this process, which made the hospitals; on a real network nobody could."
+    )
     return table
 
 
 def _hospitals(report: Report) -> Table:
-    table = _table("Per hospital", "hospital", "rows (declared)", "epsilon", "privacy loss", "alone: accuracy", "AUC", "was paid")
+    table = _table(
+        "Per hospital",
+        "hospital",
+        "rows (declared)",
+        "epsilon",
+        "privacy loss",
+        "alone: accuracy",
+        "AUC",
+        "was paid",
+    )
     for leg in report.legs:
         table.add_row(
             f"{leg.hospital} (dataset {leg.dataset_id})",
@@ -68,13 +92,32 @@ def _hospitals(report: Report) -> Table:
 
 
 def _costs(report: Report) -> Table:
-    table = Table(title="What it cost", title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title="What it cost",
+        title_justify="left",
+        title_style="bold",
+        show_header=False,
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     per_parameter = report.upload_bytes_per_parameter
-    note = " (a ciphertext carries 8192 values; this model fills part of one)" if per_parameter > BLOCK_NOTE_BYTES else ""
-    table.add_row("upload", f"{per_parameter:,.2f} bytes a parameter, hospital and round{note}; {report.upload_bytes / 1e6:.2f} MB in all")
+    note = (
+        " (a ciphertext carries 8192 values; this model fills part of one)"
+        if per_parameter > BLOCK_NOTE_BYTES
+        else ""
+    )
+    table.add_row(
+        "upload",
+        f"{per_parameter:,.2f} bytes a parameter, hospital and round{note}; {report.upload_bytes / 1e6:.2f} MB in all",
+    )
     table.add_row("time", f"{report.seconds_per_round:.2f} s a round (median)")
-    table.add_row("gas", f"{report.gas_job:,} for the job; {report.gas_setup:,} before it, to deploy and register")
-    table.add_row("paid", f"{report.paid_total:,.2f} {report.symbol}, released by the builder against {len(report.legs)} receipts")
+    table.add_row(
+        "gas", f"{report.gas_job:,} for the job; {report.gas_setup:,} before it, to deploy and register"
+    )
+    table.add_row(
+        "paid",
+        f"{report.paid_total:,.2f} {report.symbol}, released by the builder against {len(report.legs)} receipts",
+    )
     table.add_row("job", report.job_id)
     return table
 
@@ -82,13 +125,29 @@ def _costs(report: Report) -> Table:
 def _audit(report: Report) -> Panel:
     audit = report.audit
     counted = ", ".join(f"{count} {kind.lower()}" for kind, count in audit.records.items())
-    lines = [f"[bold]{audit.verdict}[/bold]", f"Usage log: {counted}." if counted else "The usage log is empty."]
+    lines = [
+        f"[bold]{audit.verdict}[/bold]",
+        f"Usage log: {counted}." if counted else "The usage log is empty.",
+    ]
     lines += [f"- {finding}" for finding in audit.findings]
-    return Panel("\n".join(lines), title="The audit", title_align="left", border_style="green" if audit.ok else "red", padding=(0, 1))
+    return Panel(
+        "\n".join(lines),
+        title="The audit",
+        title_align="left",
+        border_style="green" if audit.ok else "red",
+        padding=(0, 1),
+    )
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", header_style="dim")
     return table

@@ -65,7 +65,10 @@ def card(hospital: str, nominal_size: int) -> DatasetCard:
             "mean, standard error and worst value. One row is one patient. Bounds are declared from the published "
             "documentation of the Wisconsin diagnostic data set."
         ),
-        columns=tuple(Column(name, "number", minimum=low, maximum=high, missing="midpoint") for name, low, high in BOUNDS),
+        columns=tuple(
+            Column(name, "number", minimum=low, maximum=high, missing="midpoint")
+            for name, low, high in BOUNDS
+        ),
         label=Label(LABEL, (("benign",), ("malignant",))),
         person_column=None,
         nominal_size=nominal_size,
