@@ -6,6 +6,7 @@ The names are looked up when they are used, so that importing the package loads 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from usufruct.builder import connect as connect
     from usufruct.builder import resume as resume
     from usufruct.errors import UsufructError as UsufructError
+
+# gRPC reads these once, when it is imported. The list governs TLS 1.2 and below only; with suites that only RSA
+# keys can use, our ECDSA keys speak TLS 1.3 or nothing (usufruct/wire/tls.py proves it in every server).
+os.environ.setdefault("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 __version__ = "0.1.0"
 __all__ = ["SGD", "Privacy", "UsufructError", "__version__", "connect", "resume"]
