@@ -87,6 +87,7 @@ CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
         "GRANT_MISSING": Entry(_S.PERMISSION_DENIED, "There is no grant for this job on this dataset."),
         "GRANT_EXPIRED": Entry(_S.PERMISSION_DENIED, "The grant's deadline has passed."),
         "GRANT_NOT_YET": Entry(_S.PERMISSION_DENIED, "The grant is not valid yet."),
+        "GRANT_REVOKED": Entry(_S.PERMISSION_DENIED, "The holder has revoked the grants of this epoch."),
         "GRANT_OTHER_BUILDER": Entry(_S.PERMISSION_DENIED, "The grant names another builder."),
         "GRANT_USED_UP": Entry(_S.PERMISSION_DENIED, "The grant has been used as often as it allows."),
         "GRANT_BAD_SIGNATURE": Entry(

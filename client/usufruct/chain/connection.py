@@ -1,0 +1,311 @@
+"""Reading the contracts: every view at a final block."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from usufruct.chain.entries import DatasetEntry, HolderEntry, JobEntry, LegEntry, LegState
+from usufruct.chain.events import Event, LegDelivered, LegLocked, event_from_values
+from usufruct.chain.interface import Interface, interface
+from usufruct.chain.reverts import GRANT_REASONS
+from usufruct.chain.rpc import Rpc, RpcRefused
+from usufruct.domain.grant import SignedGrant
+from usufruct.domain.ids import ZERO_ADDRESS, ZERO_HASH, address, hash32, leg_id, to_hex
+from usufruct.errors import ChainError
+
+LOG_BLOCKS = 10_000
+"""Blocks asked for at once; public nodes refuse wider ranges. Halved where a node still refuses."""
+
+
+class Chain:
+    """A connection to one deployment of the contracts. Any thread may use it.
+
+    Every view reads at the newest *final* block: the chain's ``finalized`` tag, or ``confirmations`` blocks below the
+    newest one where the chain has no such tag. All views raise :class:`ChainError` CHAIN_UNREACHABLE.
+
+    Attributes:
+        chain_id: the chain's number (EIP-155).
+        compute_access, registry, usage_log: addresses.
+        deployment_block: no event of the three is older.
+    """
+
+    def __init__(self, rpc: Rpc, compute_access: str, confirmations: int | None) -> None:
+        self.rpc = rpc
+        self._confirmations = confirmations
+        self._locked_legs: dict[bytes, LegEntry] = {}
+        self._lock = threading.Lock()
+        self.compute_access = address(compute_access, "compute_access")
+        self.chain_id = rpc.number("eth_chainId")
+        # the three addresses are immutables of the contract: the newest block says the same as a final one
+        self.registry: str = self._constant("ComputeAccess", self.compute_access, "registry")
+        self.usage_log: str = self._constant("ComputeAccess", self.compute_access, "usageLog")
+        self.deployment_block: int = self._constant("Registry", self.registry, "deploymentBlock")
+        if self._constant("Registry", self.registry, "computeAccess") != self.compute_access:
+            raise self._wrong_chain()
+        self._of: dict[str, tuple[str, Interface]] = {
+            self.registry: ("Registry", interface("Registry")),
+            self.compute_access: ("ComputeAccess", interface("ComputeAccess")),
+            self.usage_log: ("UsageLog", interface("UsageLog")),
+        }
+
+    @classmethod
+    def connect(
+        cls, rpc_url: str, compute_access: str, *, timeout_seconds: float = 5.0, confirmations: int | None = None
+    ) -> Chain:
+        """Connects and checks that the contracts are there.
+
+        Args:
+            confirmations: None reads at the chain's ``finalized`` tag; a number, that many blocks below the newest.
+        Raises:
+            ChainError: CHAIN_UNREACHABLE within about ``timeout_seconds``; WRONG_CHAIN.
+        """
+        return cls(Rpc(rpc_url, timeout_seconds), compute_access, confirmations)
+
+    # -- blocks --------------------------------------------------------------------------------------------------
+
+    def final_block(self) -> tuple[int, int]:
+        """Number and time (UTC seconds) of the newest final block."""
+        if self._confirmations is None:
+            try:
+                block = self.rpc.block("finalized")
+            except RpcRefused as error:
+                raise ChainError("this chain has no finalized blocks; set the number of confirmations instead") from error
+        else:
+            newest = self.rpc.number("eth_blockNumber")
+            block = self.rpc.block(hex(max(0, newest - self._confirmations)))
+        if block is None:
+            raise ChainError(f"the chain at {self.rpc.place} has no final block yet; try again in a while")
+        return block
+
+    def block_time_seconds(self) -> int:
+        """Time of the final block, UTC seconds."""
+        return self.final_block()[1]
+
+    # -- registry ------------------------------------------------------------------------------------------------
+
+    def holder_count(self) -> int:
+        """Holders are numbered from 1 to this."""
+        return int(self._view("Registry", "holderCount"))
+
+    def dataset_count(self) -> int:
+        """Datasets are numbered from 1 to this."""
+        return int(self._view("Registry", "datasetCount"))
+
+    def holder(self, holder_id: int) -> HolderEntry:
+        """A data holder. Raises ChainError NOT_FOUND."""
+        operator, epoch, admin, payout, fingerprint, endpoint = self._view("Registry", "holder", holder_id)
+        if admin == ZERO_ADDRESS:
+            raise ChainError(f"no holder has the number {holder_id} on this chain", reason="NOT_FOUND")
+        return HolderEntry(holder_id, admin, operator, payout, endpoint, fingerprint, epoch)
+
+    def dataset(self, dataset_id: int) -> DatasetEntry:
+        """A dataset and its budget. Raises ChainError DATASET_UNKNOWN."""
+        return self._dataset(dataset_id, self.final_block()[0])
+
+    def datasets(self) -> list[DatasetEntry]:
+        """All datasets, retired ones too, as of one block."""
+        block = self.final_block()[0]
+        count = self._view("Registry", "datasetCount", block=block)
+        return [self._dataset(i, block) for i in range(1, count + 1)]
+
+    def _dataset(self, dataset_id: int, block: int) -> DatasetEntry:
+        cap, reserved, spent, holder_id, cohort, order, token, price, most, term, active, card = self._view(
+            "Registry", "dataset", dataset_id, block=block
+        )
+        if holder_id == 0:
+            raise ChainError(f"no dataset has the number {dataset_id} on this chain", reason="DATASET_UNKNOWN")
+        return DatasetEntry(
+            dataset_id, holder_id, card, price, token, cohort, order, cap, reserved, spent, most, term, active
+        )
+
+    def check_grant(
+        self, signed: SignedGrant, spec_hash: bytes, purpose_hash: bytes, builder: str, loss_micro: int
+    ) -> str:
+        """Why the grant does not open this leg: a reason of the catalogue, "" if it does.
+
+        One Solidity view answers the holder's server, the SDK and ``openJob`` alike.
+        """
+        _, number = self._view(
+            "Registry", "checkGrant", grant_struct(signed), signed.signature, spec_hash, purpose_hash, builder, loss_micro
+        )
+        return GRANT_REASONS[number][1]
+
+    # -- money ---------------------------------------------------------------------------------------------------
+
+    def deposit_of(self, token: str, owner: str) -> int:
+        """Deposited and not locked, in the token's smallest unit."""
+        return int(self._view("ComputeAccess", "depositOf", token, owner))
+
+    def earnings_of(self, token: str, holder_id: int) -> int:
+        """Earned and not withdrawn, in the token's smallest unit."""
+        return int(self._view("ComputeAccess", "earningsOf", token, holder_id))
+
+    # -- jobs ----------------------------------------------------------------------------------------------------
+
+    def job(self, job_id: bytes) -> JobEntry | None:
+        """A job; None if it was never opened, or not yet at a final block."""
+        return self.job_at(job_id, self.final_block()[0])
+
+    def job_at(self, job_id: bytes, block: int | str) -> JobEntry | None:
+        """A job as of ``block``."""
+        builder, deliver_by, cohort, legs = self._view("ComputeAccess", "job", hash32(job_id, "job_id"), block=block)
+        return None if builder == ZERO_ADDRESS else JobEntry(job_id, builder, deliver_by, cohort, legs)
+
+    def job_legs(self, job_id: bytes) -> list[LegEntry]:
+        """All legs of a job in the order of its opening; empty if there is no such job at a final block."""
+        block = self.final_block()[0]
+        job = self.job_at(job_id, block)
+        if job is None:
+            return []
+        topics = [interface("ComputeAccess").topics["LegLocked"], job_id]
+        found = [e.leg for e in self._find(self.compute_access, topics, block) if isinstance(e, LegLocked)]
+        legs = [leg for locked in found if (leg := self._checked(locked, block)) is not None]
+        if len(legs) != job.legs:
+            raise self._inconsistent()
+        return legs
+
+    def leg(self, job_id: bytes, dataset_id: int) -> LegEntry | None:
+        """One leg at a final block; None if there is none.
+
+        *Guarantee*: the leg's data come from an event, but are returned only if their hash, state included, is the
+        one storage word that the contract holds: a node that invents events is found out.
+        """
+        return self.leg_at(job_id, dataset_id, self.final_block()[0])
+
+    def leg_at(self, job_id: bytes, dataset_id: int, block: int | str) -> LegEntry | None:
+        """One leg as of ``block`` (a number, or "latest")."""
+        name = leg_id(job_id, dataset_id)
+        if self._view("ComputeAccess", "legHash", name, block=block) == ZERO_HASH:
+            return None
+        with self._lock:
+            locked = self._locked_legs.get(name)
+        if locked is None:
+            topics = [interface("ComputeAccess").topics["LegLocked"], job_id, dataset_id.to_bytes(32, "big")]
+            event = next(iter(self._find(self.compute_access, topics, block)), None)
+            if not isinstance(event, LegLocked):
+                raise self._inconsistent()
+            locked = event.leg
+        leg = self._checked(locked, block)
+        if leg is not None:
+            with self._lock:
+                self._locked_legs[name] = locked
+        return leg
+
+    def _checked(self, locked: LegEntry, block: int | str) -> LegEntry | None:
+        """The leg in its state of ``block``: the one whose hash is stored."""
+        stored = self._view("ComputeAccess", "legHash", locked.leg_id, block=block)
+        if stored == ZERO_HASH:
+            return None
+        for leg in (locked, locked.at(LegState.REFUNDED)):
+            if leg.stored_hash() == stored:
+                return leg
+        topics = [interface("ComputeAccess").topics["LegDelivered"], locked.job_id, locked.dataset_id.to_bytes(32, "big")]
+        for event in self._find(self.compute_access, topics, block):
+            if isinstance(event, LegDelivered):
+                for state in (LegState.DELIVERED, LegState.PAID):
+                    leg = locked.at(state, event.receipt_hash)
+                    if leg.stored_hash() == stored:
+                        return leg
+        raise self._inconsistent()
+
+    def usage_head(self, holder_id: int) -> tuple[int, int]:
+        """Next sequence number of a holder's usage log, and the low 192 bits of the last batch's root."""
+        following, low = self._view("UsageLog", "head", holder_id)
+        return following, low
+
+    def usage_root(self, holder_id: int, first_sequence: int) -> bytes:
+        """Root of the usage batch that starts there; 32 zero bytes if none does."""
+        root: bytes = self._view("UsageLog", "rootOf", holder_id, first_sequence)
+        return root
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def events(self, from_block: int | None = None, to_block: int | None = None) -> Iterator[Event]:
+        """All events of the three contracts in the chain's order.
+
+        Args:
+            from_block: None starts at the deployment. to_block: inclusive; None ends at the newest final block.
+        """
+        first = self.deployment_block if from_block is None else max(from_block, self.deployment_block)
+        last = self.final_block()[0] if to_block is None else to_block
+        yield from self._logs([self.registry, self.compute_access, self.usage_log], [], first, last)
+
+    def find_events(self, contract: str, event: str, *indexed: bytes | None, block: int | str = "latest") -> list[Event]:
+        """Events by name and indexed values (32 bytes each; None allows any), up to ``block``."""
+        topics = [interface(contract).topics[event], *indexed]
+        return list(self._find(self._address_of(contract), topics, block))
+
+    def _find(self, contract: str, topics: list[bytes | None], block: int | str) -> Iterator[Event]:
+        last = block if isinstance(block, int) else self.rpc.number("eth_blockNumber")
+        return self._logs([contract], topics, self.deployment_block, last)
+
+    def _logs(self, contracts: list[str], topics: list[bytes | None], first: int, last: int) -> Iterator[Event]:
+        width = LOG_BLOCKS
+        while first <= last:
+            until = min(last, first + width - 1)
+            wanted: dict[str, Any] = {"address": contracts, "fromBlock": hex(first), "toBlock": hex(until)}
+            if topics:
+                wanted["topics"] = [None if t is None else to_hex(t) for t in topics]
+            try:
+                logs = self.rpc.request("eth_getLogs", wanted)
+            except RpcRefused:
+                if width == 1:
+                    raise
+                width = max(1, width // 2)
+                continue
+            yield from sorted((self.read_log(log) for log in logs), key=lambda e: (e.block_number, e.log_index))
+            first = until + 1
+
+    def read_log(self, log: dict[str, Any]) -> Event:
+        """The typed event of a JSON-RPC log of one of the three contracts."""
+        try:
+            _, contract = self._of[address(log["address"], "log")]
+            topics = [self.rpc.bytes_of(t) for t in log["topics"]]
+            place = int(log["blockNumber"], 16), self.rpc.bytes_of(log["transactionHash"]), int(log["logIndex"], 16)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._inconsistent() from error
+        name, values = contract.decode_log(topics, self.rpc.bytes_of(log["data"]))
+        return event_from_values(name, values, *place)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _address_of(self, contract: str) -> str:
+        return {"Registry": self.registry, "ComputeAccess": self.compute_access, "UsageLog": self.usage_log}[contract]
+
+    def _view(self, contract: str, function: str, *arguments: Any, block: int | str | None = None) -> Any:
+        at = self.final_block()[0] if block is None else block
+        abi = interface(contract)
+        return abi.decode_result(
+            function, self.rpc.call(self._address_of(contract), abi.encode_call(function, *arguments), at)
+        )
+
+    def _constant(self, contract: str, where: str, function: str) -> Any:
+        abi = interface(contract)
+        try:
+            data = self.rpc.call(where, abi.encode_call(function), "latest")
+        except RpcRefused as error:
+            raise self._wrong_chain() from error
+        if not data:
+            raise self._wrong_chain()
+        return abi.decode_result(function, data)
+
+    def _wrong_chain(self) -> ChainError:
+        return ChainError(
+            f"there is no ComputeAccess of this version at {self.compute_access} on chain {self.chain_id}; "
+            "check the RPC URL and the contract address",
+            reason="WRONG_CHAIN",
+            chain_id=self.chain_id,
+        )
+
+    def _inconsistent(self) -> ChainError:
+        return ChainError(
+            f"the events of the node at {self.rpc.place} do not fit the contracts' storage; use another node"
+        )
+
+
+def grant_struct(signed: SignedGrant) -> tuple[Any, ...]:
+    """The Solidity struct ``Grant``."""
+    grant = signed.grant
+    return tuple(getattr(grant, field) for field in grant.__dataclass_fields__)
