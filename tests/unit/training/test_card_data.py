@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.errors import InvalidInput, Refused, UsufructError
 from usufruct_server.holder.training.card_data import load_card_data
@@ -31,7 +30,9 @@ CARD = DatasetCard(
 WITH_PERSON = dataclasses.replace(CARD, person_column="patient")
 
 
-def _csv(path: Path, *rows: tuple[object, ...], header: tuple[str, ...] = ("patient", "age", "kind", "num")) -> Path:
+def _csv(
+    path: Path, *rows: tuple[object, ...], header: tuple[str, ...] = ("patient", "age", "kind", "num")
+) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     return path
@@ -45,7 +46,9 @@ def test_csv_values_are_read_as_text_and_in_order(tmp_path: Path) -> None:
 
 
 def test_parquet_gives_the_same_as_csv(tmp_path: Path) -> None:
-    table = pa.table({"num": [2, 0, 1], "age": [75.0, None, 25.0], "kind": ["NA", "1", None], "patient": [1, 2, 3]})
+    table = pa.table(
+        {"num": [2, 0, 1], "age": [75.0, None, 25.0], "kind": ["NA", "1", None], "patient": [1, 2, 3]}
+    )
     parquet.write_table(table, tmp_path / "d.parquet")
     data = load_card_data(tmp_path / "d.parquet", WITH_PERSON)
     assert data.features.tolist() == [[0.5, 0, 1, 0], [0, 1, 0, 0], [-0.5, 0, 0, 1]]
@@ -60,14 +63,18 @@ def test_more_rows_than_one_batch_of_the_reader_keep_their_order(tmp_path: Path)
     assert data.labels.tolist() == [min(1, i % 3) for i in range(9000)]
 
 
-@pytest.mark.parametrize("rows", [[], [("p", 1, 1, 1)], [("p", 1, 1, "unknown")], [(f"p{i}", i, 1, 1) for i in range(30)]])
+@pytest.mark.parametrize(
+    "rows", [[], [("p", 1, 1, 1)], [("p", 1, 1, "unknown")], [(f"p{i}", i, 1, 1) for i in range(30)]]
+)
 def test_few_rows_or_one_class_are_no_error(tmp_path: Path, rows: list[tuple[object, ...]]) -> None:
     data = load_card_data(_csv(tmp_path / "d.csv", *rows), WITH_PERSON)
     assert data.features.shape == (sum(row[3] == 1 for row in rows), 4)
 
 
 def test_an_empty_parquet_file_is_no_error(tmp_path: Path) -> None:
-    parquet.write_table(pa.table({"num": pa.array([], pa.int64()), "age": [], "kind": []}), tmp_path / "d.parquet")
+    parquet.write_table(
+        pa.table({"num": pa.array([], pa.int64()), "age": [], "kind": []}), tmp_path / "d.parquet"
+    )
     assert load_card_data(tmp_path / "d.parquet", CARD).features.shape == (0, 4)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-
 from usufruct import graph
 from usufruct.domain.preprocessing import PreparedData
 from usufruct.domain.training_job import NANO, LocalOptimizer
@@ -134,7 +133,9 @@ def test_several_steps_with_momentum_follow_torchs_sgd(
     clipped_sum, data = _model(), _data(60)
     reference = _model()
     before = _weights(reference)
-    got = dpsgd.train_round(clipped_sum, data, _plan(local_steps=4), LocalOptimizer("sgd", NANO // 2, 9 * NANO // 10))
+    got = dpsgd.train_round(
+        clipped_sum, data, _plan(local_steps=4), LocalOptimizer("sgd", NANO // 2, 9 * NANO // 10)
+    )
     optimizer = torch.optim.SGD(reference.module.parameters(), lr=0.5, momentum=0.9)
     for mask in known_samples[:4]:
         noised = _clipped(reference, data, np.flatnonzero(mask), PLAN.clip_norm) + 1.5 * 0.8
@@ -158,7 +159,9 @@ def test_the_size_of_micro_batches_changes_nothing(
     known_noise: list[tuple[int, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dpsgd, "poisson_mask", lambda count, rate: np.ones(count, dtype=np.bool_))
-    updates = [dpsgd.train_round(_model(), _data(200), _plan(micro_batch_size=size), SGD) for size in (1, 7, 64, 512)]
+    updates = [
+        dpsgd.train_round(_model(), _data(200), _plan(micro_batch_size=size), SGD) for size in (1, 7, 64, 512)
+    ]
     for update in updates[1:]:
         assert np.allclose(update, updates[0], rtol=1e-10, atol=1e-13)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-
 from usufruct import graph
 from usufruct.graph.operations import MODULES
 from usufruct_server.holder.training.losses import LOSSES, Loss
@@ -46,7 +45,9 @@ class Matrices(nn.Module):
 MODELS: dict[str, nn.Module] = {
     "logistic regression": nn.Linear(6, 3),
     "perceptron": nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 3)),
-    "layer norms": nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4), nn.LayerNorm(4), nn.SiLU(), nn.Linear(4, 3)),
+    "layer norms": nn.Sequential(
+        nn.LayerNorm(6), nn.Linear(6, 4), nn.LayerNorm(4), nn.SiLU(), nn.Linear(4, 3)
+    ),
     "residual": Residual(),
     "matrices": Matrices(),
 }
@@ -65,7 +66,9 @@ def _rows(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return features, torch.randint(0, 3, (count,), generator=generator)
 
 
-def _one_by_one(clipped_sum: ClippedSum, features: torch.Tensor, labels: torch.Tensor, clip_norm: float) -> torch.Tensor:
+def _one_by_one(
+    clipped_sum: ClippedSum, features: torch.Tensor, labels: torch.Tensor, clip_norm: float
+) -> torch.Tensor:
     """The definition: a backward pass for every row alone, each gradient clipped, then the sum."""
     module = copy.deepcopy(clipped_sum.module)
     for child in module.children():

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.domain.preprocessing import (
     feature_names,
@@ -87,7 +86,9 @@ def test_values_beyond_the_bounds_are_clamped() -> None:
 
 
 def test_rows_without_a_known_label_are_left_out_and_order_is_kept() -> None:
-    features, labels = _prepare(*((age, 150, 2, 1, 3, label) for age, label in zip((20, 40, 60, 80), (0, "?", 9, 4), strict=True)))
+    features, labels = _prepare(
+        *((age, 150, 2, 1, 3, label) for age, label in zip((20, 40, 60, 80), (0, "?", 9, 4), strict=True))
+    )
     assert [row[0] for row in features] == [-1, 0.5]
     assert labels == [0, 1]
 
@@ -115,7 +116,13 @@ def test_columns_and_rows_give_the_same() -> None:
 
 
 ANYTHING = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.binary(max_size=4), st.just([1])
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.binary(max_size=4),
+    st.just([1]),
 )
 
 

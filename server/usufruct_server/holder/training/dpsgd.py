@@ -51,7 +51,9 @@ def train_round(
     """
     parameters = list(clipped_sum.module.parameters())
     old = torch.nn.utils.parameters_to_vector(parameters).detach()
-    update = torch.zeros_like(old)  # kept apart from the weights, so that none of its bits is lost beside them
+    update = torch.zeros_like(
+        old
+    )  # kept apart from the weights, so that none of its bits is lost beside them
     velocity = torch.zeros_like(old)
     for _ in range(plan.local_steps):
         noised = _noised_sum(clipped_sum, data, plan, old.numel())

@@ -109,16 +109,23 @@ def task_from_header(header: dict[str, Any]) -> TrainerTask:
     )
 
 
-def send(connection: socket.socket, header: dict[str, Any], body: bytes | memoryview = b"") -> None:
-    """Sends one frame.
+def send(
+    connection: socket.socket,
+    header: dict[str, Any],
+    body: bytes | memoryview = b"",
+    deadline_seconds: float | None = None,
+) -> None:
+    """Sends one frame; ``deadline_seconds`` is a time of ``time.monotonic``, None waits for ever.
 
     Raises:
         ConnectionEnded: the other end is gone or does not read in time.
     """
     data = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     try:
+        _set_timeout(connection, deadline_seconds)
         connection.sendall(_PREFIX.pack(len(data), len(body)) + data)
         if body:
+            _set_timeout(connection, deadline_seconds)
             connection.sendall(body)
     except OSError as error:
         raise ConnectionEnded(type(error).__name__) from error
@@ -151,8 +158,7 @@ def _exactly(connection: socket.socket, length: int, deadline_seconds: float | N
     view = memoryview(data)
     while view:
         try:
-            if deadline_seconds is not None:
-                connection.settimeout(max(1e-3, deadline_seconds - time.monotonic()))
+            _set_timeout(connection, deadline_seconds)
             count = connection.recv_into(view)
         except OSError as error:
             raise ConnectionEnded(type(error).__name__) from error
@@ -160,6 +166,12 @@ def _exactly(connection: socket.socket, length: int, deadline_seconds: float | N
             raise ConnectionEnded("closed")
         view = view[count:]
     return data
+
+
+def _set_timeout(connection: socket.socket, deadline_seconds: float | None) -> None:
+    connection.settimeout(
+        None if deadline_seconds is None else max(1e-3, deadline_seconds - time.monotonic())
+    )
 
 
 def _plain(value: Argument) -> Any:

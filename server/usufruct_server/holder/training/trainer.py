@@ -147,7 +147,9 @@ class Trainer:
 
     def stop(self) -> None:
         """Ends the child and removes its scratch directory. May be called again, from any thread."""
-        self._kill()
+        self._kill()  # first, so that a call that waits in another thread sees the end
+        with self._lock:
+            self._connection.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __enter__(self) -> Trainer:
@@ -165,8 +167,7 @@ class Trainer:
         with self._lock:
             self._await_ready(deadline_seconds)
             try:
-                self._connection.settimeout(max(1e-3, deadline_seconds - time.monotonic()))
-                send(self._connection, header, body)
+                send(self._connection, header, body, deadline_seconds)
                 answer, payload = receive(self._connection, deadline_seconds)
             except ConnectionEnded as error:
                 raise self._failed(f"no answer to {header['request']!r} ({error})") from error
@@ -192,12 +193,12 @@ class Trainer:
 
     def _failed(self, what: str) -> TrainerFailed:
         self._kill()
+        self._connection.close()
         return TrainerFailed(
             f"The trainer process {what}; exit status {self._process.returncode}. A new trainer and a new attempt go on."
         )
 
     def _kill(self) -> None:
-        self._connection.close()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()

@@ -1,0 +1,353 @@
+"""The trainer child: what it answers, and that nothing it does can hang or mislead the server. Real processes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+from usufruct import graph
+from usufruct.domain.dataset_card import Column, DatasetCard, Label
+from usufruct.domain.training_job import NANO, LocalOptimizer
+from usufruct.errors import InvalidInput, Refused, UsufructError
+from usufruct.privacy.plan import LocalPlan
+from usufruct_server.holder.training.confinement import TrainerLimits
+from usufruct_server.holder.training.messages import (
+    ConnectionEnded,
+    TrainerTask,
+    receive,
+    send,
+    task_from_header,
+    task_to_header,
+)
+from usufruct_server.holder.training.trainer import Trainer, TrainerFailed
+
+WIDTH = 3
+CARD = DatasetCard(
+    name="n",
+    task="t",
+    description="",
+    columns=tuple(Column(f"x{i}", "number", -3, 3, missing="midpoint") for i in range(WIDTH)),
+    label=Label("y", (("0",), ("1",))),
+    person_column="patient",
+    nominal_size=40,
+    missing_markers=("?",),
+)
+PLAN = LocalPlan(
+    sample_rate=0.5,
+    max_grad_norm=1.0,
+    noise_multiplier=1.0,
+    local_steps=2,
+    rounds=5,
+    spare_attempts=1,
+    micro_batch_size=16,
+    nominal_size=40,
+    order=6,
+    delta=1e-5,
+)
+TRACED = graph.trace(
+    nn.Sequential(nn.Linear(WIDTH, 4), nn.ReLU(), nn.Dropout(0.1), nn.Linear(4, 1)), (WIDTH,)
+)
+WEIGHTS = graph.pack_weights(graph.rebuild(TRACED.graph))
+
+
+def _file(path: Path, persons: int, rows: int = 40) -> Path:
+    generator = np.random.default_rng(0)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["patient", *(f"x{i}" for i in range(WIDTH)), "y"])
+        for row in range(rows):
+            values = [*generator.normal(size=WIDTH - 1).round(3), "?" if row % 5 else 1]
+            writer.writerow([f"zebra-{row % persons}", *values, row % 2])
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def task(folder: Path) -> TrainerTask:
+    return TrainerTask(
+        card=CARD,
+        data_path=_file(folder / "good.csv", persons=40),
+        graph=TRACED.graph,
+        plan=PLAN,
+        loss="binary_cross_entropy_with_logits",
+        optimizer=LocalOptimizer("sgd", NANO // 10, NANO // 2),
+        weight=0.25,
+        update_range=1.0,
+        value_bits=16,
+    )
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Iterator[Trainer]:
+    with Trainer.spawn() as trainer:
+        yield trainer
+
+
+# -- messages ------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_crosses_the_socket_unchanged(task: TrainerTask) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        sender = threading.Thread(target=send, args=(ours, task_to_header(task), b"\x00" * 300_000))
+        sender.start()
+        header, body = receive(theirs, time.monotonic() + 10)
+        sender.join()
+    assert task_from_header(header) == task
+    assert body == b"\x00" * 300_000
+
+
+def test_every_kind_of_argument_crosses_unchanged(task: TrainerTask) -> None:
+    node = graph.Node(
+        graph.NodeKind.FUNCTION,
+        function_name="cat",
+        arguments=((graph.NodeRef(0), graph.NodeRef(1)), 1, 1.0, True, None, "tanh", ()),
+        keywords=(("shape", (1, -1)), ("alpha", 0.1)),
+    )
+    changed = dataclasses.replace(task, graph=dataclasses.replace(task.graph, nodes=(node,)))
+    back = task_from_header(task_to_header(changed))
+    assert back == changed
+    assert [type(a) for a in back.graph.nodes[0].arguments] == [
+        tuple,
+        int,
+        float,
+        bool,
+        type(None),
+        str,
+        tuple,
+    ]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\x00" * 5,
+        b"\xff" * 12,
+        b"\x00\x00\x00\x02" + b"\x00" * 8 + b"[]",
+        b"\x00\x00\x00\x01" + b"\x00" * 8 + b"x",
+    ],
+)
+def test_what_is_no_frame_ends_the_connection(frame: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.sendall(frame)
+        ours.close()
+        with pytest.raises(ConnectionEnded):
+            receive(theirs, time.monotonic() + 10)
+
+
+# -- one warm child ------------------------------------------------------------------------------------------------
+
+
+def test_a_round_gives_noised_bounded_integers(trainer: Trainer, task: TrainerTask) -> None:
+    trainer.start(task)
+    trainer.check_weights(WEIGHTS, 1, 0, timeout_seconds=20)
+    updates = [trainer.run(WEIGHTS, number, 0, timeout_seconds=20) for number in (1, 2, 3)]
+    for update in updates:
+        assert update.dtype == np.int32
+        assert update.shape == (TRACED.bounds.parameters,)
+        assert update.min() >= 0
+        assert update.max() <= 2**16 - 2
+    assert not np.array_equal(updates[0], updates[1])  # the same weights, but never the same noise
+    assert not np.array_equal(updates[1], updates[2])
+
+
+def test_the_update_is_weighted_before_it_is_rounded(trainer: Trainer, task: TrainerTask) -> None:
+    """Standard deviations over 8 runs of 21 codes at weights 0.01 and 1: a ratio of 100. Noise dominates; the bound
+    of 2 is beyond 8 deviations of the logarithm of the ratio: a false alarm less often than once in 10^12 runs."""
+    spread = []
+    for weight in (0.01, 1.0):
+        trainer.start(dataclasses.replace(task, weight=weight, update_range=2.0))
+        codes = np.concatenate([trainer.run(WEIGHTS, number, 0, timeout_seconds=20) for number in range(8)])
+        spread.append(float(np.sqrt(np.mean((codes - 32767.0) ** 2))))
+    assert 50 < spread[1] / spread[0] < 200
+
+
+def test_weights_that_do_not_fit_are_refused_before_a_charge(trainer: Trainer, task: TrainerTask) -> None:
+    trainer.start(task)
+    bad = graph.pack_weights(
+        {name: tensor * float("nan") for name, tensor in graph.rebuild(TRACED.graph).named_parameters()}
+    )
+    for weights in (b"", b"\x80\x04pickle", WEIGHTS[:-1], bad, b"\xff" * len(WEIGHTS)):
+        for ask in (trainer.check_weights, trainer.run):
+            with pytest.raises(InvalidInput) as caught:
+                ask(weights, 1, 0, timeout_seconds=20)
+            assert caught.value.reason == "WEIGHTS_NOT_ALLOWED"
+    trainer.check_weights(WEIGHTS, 1, 0, timeout_seconds=20)
+
+
+def test_every_refusal_of_a_task_has_its_reason_and_the_child_lives_on(
+    trainer: Trainer, task: TrainerTask, folder: Path
+) -> None:
+    mixing = dataclasses.replace(TRACED.graph, input_shape=(WIDTH + 1,))
+    wide = graph.trace(nn.Linear(WIDTH + 1, 1), (WIDTH + 1,)).graph
+    two = graph.trace(nn.Linear(WIDTH, 2), (WIDTH,)).graph
+    refused: list[tuple[dict[str, object], type[UsufructError], str]] = [
+        ({"graph": mixing}, InvalidInput, "GRAPH_NOT_ALLOWED"),
+        ({"graph": wide}, InvalidInput, "GRAPH_NOT_ALLOWED"),
+        ({"graph": two}, InvalidInput, "SPEC_INVALID"),
+        ({"loss": "hinge"}, InvalidInput, "SPEC_INVALID"),
+        ({"data_path": folder / "absent.csv"}, InvalidInput, "DATA_UNREADABLE"),
+        ({"data_path": _file(folder / "twice.csv", persons=39)}, Refused, "PERSON_HAS_SEVERAL_ROWS"),
+    ]
+    for changes, family, reason in refused:
+        with pytest.raises(family) as caught:
+            trainer.start(dataclasses.replace(task, **changes))  # type: ignore[arg-type]
+        assert caught.value.reason == reason
+        assert "zebra" not in str(caught.value)
+    trainer.start(task)
+
+
+def test_a_holder_with_no_rows_and_one_with_one_class_answer_like_any_other(
+    trainer: Trainer, task: TrainerTask, folder: Path
+) -> None:
+    for rows in (0, 1):
+        path = _file(folder / f"few{rows}.csv", persons=40, rows=rows)
+        trainer.start(dataclasses.replace(task, data_path=path))
+        assert trainer.run(WEIGHTS, 1, 0, timeout_seconds=20).shape == (TRACED.bounds.parameters,)
+
+
+def test_the_child_is_confined_and_sees_nothing_of_the_servers_environment(
+    trainer: Trainer, task: TrainerTask
+) -> None:
+    trainer.start(task)
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in Path(f"/proc/{trainer.pid}/limits").open()}
+    expected = TrainerLimits()
+    assert limits["Max address space"] == [str(expected.address_space_bytes)] * 2
+    assert limits["Max open files"] == [str(expected.open_files)] * 2
+    assert limits["Max core file size"] == ["0", "0"]
+    environment = Path(f"/proc/{trainer.pid}/environ").read_bytes().split(b"\0")
+    assert b"HF_HUB_OFFLINE=1" in environment
+    allowed = {
+        b"PATH",
+        b"LANG",
+        b"LC_ALL",
+        b"LD_LIBRARY_PATH",
+        b"PYTHONPATH",
+        b"PYTHONDONTWRITEBYTECODE",
+        b"HOME",
+    }
+    allowed |= {b"TMPDIR", b"HF_HOME", b"HF_HUB_OFFLINE", b"HF_DATASETS_OFFLINE", b"HF_HUB_DISABLE_TELEMETRY"}
+    allowed |= {b"OMP_NUM_THREADS", b"MKL_NUM_THREADS", b""}
+    assert {entry.split(b"=")[0] for entry in environment} <= allowed
+    for stream in (0, 1, 2):
+        assert os.readlink(f"/proc/{trainer.pid}/fd/{stream}") == "/dev/null"
+
+
+def test_a_round_is_fast(trainer: Trainer, task: TrainerTask) -> None:
+    trainer.start(task)
+    seconds = []
+    for number in range(10):
+        start = time.monotonic()
+        trainer.run(WEIGHTS, number, 0, timeout_seconds=20)
+        seconds.append(time.monotonic() - start)
+    assert sorted(seconds)[5] < 0.1  # 4 ms on a quiet two-core machine
+
+
+# -- what goes wrong (these end their child) -----------------------------------------------------------------------
+
+
+def _wait_gone(pid: int, seconds: float) -> bool:
+    """Whether the process ends in time; waits for the event itself."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
+def test_a_killed_child_is_a_clear_error_at_once_and_for_ever(task: TrainerTask) -> None:
+    with Trainer.spawn() as trainer:
+        trainer.start(task)
+        timer = threading.Timer(0.0, os.kill, (trainer.pid, signal.SIGKILL))
+        long = dataclasses.replace(task, plan=dataclasses.replace(PLAN, local_steps=10_000))
+        trainer.start(long)
+        timer.start()
+        start = time.monotonic()
+        with pytest.raises(TrainerFailed, match="no answer to 'run'") as caught:
+            trainer.run(WEIGHTS, 1, 0, timeout_seconds=60)
+        assert time.monotonic() - start < 10
+        assert caught.value.reason == "TRAINER_FAILED"
+        assert not trainer.alive
+        with pytest.raises(TrainerFailed):
+            trainer.check_weights(WEIGHTS, 1, 1, timeout_seconds=1)
+
+
+def test_stopping_ends_a_call_that_waits_in_another_thread(task: TrainerTask) -> None:
+    trainer = Trainer.spawn()
+    trainer.start(dataclasses.replace(task, plan=dataclasses.replace(PLAN, local_steps=10_000)))
+    stopper = threading.Thread(target=trainer.stop)
+    threading.Timer(0.1, stopper.start).start()
+    start = time.monotonic()
+    with pytest.raises(TrainerFailed):
+        trainer.run(WEIGHTS, 1, 0, timeout_seconds=60)
+    assert time.monotonic() - start < 10
+    stopper.join()
+    assert not trainer.alive
+
+
+def test_a_child_that_hangs_is_killed_at_the_deadline(task: TrainerTask) -> None:
+    trainer = Trainer.spawn()
+    trainer.start(task)
+    scratch = Path(os.readlink(f"/proc/{trainer.pid}/cwd"))
+    assert scratch.stat().st_mode & 0o777 == 0o700
+    os.kill(trainer.pid, signal.SIGSTOP)
+    start = time.monotonic()
+    with pytest.raises(TrainerFailed):
+        trainer.run(WEIGHTS, 1, 0, timeout_seconds=0.5)
+    assert 0.4 < time.monotonic() - start < 10
+    assert not trainer.alive
+    trainer.stop()
+    trainer.stop()
+    assert not scratch.exists()
+
+
+def test_the_child_ends_when_the_server_is_killed() -> None:
+    program = (
+        "from usufruct_server.holder.training.trainer import Trainer\n"
+        "import sys, threading\n"
+        "trainer = Trainer.spawn(); trainer.wait_ready(); print(trainer.pid, flush=True); sys.stdin.read()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    server = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+    assert server.stdout is not None
+    assert server.stdin is not None
+    try:
+        child = int(server.stdout.readline())
+        assert not _wait_gone(child, 0)
+        server.kill()
+        server.wait()
+        assert _wait_gone(child, 10)
+    finally:
+        server.kill()
+        server.stdin.close()
+        server.stdout.close()
+
+
+def test_the_servers_end_needs_no_torch() -> None:
+    program = "import sys, usufruct_server.holder.training.trainer; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
