@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from usufruct_server.holder.ledger import Ledger, LedgerCorrupt, LedgerReader
+from usufruct_server.holder.ledger import Kind, Ledger, LedgerCorrupt, LedgerReader
 
 JOB, OTHER_JOB, SPEC, ROOT = b"j" * 32, b"k" * 32, b"s" * 32, b"r" * 32
 TRIGGERS = ("entries_are_kept", "entries_stay", "usage_is_kept", "usage_stays")
@@ -132,27 +133,67 @@ def test_rows_cut_off_together_with_their_totals_are_found_by_the_head(path: Pat
     assert_stays_closed(path)
 
 
-def test_a_charge_that_was_rehashed_but_breaks_the_arithmetic_is_found(path: Path) -> None:
-    """An intruder who knows the hash still cannot make a release follow a charge."""
+def forge(path: Path, seq: int, *totals: str, rehash_the_rest: bool = True, **fields: object) -> None:
+    """An intruder who knows the hash: one row gets other fields, it and the rows after it are hashed anew."""
     with LedgerReader(path) as reader:
-        row = reader.rows()[4]
-    forged = row.__class__(**{**row.__dict__, "amount_micro": 1, "hash": b""})
-    with LedgerReader(path) as reader:
-        following = reader.rows()[5:]
-    statements = [
-        f"UPDATE entries SET amount_micro = 1, hash = x'{forged.computed_hash().hex()}' WHERE seq = 4"
-    ]
-    previous = forged.computed_hash()
-    for later in following:
-        later = later.__class__(**{**later.__dict__, "previous_hash": previous})
-        previous = later.computed_hash()
+        rows = reader.rows()
+    previous = rows[seq].previous_hash
+    statements = []
+    for row in rows[seq:]:
+        if row.seq == seq:
+            row = replace(row, **fields)
+        elif not rehash_the_rest:
+            break
+        row = replace(row, previous_hash=previous)
+        previous = row.computed_hash()
         statements.append(
-            f"UPDATE entries SET previous_hash = x'{later.previous_hash.hex()}', hash = x'{previous.hex()}' "
-            f"WHERE seq = {later.seq}"
+            f"UPDATE entries SET kind = '{row.kind}', amount_micro = {row.amount_micro}, time_seconds = {row.time_seconds}, "
+            f"previous_hash = x'{row.previous_hash.hex()}', hash = x'{previous.hex()}' WHERE seq = {row.seq}"
         )
-    statements.append(f"UPDATE heads SET hash = x'{previous.hex()}' WHERE chain = 'entries'")
-    statements.append("UPDATE budgets SET spent_micro = 301 WHERE dataset_id = 7")
-    tamper(path, *statements)
+    if rehash_the_rest:
+        statements.append(f"UPDATE heads SET hash = x'{previous.hex()}' WHERE chain = 'entries'")
+    tamper(path, *statements, *totals)
+
+
+def test_a_row_that_was_rehashed_alone_is_found_by_its_successor(path: Path) -> None:
+    forge(path, 4, rehash_the_rest=False, time_seconds=1)
+    assert_stays_closed(path)
+
+
+def test_a_chain_that_was_rehashed_whole_still_has_to_follow_the_rules(path: Path) -> None:
+    """Where an intruder can rewrite everything consistently, only the anchor on chain can tell."""
+    forge(path, 4, time_seconds=1)
+    Ledger(path).close()
+
+
+def test_a_cheaper_charge_is_found_in_a_chain_that_was_rehashed_whole(path: Path) -> None:
+    # The last charge before the commit costs 1 instead of 100; every total is adjusted to it.
+    forge(
+        path,
+        5,
+        "UPDATE budgets SET spent_micro = 301, reserved_micro = 99 WHERE dataset_id = 7",
+        amount_micro=1,
+    )
+    assert_stays_closed(path)
+
+
+def test_a_release_after_a_charge_is_found_in_a_chain_that_was_rehashed_whole(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.register_dataset(7, 1_000, 6)
+        ledger.reserve(7, JOB, 100, 4, SPEC)
+        ledger.reserve(7, OTHER_JOB, 100, 4, SPEC)
+        ledger.charge(7, JOB, 0, 0)
+        ledger.commit(7, JOB)
+    # The commit of what was left becomes a release of all, paid from the other leg's reservation.
+    forge(
+        path,
+        4,
+        "UPDATE budgets SET spent_micro = 100, reserved_micro = 300 WHERE dataset_id = 7",
+        f"UPDATE legs SET state = 'released' WHERE job_id = x'{JOB.hex()}'",
+        kind=Kind.RELEASE,
+        amount_micro=400,
+    )
     assert_stays_closed(path)
 
 

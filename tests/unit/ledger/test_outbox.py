@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +123,29 @@ def test_a_source_that_breaks_off_leaves_nothing(ledger: Ledger, path: Path) -> 
         ledger.record_upload(7, JOB, 0, 0, VIEW, breaks_off())
     assert files(path) == []
     assert ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES).read() == BYTES
+
+
+def test_the_bytes_are_on_the_disk_before_their_name_and_their_name_before_the_row(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def recorded_fsync(descriptor: int) -> None:
+        order.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        fsync(descriptor)
+
+    def recorded_rename(source: Path, target: Path) -> Path:
+        order.append("rename")
+        return rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, "rename", recorded_rename)
+    ledger._connection.set_trace_callback(
+        lambda sql: order.append("row") if sql.startswith("INSERT") else None
+    )
+    ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
+    assert order == ["sync file", "rename", "sync folder", "row"]
 
 
 def test_what_a_crash_left_without_a_row_is_swept_and_nothing_else(ledger: Ledger, path: Path) -> None:
