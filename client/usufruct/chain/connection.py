@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from usufruct.chain.entries import DatasetEntry, HolderEntry, JobEntry, LegEntry, LegState
@@ -52,7 +52,12 @@ class Chain:
 
     @classmethod
     def connect(
-        cls, rpc_url: str, compute_access: str, *, timeout_seconds: float = 5.0, confirmations: int | None = None
+        cls,
+        rpc_url: str,
+        compute_access: str,
+        *,
+        timeout_seconds: float = 5.0,
+        confirmations: int | None = None,
     ) -> Chain:
         """Connects and checks that the contracts are there.
 
@@ -71,7 +76,9 @@ class Chain:
             try:
                 block = self.rpc.block("finalized")
             except RpcRefused as error:
-                raise ChainError("this chain has no finalized blocks; set the number of confirmations instead") from error
+                raise ChainError(
+                    "this chain has no finalized blocks; set the number of confirmations instead"
+                ) from error
         else:
             newest = self.rpc.number("eth_blockNumber")
             block = self.rpc.block(hex(max(0, newest - self._confirmations)))
@@ -115,7 +122,9 @@ class Chain:
             "Registry", "dataset", dataset_id, block=block
         )
         if holder_id == 0:
-            raise ChainError(f"no dataset has the number {dataset_id} on this chain", reason="DATASET_UNKNOWN")
+            raise ChainError(
+                f"no dataset has the number {dataset_id} on this chain", reason="DATASET_UNKNOWN"
+            )
         return DatasetEntry(
             dataset_id, holder_id, card, price, token, cohort, order, cap, reserved, spent, most, term, active
         )
@@ -128,9 +137,16 @@ class Chain:
         One Solidity view answers the holder's server, the SDK and ``openJob`` alike.
         """
         _, number = self._view(
-            "Registry", "checkGrant", grant_struct(signed), signed.signature, spec_hash, purpose_hash, builder, loss_micro
+            "Registry",
+            "checkGrant",
+            grant_struct(signed),
+            signed.signature,
+            spec_hash,
+            purpose_hash,
+            builder,
+            loss_micro,
         )
-        return GRANT_REASONS[number][1]
+        return GRANT_REASONS[int(number)][1]
 
     # -- money ---------------------------------------------------------------------------------------------------
 
@@ -142,6 +158,17 @@ class Chain:
         """Earned and not withdrawn, in the token's smallest unit."""
         return int(self._view("ComputeAccess", "earningsOf", token, holder_id))
 
+    def token_balance(self, token: str, owner: str) -> int:
+        """What ``owner`` holds of an ERC-20 token outside the escrow, in its smallest unit."""
+        token_interface = interface("TestToken")  # any ERC-20 answers balanceOf
+        data = token_interface.encode_call("balanceOf", owner)
+        answer = self.rpc.call(address(token, "token"), data, hex(self.final_block()[0]))
+        return int(token_interface.decode_result("balanceOf", answer))
+
+    def balance_wei(self, owner: str) -> int:
+        """What ``owner`` has for gas, at the newest block."""
+        return self.rpc.number("eth_getBalance", owner, "latest")
+
     # -- jobs ----------------------------------------------------------------------------------------------------
 
     def job(self, job_id: bytes) -> JobEntry | None:
@@ -150,7 +177,9 @@ class Chain:
 
     def job_at(self, job_id: bytes, block: int | str) -> JobEntry | None:
         """A job as of ``block``."""
-        builder, deliver_by, cohort, legs = self._view("ComputeAccess", "job", hash32(job_id, "job_id"), block=block)
+        builder, deliver_by, cohort, legs = self._view(
+            "ComputeAccess", "job", hash32(job_id, "job_id"), block=block
+        )
         return None if builder == ZERO_ADDRESS else JobEntry(job_id, builder, deliver_by, cohort, legs)
 
     def job_legs(self, job_id: bytes) -> list[LegEntry]:
@@ -201,7 +230,11 @@ class Chain:
         for leg in (locked, locked.at(LegState.REFUNDED)):
             if leg.stored_hash() == stored:
                 return leg
-        topics = [interface("ComputeAccess").topics["LegDelivered"], locked.job_id, locked.dataset_id.to_bytes(32, "big")]
+        topics = [
+            interface("ComputeAccess").topics["LegDelivered"],
+            locked.job_id,
+            locked.dataset_id.to_bytes(32, "big"),
+        ]
         for event in self._find(self.compute_access, topics, block):
             if isinstance(event, LegDelivered):
                 for state in (LegState.DELIVERED, LegState.PAID):
@@ -232,16 +265,20 @@ class Chain:
         last = self.final_block()[0] if to_block is None else to_block
         yield from self._logs([self.registry, self.compute_access, self.usage_log], [], first, last)
 
-    def find_events(self, contract: str, event: str, *indexed: bytes | None, block: int | str = "latest") -> list[Event]:
+    def find_events(
+        self, contract: str, event: str, *indexed: bytes | None, block: int | str = "latest"
+    ) -> list[Event]:
         """Events by name and indexed values (32 bytes each; None allows any), up to ``block``."""
         topics = [interface(contract).topics[event], *indexed]
         return list(self._find(self._address_of(contract), topics, block))
 
-    def _find(self, contract: str, topics: list[bytes | None], block: int | str) -> Iterator[Event]:
+    def _find(self, contract: str, topics: Sequence[bytes | None], block: int | str) -> Iterator[Event]:
         last = block if isinstance(block, int) else self.rpc.number("eth_blockNumber")
         return self._logs([contract], topics, self.deployment_block, last)
 
-    def _logs(self, contracts: list[str], topics: list[bytes | None], first: int, last: int) -> Iterator[Event]:
+    def _logs(
+        self, contracts: list[str], topics: Sequence[bytes | None], first: int, last: int
+    ) -> Iterator[Event]:
         width = LOG_BLOCKS
         while first <= last:
             until = min(last, first + width - 1)
@@ -255,7 +292,9 @@ class Chain:
                     raise
                 width = max(1, width // 2)
                 continue
-            yield from sorted((self.read_log(log) for log in logs), key=lambda e: (e.block_number, e.log_index))
+            yield from sorted(
+                (self.read_log(log) for log in logs), key=lambda e: (e.block_number, e.log_index)
+            )
             first = until + 1
 
     def read_log(self, log: dict[str, Any]) -> Event:
@@ -263,7 +302,11 @@ class Chain:
         try:
             _, contract = self._of[address(log["address"], "log")]
             topics = [self.rpc.bytes_of(t) for t in log["topics"]]
-            place = int(log["blockNumber"], 16), self.rpc.bytes_of(log["transactionHash"]), int(log["logIndex"], 16)
+            place = (
+                int(log["blockNumber"], 16),
+                self.rpc.bytes_of(log["transactionHash"]),
+                int(log["logIndex"], 16),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise self._inconsistent() from error
         name, values = contract.decode_log(topics, self.rpc.bytes_of(log["data"]))
@@ -272,7 +315,9 @@ class Chain:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _address_of(self, contract: str) -> str:
-        return {"Registry": self.registry, "ComputeAccess": self.compute_access, "UsageLog": self.usage_log}[contract]
+        return {"Registry": self.registry, "ComputeAccess": self.compute_access, "UsageLog": self.usage_log}[
+            contract
+        ]
 
     def _view(self, contract: str, function: str, *arguments: Any, block: int | str | None = None) -> Any:
         at = self.final_block()[0] if block is None else block

@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import rlp
 from eth_account.signers.local import LocalAccount
-from eth_utils.address import to_checksum_address
-from eth_utils.crypto import keccak
+from eth_typing import HexAddress, HexStr
+from web3.types import Nonce
+from web3.utils.address import get_create_address
 
 from usufruct.chain.connection import Chain
 from usufruct.chain.interface import interface
@@ -41,10 +41,14 @@ def read_addresses(path: Path) -> Addresses:
     try:
         return Addresses(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is not an addresses file; write one with: usufruct chain deploy", path=str(path)) from error
+        raise ConfigError(
+            f"{path} is not an addresses file; write one with: usufruct chain deploy", path=str(path)
+        ) from error
 
 
-def deploy(rpc_url: str, account: LocalAccount, *, test_token: bool = False, timeout_seconds: float = 5.0) -> Addresses:
+def deploy(
+    rpc_url: str, account: LocalAccount, *, test_token: bool = False, timeout_seconds: float = 5.0
+) -> Addresses:
     """Deploys Registry, UsageLog and ComputeAccess, which name each other and can never be changed.
 
     Registry is told ComputeAccess's address before it exists (it follows from the account and its nonce), and
@@ -62,7 +66,9 @@ def deploy(rpc_url: str, account: LocalAccount, *, test_token: bool = False, tim
 
     def create(contract: str, *arguments: object) -> tuple[str, int]:
         nonlocal gas_used
-        receipt = sender.send(None, interface(contract).encode_creation(*arguments), f"the deployment of {contract}")
+        receipt = sender.send(
+            None, interface(contract).encode_creation(*arguments), f"the deployment of {contract}"
+        )
         gas_used += receipt.gas_used
         if receipt.contract is None:
             raise ChainError(f"the deployment of {contract} made no contract", reason="TRANSACTION_FAILED")
@@ -79,4 +85,4 @@ def deploy(rpc_url: str, account: LocalAccount, *, test_token: bool = False, tim
 
 def created_address(account: str, nonce: int) -> str:
     """Address of the contract that ``account`` creates with transaction ``nonce`` (Yellow Paper, section 7)."""
-    return str(to_checksum_address(keccak(rlp.encode([bytes.fromhex(address(account, "account")[2:]), nonce]))[12:]))
+    return str(get_create_address(HexAddress(HexStr(address(account, "account"))), Nonce(nonce)))

@@ -7,8 +7,10 @@ Beyond the standard it knows ``dev_fund(address, wei)``, ``dev_increaseTime(seco
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,7 +41,9 @@ class DevChain:
             self._server = _Server(("127.0.0.1", port), _handler(_Methods(self.evm)))
         except OSError as error:
             raise ConfigError(
-                f"port {port} of 127.0.0.1 cannot be used; choose another one with --port", reason="PORT_IN_USE", port=port
+                f"port {port} of 127.0.0.1 cannot be used; choose another one with --port",
+                reason="PORT_IN_USE",
+                port=port,
             ) from error
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread: threading.Thread | None = None
@@ -55,9 +59,10 @@ class DevChain:
         self._server.serve_forever()
 
     def stop(self) -> None:
-        """Stops serving; the chain is gone with its memory."""
+        """Stops serving and ends open connections; the chain is gone with its memory."""
         self._server.shutdown()
         self._server.server_close()
+        self._server.end_connections()
         if self._thread is not None:
             self._thread.join()
 
@@ -72,19 +77,48 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
+    def __init__(self, where: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._open: set[socket.socket] = set()
+        self._open_lock = threading.Lock()
+        super().__init__(where, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._open_lock:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._open_lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def end_connections(self) -> None:
+        """Closes what clients keep open; their threads end with it."""
+        with self._open_lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no event."""
+
 
 def _handler(methods: _Methods) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 60
-        wbufsize = -1  # head and body leave together: two small packets would wait 40 ms for an acknowledgement
+        wbufsize = (
+            -1
+        )  # head and body leave together: two small packets would wait 40 ms for an acknowledgement
         disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")
             # a web page can post text to loopback, but not this type without a preflight that is never answered
             if self.headers.get_content_type() != "application/json" or not length.isdigit():
-                return self._answer(415, {"error": "JSON-RPC over POST with Content-Type application/json only"})
+                return self._answer(
+                    415, {"error": "JSON-RPC over POST with Content-Type application/json only"}
+                )
             if int(length) > MOST_BODY_BYTES:
                 return self._answer(413, {"error": f"at most {MOST_BODY_BYTES} bytes"})
             return self._answer(200, methods.answer(self.rfile.read(int(length))))
@@ -121,9 +155,15 @@ class _Methods:
             "eth_gasPrice": lambda: hex(evm.head.base_fee_per_gas),
             "eth_maxPriorityFeePerGas": lambda: "0x0",
             "eth_getBlockByNumber": lambda tag, full=False: self._block(self._at(tag), full),
-            "eth_getBlockByHash": lambda block, full=False: self._block(evm.header_by_hash(_data(block, 32)), full),
-            "eth_getBalance": lambda address, tag="latest": hex(evm.balance(_data(address, 20), self._state(tag))),
-            "eth_getTransactionCount": lambda address, tag="latest": hex(evm.nonce(_data(address, 20), self._state(tag))),
+            "eth_getBlockByHash": lambda block, full=False: self._block(
+                evm.header_by_hash(_data(block, 32)), full
+            ),
+            "eth_getBalance": lambda address, tag="latest": hex(
+                evm.balance(_data(address, 20), self._state(tag))
+            ),
+            "eth_getTransactionCount": lambda address, tag="latest": hex(
+                evm.nonce(_data(address, 20), self._state(tag))
+            ),
             "eth_getCode": lambda address, tag="latest": _hex(evm.code(_data(address, 20), self._state(tag))),
             "eth_getStorageAt": self._storage,
             "eth_call": self._call,
@@ -147,7 +187,10 @@ class _Methods:
         except (ValueError, KeyError, AttributeError, RecursionError):
             return {**answer, "error": {"code": -32600, "message": "one JSON-RPC 2.0 request is wanted"}}
         if method not in self._methods or not isinstance(params, list):
-            return {**answer, "error": {"code": -32601, "message": "the development chain has no such method"}}
+            return {
+                **answer,
+                "error": {"code": -32601, "message": "the development chain has no such method"},
+            }
         try:
             return {**answer, "result": self._methods[method](*params)}
         except Reverted as error:
@@ -174,7 +217,9 @@ class _Methods:
         return header
 
     def _storage(self, address: str, slot: str, tag: str = "latest") -> str:
-        return _hex(self._evm.storage(_data(address, 20), _number(slot), self._state(tag)).to_bytes(32, "big"))
+        return _hex(
+            self._evm.storage(_data(address, 20), _number(slot), self._state(tag)).to_bytes(32, "big")
+        )
 
     def _call(self, call: dict[str, Any], tag: str = "latest") -> str:
         sender, to, data, value = _call_fields(call)
@@ -195,7 +240,10 @@ class _Methods:
         addresses = [addresses] if isinstance(addresses, str) else addresses
         topics = [[t] if isinstance(t, str) else t or [] for t in wanted.get("topics") or []]
         found = self._evm.logs(
-            first, last, {_data(a, 20) for a in addresses}, [{_data(t, 32) for t in any_of} for any_of in topics]
+            first,
+            last,
+            {_data(a, 20) for a in addresses},
+            [{_data(t, 32) for t in any_of} for any_of in topics],
         )
         return [_log(log) for log in found]
 

@@ -13,15 +13,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from eth.abc import BlockHeaderAPI, ComputationAPI, SignedTransactionAPI, VirtualMachineAPI
 from eth.chains.base import MiningChain
-from eth.constants import BLANK_ROOT_HASH, POST_MERGE_DIFFICULTY, POST_MERGE_MIX_HASH, POST_MERGE_NONCE, ZERO_ADDRESS
+from eth.constants import (
+    BLANK_ROOT_HASH,
+    POST_MERGE_DIFFICULTY,
+    POST_MERGE_MIX_HASH,
+    POST_MERGE_NONCE,
+    ZERO_ADDRESS,
+)
 from eth.db.atomic import AtomicDB
 from eth.exceptions import Revert
 from eth.vm.forks.cancun import CancunVM
 from eth.vm.spoof import SpoofTransaction
-from eth_keys import keys
+from eth_keys.datatypes import PrivateKey
 from eth_utils.exceptions import ValidationError
+
+Header = Any
+"""A block's header. py-evm's own annotations of chains and machines are incomplete, so it is used untyped here."""
 
 DEV_CHAIN_ID = 1337
 BLOCK_GAS_LIMIT = 30_000_000
@@ -46,8 +54,8 @@ class Rejected(Exception):
 class MinedTransaction:
     """A transaction in its block; every block has at most one."""
 
-    transaction: SignedTransactionAPI
-    header: BlockHeaderAPI
+    transaction: Any
+    header: Header
     succeeded: bool
     gas_used: int
     effective_gas_price: int
@@ -73,7 +81,7 @@ class _DevVM(CancunVM):
     """Cancun, but a block may have its parent's second: a burst of blocks does not run ahead of the wall clock."""
 
     @classmethod
-    def validate_header(cls, header: BlockHeaderAPI, parent_header: BlockHeaderAPI) -> None:
+    def validate_header(cls, header: Header, parent_header: Header) -> None:
         if header.timestamp == parent_header.timestamp:
             header = header.copy(timestamp=parent_header.timestamp + 1)
         super().validate_header(header, parent_header)
@@ -81,7 +89,7 @@ class _DevVM(CancunVM):
 
 class _DevChain(MiningChain):
     chain_id = DEV_CHAIN_ID
-    vm_configuration = ((0, _DevVM),)
+    vm_configuration: Any = ((0, _DevVM),)
 
 
 class DevEvm:
@@ -89,9 +97,9 @@ class DevEvm:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._faucet = keys.PrivateKey(secrets.token_bytes(32))
+        self._faucet = PrivateKey(secrets.token_bytes(32))
         self._offset_seconds = 0
-        genesis = {
+        genesis: Any = {
             "coinbase": ZERO_ADDRESS,
             "difficulty": POST_MERGE_DIFFICULTY,
             "mix_hash": POST_MERGE_MIX_HASH,
@@ -102,9 +110,10 @@ class DevEvm:
             "transaction_root": BLANK_ROOT_HASH,
             "timestamp": self.now_seconds(),
         }
-        rich = {"balance": FAUCET_WEI, "nonce": 0, "code": b"", "storage": {}}
-        self._chain = _DevChain.from_genesis(AtomicDB(), genesis, {self._faucet.public_key.to_canonical_address(): rich})
-        self._headers: list[BlockHeaderAPI] = [self._chain.get_canonical_head()]
+        rich: Any = {"balance": FAUCET_WEI, "nonce": 0, "code": b"", "storage": {}}
+        owner: Any = self._faucet.public_key.to_canonical_address()
+        self._chain: Any = _DevChain.from_genesis(AtomicDB(), genesis, {owner: rich})
+        self._headers: list[Header] = [self._chain.get_canonical_head()]
         self._numbers: dict[bytes, int] = {self._headers[0].hash: 0}
         self._mined: dict[bytes, MinedTransaction] = {}
         self._in_block: dict[int, bytes] = {}
@@ -137,15 +146,15 @@ class DevEvm:
                 self.mine()
 
     @property
-    def head(self) -> BlockHeaderAPI:
+    def head(self) -> Header:
         """Header of the newest block."""
         return self._headers[-1]
 
-    def header(self, number: int) -> BlockHeaderAPI | None:
+    def header(self, number: int) -> Header | None:
         """Header of block ``number``; None if there is none yet."""
         return self._headers[number] if 0 <= number < len(self._headers) else None
 
-    def header_by_hash(self, block_hash: bytes) -> BlockHeaderAPI | None:
+    def header_by_hash(self, block_hash: bytes) -> Header | None:
         """Header of the block of this hash; None if there is none."""
         number = self._numbers.get(block_hash)
         return None if number is None else self._headers[number]
@@ -156,7 +165,7 @@ class DevEvm:
         header = self._chain.create_header_from_parent(parent, gas_limit=BLOCK_GAS_LIMIT, timestamp=timestamp)
         self._chain.header = header
 
-    def _end(self) -> BlockHeaderAPI:
+    def _end(self) -> Header:
         header = self._chain.mine_block().header
         self._headers.append(header)
         self._numbers[header.hash] = header.block_number
@@ -175,14 +184,14 @@ class DevEvm:
                 raise Rejected("already known")
             self._begin()
             try:
-                block, receipt, computation = self._chain.apply_transaction(transaction)
+                _, receipt, computation = self._chain.apply_transaction(transaction)
             except (ValidationError, ValueError) as error:
                 raise Rejected(str(error)) from error
             header = self._end()
             self._record(transaction, receipt, computation, header)
             return bytes(transaction.hash)
 
-    def _record(self, transaction: Any, receipt: Any, computation: ComputationAPI, header: BlockHeaderAPI) -> None:
+    def _record(self, transaction: Any, receipt: Any, computation: Any, header: Header) -> None:
         logs = tuple(
             Log(
                 address=bytes(log.address),
@@ -231,27 +240,27 @@ class DevEvm:
 
     # -- state ---------------------------------------------------------------------------------------------------
 
-    def balance(self, address: bytes, at: BlockHeaderAPI) -> int:
+    def balance(self, address: bytes, at: Header) -> int:
         """Balance in wei."""
         with self._lock:
             return int(self._vm(at).state.get_balance(address))
 
-    def nonce(self, address: bytes, at: BlockHeaderAPI) -> int:
+    def nonce(self, address: bytes, at: Header) -> int:
         """How many transactions the account has sent."""
         with self._lock:
             return int(self._vm(at).state.get_nonce(address))
 
-    def code(self, address: bytes, at: BlockHeaderAPI) -> bytes:
+    def code(self, address: bytes, at: Header) -> bytes:
         """The contract's code; empty for an account."""
         with self._lock:
             return bytes(self._vm(at).state.get_code(address))
 
-    def storage(self, address: bytes, slot: int, at: BlockHeaderAPI) -> int:
+    def storage(self, address: bytes, slot: int, at: Header) -> int:
         """One word of a contract's storage."""
         with self._lock:
             return int(self._vm(at).state.get_storage(address, slot))
 
-    def call(self, sender: bytes, to: bytes, data: bytes, value: int, at: BlockHeaderAPI) -> bytes:
+    def call(self, sender: bytes, to: bytes, data: bytes, value: int, at: Header) -> bytes:
         """Runs a call on the state after block ``at`` and forgets its effects. Raises :class:`Reverted`."""
         with self._lock:
             vm = self._vm(at)
@@ -272,14 +281,18 @@ class DevEvm:
             unsigned = self._unsigned(vm, to, value, data, BLOCK_GAS_LIMIT, nonce)
             computation = vm.state.apply_transaction(SpoofTransaction(unsigned, from_=sender))
             self._output(computation)
-            spent = unsigned.intrinsic_gas + computation.get_gas_used()
+            spent: int = unsigned.intrinsic_gas + computation.get_gas_used()
         # a call passes on at most 63/64 of its gas, and refunds come only at the end: leave room for both
         return min(BLOCK_GAS_LIMIT, spent + spent // 5)
 
-    def logs(self, first_block: int, last_block: int, addresses: set[bytes], topics: list[set[bytes]]) -> Iterator[Log]:
+    def logs(
+        self, first_block: int, last_block: int, addresses: set[bytes], topics: list[set[bytes]]
+    ) -> Iterator[Log]:
         """Events of a range of blocks; an empty set allows anything."""
         for log in tuple(self._logs):
-            if not first_block <= log.block_number <= last_block or (addresses and log.address not in addresses):
+            if not first_block <= log.block_number <= last_block or (
+                addresses and log.address not in addresses
+            ):
                 continue
             if len(topics) > len(log.topics):
                 continue
@@ -288,10 +301,10 @@ class DevEvm:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _vm(self, header: BlockHeaderAPI) -> VirtualMachineAPI:
+    def _vm(self, header: Header) -> Any:
         return self._chain.get_vm(header)
 
-    def _unsigned(self, vm: VirtualMachineAPI, to: bytes, value: int, data: bytes, gas: int, nonce: int) -> Any:
+    def _unsigned(self, vm: Any, to: bytes, value: int, data: bytes, gas: int, nonce: int) -> Any:
         return vm.get_transaction_builder().new_unsigned_dynamic_fee_transaction(
             chain_id=DEV_CHAIN_ID,
             nonce=nonce,
@@ -305,7 +318,7 @@ class DevEvm:
         )
 
     @staticmethod
-    def _output(computation: ComputationAPI) -> bytes:
+    def _output(computation: Any) -> bytes:
         if isinstance(computation._error, Revert):
             raise Reverted(bytes(computation.output))
         if computation.is_error:

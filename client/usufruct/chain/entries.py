@@ -127,4 +127,5 @@ class LegEntry:
 
 def leg_from_struct(values: tuple[Any, ...]) -> LegEntry:
     """Reads the Solidity struct ``Leg``."""
-    return LegEntry(*values[:-1], state=LegState(values[-1]))
+    fields: list[Any] = [*values[:-1], LegState(values[-1])]
+    return LegEntry(*fields)

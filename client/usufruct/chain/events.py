@@ -209,7 +209,9 @@ _KINDS: dict[str, tuple[type[Event], Callable[[_Values], tuple[Any, ...]]]] = {
 }
 
 
-def event_from_values(name: str, values: _Values, block_number: int, transaction_hash: bytes, log_index: int) -> Event:
+def event_from_values(
+    name: str, values: _Values, block_number: int, transaction_hash: bytes, log_index: int
+) -> Event:
     """The dataclass of a decoded event; ``values`` are in the ABI's order, indexed ones first."""
     kind, fields = _KINDS[name]
     return kind(block_number, transaction_hash, log_index, *fields(values))

@@ -34,19 +34,25 @@ class Interface:
     def __init__(self, artefact: dict[str, Any]) -> None:
         self.name: str = artefact["contract"]
         self.bytecode = bytes.fromhex(artefact["bytecode"][2:])
-        parts: dict[str, list[dict[str, Any]]] = {"function": [], "event": [], "error": [], "constructor": []}
+        parts: dict[str, list[Any]] = {"function": [], "event": [], "error": [], "constructor": []}
         for part in artefact["abi"]:
             parts.setdefault(part["type"], []).append(part)
-        self._functions = {f["name"]: f for f in parts["function"]}
-        self._selectors: dict[str, bytes] = {n: function_abi_to_4byte_selector(f) for n, f in self._functions.items()}
+        self._functions: dict[str, Any] = {f["name"]: f for f in parts["function"]}
+        self._selectors: dict[str, bytes] = {
+            n: function_abi_to_4byte_selector(f) for n, f in self._functions.items()
+        }
         self._constructor = parts["constructor"][0] if parts["constructor"] else {"inputs": []}
-        self._events: dict[bytes, dict[str, Any]] = {bytes(event_abi_to_log_topic(e)): e for e in parts["event"]}
-        self._errors = {bytes(function_abi_to_4byte_selector({**e, "type": "function"})): e for e in parts["error"]}
+        self._events: dict[bytes, dict[str, Any]] = {
+            bytes(event_abi_to_log_topic(e)): e for e in parts["event"]
+        }
+        self._errors = {bytes(function_abi_to_4byte_selector(_as_function(e))): e for e in parts["error"]}
         self.topics: dict[str, bytes] = {e["name"]: topic for topic, e in self._events.items()}
 
     def encode_call(self, function: str, *arguments: Any) -> bytes:
         """Calldata of a call. Raises :class:`InvalidInput` if an argument does not fit its type."""
-        return self._selectors[function] + _encode(get_abi_input_types(self._functions[function]), arguments, function)
+        return self._selectors[function] + _encode(
+            get_abi_input_types(self._functions[function]), arguments, function
+        )
 
     def encode_creation(self, *arguments: Any) -> bytes:
         """Data of the transaction that deploys the contract."""
@@ -58,6 +64,14 @@ class Interface:
         outputs = self._functions[function]["outputs"]
         values = _decode(get_abi_output_types(self._functions[function]), outputs, data)
         return values[0] if len(values) == 1 else values
+
+    def decode_call(self, data: bytes) -> tuple[str, tuple[Any, ...]]:
+        """Name and arguments of a transaction's calldata; raises :class:`ChainError` if it calls none of these."""
+        for name, selector in self._selectors.items():
+            if data[:4] == selector:
+                function = self._functions[name]
+                return name, _decode(get_abi_input_types(function), function["inputs"], data[4:])
+        raise ChainError(f"{self.name} has no such function in this version")
 
     def decode_log(self, topics: list[bytes], data: bytes) -> tuple[str, dict[str, Any]]:
         """Name and values of an event of this contract."""
@@ -78,7 +92,9 @@ class Interface:
         error = self._errors.get(data[:4])
         if error is None:
             return None
-        return error["name"], _decode([collapse_if_tuple(i) for i in error["inputs"]], error["inputs"], data[4:])
+        return error["name"], _decode(
+            [collapse_if_tuple(i) for i in error["inputs"]], error["inputs"], data[4:]
+        )
 
 
 @cache
@@ -86,6 +102,11 @@ def interface(contract: str) -> Interface:
     """The interface of ``Registry``, ``ComputeAccess``, ``UsageLog`` or ``TestToken``."""
     text = files("usufruct.chain").joinpath("artefacts", f"{contract}.json").read_text(encoding="utf-8")
     return Interface(json.loads(text))
+
+
+def _as_function(error: Any) -> Any:
+    """A custom error's selector is computed as a function's."""
+    return {**error, "type": "function"}
 
 
 def _encode(types: list[str], values: tuple[Any, ...], where: str) -> bytes:
@@ -99,11 +120,15 @@ def _decode(types: list[str], inputs: list[dict[str, Any]], data: bytes) -> tupl
     try:
         values = decode(types, data)
     except (DecodingError, ValueError, OverflowError) as error:
-        raise ChainError("the chain's answer does not fit the contract; is the address the right one?") from error
+        raise ChainError(
+            "the chain's answer does not fit the contract; is the address the right one?"
+        ) from error
     return tuple(_tidy(one, value) for one, value in zip(inputs, values, strict=True))
 
 
 def _tidy(one: dict[str, Any], value: Any) -> Any:
+    if one["type"].endswith("[]"):
+        return tuple(_tidy({**one, "type": one["type"][:-2]}, item) for item in value)
     if one["type"] == "address":
         return to_checksum_address(value)
     if one["type"] == "tuple":

@@ -64,7 +64,9 @@ def load_key(
     try:
         key = Account.decrypt(keystore, passphrase)
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise _invalid(path, "does not open: the passphrase is wrong, or the file is not an encrypted key") from error
+        raise _invalid(
+            path, "does not open: the passphrase is wrong, or the file is not an encrypted key"
+        ) from error
     account: LocalAccount = Account.from_key(key)
     return account
 
@@ -76,6 +78,16 @@ def key_address(path: Path | str) -> str | None:
         return None if text is None else str(to_checksum_address(text))
     except (OSError, ValueError, AttributeError) as error:
         raise _invalid(path, "cannot be read as a key file") from error
+
+
+def new_passphrase(path: Path | str, passphrase_file: Path | str | None = None) -> str:
+    """The passphrase for a key that is about to be made: from the file, or asked twice at a terminal."""
+    passphrase = _passphrase(path, passphrase_file)
+    if not passphrase:
+        raise _invalid(path, "needs a passphrase that is not empty")
+    if passphrase_file is None and getpass.getpass("The same again: ") != passphrase:
+        raise _invalid(path, "was not written: the two passphrases differ")
+    return passphrase
 
 
 def _passphrase(path: Path | str, passphrase_file: Path | str | None) -> str:

@@ -50,7 +50,10 @@ def refusal(doing: str, data: bytes | None) -> ChainError:
             dataset_id, number = arguments
             said, reason = f"dataset {dataset_id}: {GRANT_REASONS[number][0]}", GRANT_REASONS[number][1]
             return ChainError(
-                f"the chain refused {doing}, {said}", reason=reason, contract_reason=said, dataset_id=dataset_id
+                f"the chain refused {doing}, {said}",
+                reason=reason,
+                contract_reason=said,
+                dataset_id=dataset_id,
             )
         return ChainError(f"the chain refused {doing}: {said}", reason=reason, contract_reason=said)
     return ChainError(f"the chain refused {doing} without a reason", reason="TRANSACTION_FAILED")

@@ -49,7 +49,7 @@ class Rpc:
             ChainError: CHAIN_UNREACHABLE; or :class:`RpcRefused` when the node answers with an error.
         """
         try:
-            answer: Any = self._provider.make_request(method, list(params))  # type: ignore[arg-type]
+            answer: Any = self._provider.make_request(method, list(params))
         except (RequestException, OSError) as error:
             raise ChainError(
                 f"the chain at {self.place} does not answer; is it running, and is the RPC URL right?"
@@ -60,7 +60,9 @@ class Rpc:
             raise ChainError(f"what answers at {self.place} is not a chain's JSON-RPC endpoint")
         fault = answer.get("error")
         if fault:
-            raise RpcRefused(f"the chain at {self.place} refused {method}: {_text(fault)}", _revert_data(fault))
+            raise RpcRefused(
+                f"the chain at {self.place} refused {method}: {_text(fault)}", _revert_data(fault)
+            )
         return answer["result"]
 
     def number(self, method: str, *params: Any) -> int:
@@ -70,7 +72,9 @@ class Rpc:
     def call(self, to: str, data: bytes, block: int | str, sender: str | None = None) -> bytes:
         """Runs a view at a block (its number or tag)."""
         transaction = {"to": to, "data": "0x" + data.hex(), **({"from": sender} if sender else {})}
-        return self.bytes_of(self.request("eth_call", transaction, block if isinstance(block, str) else hex(block)))
+        return self.bytes_of(
+            self.request("eth_call", transaction, block if isinstance(block, str) else hex(block))
+        )
 
     def block(self, tag: str) -> tuple[int, int] | None:
         """Number and time (UTC seconds) of a block by tag or ``0x…`` number; None if there is none."""

@@ -77,17 +77,14 @@ class Account:
             gas = self.rpc.number("eth_estimateGas", call)
         except RpcRefused as error:
             raise self._refused(error, doing) from error
-        newest = self.rpc.request("eth_getBlockByNumber", "latest", False)
-        tip = self.rpc.number("eth_maxPriorityFeePerGas")
-        fees = {"maxPriorityFeePerGas": tip, "maxFeePerGas": 2 * int(newest["baseFeePerGas"], 16) + tip}
+        fees = self._fees()
         for _ in range(_NONCE_TRIES):
             nonce = self.rpc.number("eth_getTransactionCount", self.address, "pending")
-            signed = self._account.sign_transaction(
-                {
-                    "type": 2, "chainId": self._chain_id, "nonce": nonce, "to": to or b"", "value": 0,
-                    "data": data, "gas": gas + gas // 10, **fees,
-                }
-            )  # fmt: skip
+            fields: dict[str, Any] = {
+                "chainId": self._chain_id, "nonce": nonce, "to": to or b"", "value": 0, "data": data, **fees,
+                "gas": gas + gas // 10,
+            }  # fmt: skip
+            signed = self._account.sign_transaction(fields)
             try:
                 self.rpc.request("eth_sendRawTransaction", to_hex(bytes(signed.raw_transaction)))
             except RpcRefused as error:
@@ -97,8 +94,21 @@ class Account:
                 raise self._refused(error, doing) from error
             return to_hex(bytes(signed.hash))
         raise ChainError(
-            f"{doing}: another process uses the account {self.address} at the same time", reason="TRANSACTION_FAILED"
+            f"{doing}: another process uses the account {self.address} at the same time",
+            reason="TRANSACTION_FAILED",
         )
+
+    def _fees(self) -> dict[str, int]:
+        """Enough for the base fee to double before the transaction is mined (EIP-1559)."""
+        newest = self.rpc.request("eth_getBlockByNumber", "latest", False)
+        if "baseFeePerGas" not in newest:
+            return {"gasPrice": self.rpc.number("eth_gasPrice")}
+        tip = self.rpc.number("eth_maxPriorityFeePerGas")
+        return {
+            "type": 2,
+            "maxPriorityFeePerGas": tip,
+            "maxFeePerGas": 2 * int(newest["baseFeePerGas"], 16) + tip,
+        }
 
     def _why(self, to: str | None, data: bytes, doing: str, block: int) -> ChainError:
         try:
@@ -111,7 +121,11 @@ class Account:
     def _refused(self, error: RpcRefused, doing: str) -> ChainError:
         if error.data is not None:
             return refusal(doing, error.data)
-        hint = f"; does {self.address} have enough of the chain's coin for gas?" if "fund" in error.message else ""
+        hint = (
+            f"; does {self.address} have enough of the chain's coin for gas?"
+            if "fund" in error.message
+            else ""
+        )
         return ChainError(f"{doing}: {error.message}{hint}", reason="TRANSACTION_FAILED")
 
 
@@ -159,7 +173,9 @@ class Sender:
             holder_id, card_hash, address(token, "token"), price_units, min_cohort, order, cap_micro,
             max_loss_per_job_micro, max_grant_term_seconds,
         )  # fmt: skip
-        for event in self.chain.find_events("Registry", "DatasetRegistered", None, holder_id.to_bytes(32, "big")):
+        for event in self.chain.find_events(
+            "Registry", "DatasetRegistered", None, holder_id.to_bytes(32, "big")
+        ):
             if isinstance(event, DatasetRegistered) and astuple(event)[4:] == init:
                 return event.dataset_id
         return self._event(self._send("Registry", "registerDataset", init), DatasetRegistered).dataset_id
@@ -250,7 +266,9 @@ class Sender:
             prev_root: root of the batch before; 32 zero bytes for the first.
         """
         data = interface("UsageLog").encode_call("rootOf", holder_id, first_sequence)
-        there = interface("UsageLog").decode_result("rootOf", self.chain.rpc.call(self.chain.usage_log, data, "latest"))
+        there = interface("UsageLog").decode_result(
+            "rootOf", self.chain.rpc.call(self.chain.usage_log, data, "latest")
+        )
         if there == root != ZERO_HASH:
             indexed = (holder_id.to_bytes(32, "big"), first_sequence.to_bytes(32, "big"))
             return self._earlier(self.chain.find_events("UsageLog", "UsageBatch", *indexed))

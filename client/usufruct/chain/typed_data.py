@@ -12,6 +12,7 @@ from eth_abi.abi import encode
 from eth_abi.exceptions import EncodingError
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+from eth_typing import Hash32
 from eth_utils.crypto import keccak
 
 from usufruct.domain.grant import Grant, SignedGrant
@@ -72,7 +73,7 @@ def sign_acknowledgement(
 
 def sign(account: LocalAccount, digest: bytes) -> bytes:
     """65-byte signature (r, s, v = 27 or 28; low s) of a 32-byte EIP-712 hash."""
-    return bytes(account.unsafe_sign_hash(digest).signature)
+    return bytes(account.unsafe_sign_hash(Hash32(digest)).signature)
 
 
 def signer(digest: bytes, signature: bytes) -> str:
