@@ -1,0 +1,62 @@
+"""The model builder's SDK: connect, quote, propose, train, resume. Start reading at ``network.py``.
+
+Names are loaded when they are first used, so that asking for prices or budgets needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from usufruct.builder.datasets import Dataset as Dataset
+    from usufruct.builder.datasets import DatasetList as DatasetList
+    from usufruct.builder.job import JobHandle as JobHandle
+    from usufruct.builder.network import Balance as Balance
+    from usufruct.builder.network import Network as Network
+    from usufruct.builder.network import connect as connect
+    from usufruct.builder.proposal import Proposal as Proposal
+    from usufruct.builder.quote import Quote as Quote
+    from usufruct.builder.results import LegResult as LegResult
+    from usufruct.builder.results import RoundResult as RoundResult
+    from usufruct.builder.resuming import resume as resume
+    from usufruct.builder.settings import SGD as SGD
+    from usufruct.builder.settings import Privacy as Privacy
+
+_HOME = {
+    "Balance": "network",
+    "Dataset": "datasets",
+    "DatasetList": "datasets",
+    "JobHandle": "job",
+    "LegResult": "results",
+    "Network": "network",
+    "Privacy": "settings",
+    "Proposal": "proposal",
+    "Quote": "quote",
+    "RoundResult": "results",
+    "SGD": "settings",
+    "connect": "network",
+    "resume": "resuming",
+}
+
+__all__ = [
+    "SGD",
+    "Balance",
+    "Dataset",
+    "DatasetList",
+    "JobHandle",
+    "LegResult",
+    "Network",
+    "Privacy",
+    "Proposal",
+    "Quote",
+    "RoundResult",
+    "connect",
+    "resume",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"usufruct.builder.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,347 @@
+"""Where a builder begins: one chain, one key, the datasets on offer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eth_account.signers.local import LocalAccount
+
+from usufruct.builder.datasets import Dataset, DatasetList, Unreachable
+from usufruct.builder.peers import HolderPeer
+from usufruct.builder.settings import SGD, Privacy
+from usufruct.chain import Chain, DatasetEntry, Sender
+from usufruct.chain.keys import load_key
+from usufruct.domain.dataset_card import card_hash, read_card
+from usufruct.errors import ConfigError, InvalidInput, PeerError, Refused, UsufructError
+from usufruct.wire.channel import PinnedEndpoint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from usufruct.builder.job import JobHandle
+    from usufruct.builder.proposal import Proposal
+    from usufruct.builder.quote import Quote
+
+ROUND_TIMEOUT_SECONDS = 300
+DELIVER_WITHIN_SECONDS = 7 * 86_400
+GRANT_TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Money of the builder's key.
+
+    Attributes:
+        gas_wei: what pays for transactions.
+        deposits: by token address, units deposited in ``ComputeAccess``: what jobs are paid from.
+        wallet: by token address, units that are not deposited.
+    """
+
+    gas_wei: int
+    deposits: Mapping[str, int]
+    wallet: Mapping[str, int]
+
+
+def connect(
+    rpc_url: str,
+    *,
+    contract: str,
+    key: str | Path | None = None,
+    passphrase_file: str | Path | None = None,
+    timeout_seconds: float = 5.0,
+) -> Network:
+    """Connects to a network of data holders.
+
+    Args:
+        rpc_url: JSON-RPC endpoint of the chain.
+        contract: address of ``ComputeAccess``; it names the other contracts.
+        key: the builder's encrypted keystore file. Without one, datasets can be listed and nothing else.
+        passphrase_file: file with the key's passphrase. Without it: the file named by ``USUFRUCT_PASSPHRASE_FILE``, or
+            ``<key>.passphrase`` beside the key, or a prompt at a terminal.
+        timeout_seconds: for one call to the chain.
+    Raises:
+        ChainError: CHAIN_UNREACHABLE or WRONG_CHAIN.
+        ConfigError: KEY_INVALID.
+    """
+    chain = Chain.connect(rpc_url, contract, timeout_seconds=timeout_seconds)
+    if key is None:
+        return Network(rpc_url, chain, None, None)
+    path = Path(key).expanduser().resolve()
+    return Network(
+        rpc_url, chain, load_key(path, passphrase_file=_passphrase_file(path, passphrase_file)), path
+    )
+
+
+def _passphrase_file(key: Path, given: str | Path | None) -> Path | None:
+    if given is not None:
+        return Path(given).expanduser()
+    if os.environ.get("USUFRUCT_PASSPHRASE_FILE"):
+        return Path(os.environ["USUFRUCT_PASSPHRASE_FILE"]).expanduser()
+    beside = key.with_name(key.name + ".passphrase")
+    return beside if beside.is_file() else None
+
+
+class Network:
+    """A chain with its data holders, seen with one builder's key. Make one with :func:`connect`."""
+
+    def __init__(
+        self, rpc_url: str, chain: Chain, account: LocalAccount | None, key_path: Path | None
+    ) -> None:
+        self.rpc_url, self.chain, self.key_path = rpc_url, chain, key_path
+        self._account = account
+
+    @property
+    def account(self) -> LocalAccount:
+        """The builder's key. Raises :class:`ConfigError` where there is none."""
+        if self._account is None:
+            raise ConfigError(
+                "This needs the builder's key: connect(…, key='builder.json').", reason="KEY_INVALID"
+            )
+        return self._account
+
+    @property
+    def address(self) -> str:
+        """The builder's address."""
+        return str(self.account.address)
+
+    @property
+    def sender(self) -> Sender:
+        """Sends transactions with the builder's key."""
+        return Sender(self.chain, self.account)
+
+    def __repr__(self) -> str:
+        who = self._account.address if self._account is not None else "no key"
+        return f"<Network {self.rpc_url}, contract {self.chain.compute_access}, {who}>"
+
+    # -- datasets and money -----------------------------------------------------------------------------------
+
+    def datasets(self, task: str | None = None, ids: Sequence[int] | None = None) -> DatasetList:
+        """The active datasets, with their cards fetched from their holders and compared with the chain.
+
+        Args:
+            task: only those whose card names this task.
+            ids: only these numbers.
+        Raises:
+            PeerError: there are datasets on chain, but not one holder answers.
+        """
+        wanted = [
+            entry
+            for entry in self.chain.datasets()
+            if entry.active and (ids is None or entry.dataset_id in ids)
+        ]
+        with ThreadPoolExecutor(min(16, max(1, len(wanted))), thread_name_prefix="cards") as pool:
+            found = list(pool.map(self._dataset, wanted))
+        unreachable = [entry for entry in found if isinstance(entry, Unreachable)]
+        listed = [entry for entry in found if isinstance(entry, Dataset)]
+        if unreachable and not listed:
+            places = ", ".join(f"{gone.endpoint} ({gone.reason})" for gone in unreachable)
+            raise PeerError(f"No data holder can be listed: {places}. Check that they are running.")
+        return DatasetList((d for d in listed if task is None or d.task == task), unreachable)
+
+    def balance(self) -> Balance:
+        """Gas money, deposits and wallet of the builder's key, for every token that a dataset is priced in."""
+        tokens = sorted({entry.token for entry in self.chain.datasets()})
+        return Balance(
+            gas_wei=self.chain.balance_wei(self.address),
+            deposits={token: self.chain.deposit_of(token, self.address) for token in tokens},
+            wallet={token: self.chain.token_balance(token, self.address) for token in tokens},
+        )
+
+    def deposit(self, units: int, token: str | None = None) -> int:
+        """Moves money into the deposit that jobs are paid from; returns the gas used.
+
+        Args:
+            units: in the token's smallest unit.
+            token: its address; None where all datasets are priced in one.
+        """
+        if token is None:
+            tokens = {entry.token for entry in self.chain.datasets()}
+            if len(tokens) != 1:
+                raise InvalidInput(
+                    "Name the token to deposit; datasets are priced in several, or in none.", field="token"
+                )
+            token = tokens.pop()
+        return int(self.sender.deposit(token, units).gas_used)
+
+    # -- jobs -------------------------------------------------------------------------------------------------
+
+    def quote(
+        self,
+        model: nn.Module | None,
+        datasets: Sequence[Dataset],
+        *,
+        privacy: Privacy,
+        rounds: int = 20,
+        optimizer: SGD | None = None,
+        loss: str | None = None,
+        spare_attempts: int | None = None,
+        min_cohort: int | None = None,
+        **_: Any,
+    ) -> Quote:
+        """What a job would cost, in money, privacy and gas. Asks nobody and changes nothing.
+
+        Takes the arguments of :meth:`train`, so that one may be turned into the other by its name; those that have no
+        part in the cost are ignored. Without a model, bytes are left out.
+        """
+        from usufruct.builder.quote import make_quote
+
+        return make_quote(
+            model,
+            datasets,
+            privacy=privacy,
+            rounds=rounds,
+            optimizer=optimizer or SGD(lr=0.1),
+            loss=loss,
+            spare_attempts=spare_attempts,
+            min_cohort=min_cohort,
+        )
+
+    def propose(
+        self,
+        model: nn.Module,
+        datasets: Sequence[Dataset],
+        *,
+        aggregator: str,
+        loss: str,
+        optimizer: SGD,
+        privacy: Privacy,
+        rounds: int,
+        validation: Any = None,
+        spare_attempts: int | None = None,
+        min_cohort: int | None = None,
+        purpose: str | None = None,
+        round_timeout_seconds: int = ROUND_TIMEOUT_SECONDS,
+        deliver_within_seconds: int = DELIVER_WITHIN_SECONDS,
+    ) -> Proposal:
+        """Proposes a job to every holder and returns at once; some answer at once, a person may take days.
+
+        Args:
+            model: takes float32 [batch, features] and returns [batch, outputs]; its weights are where training starts.
+            datasets: of :meth:`datasets`; all must have the same features and classes.
+            aggregator: ``host:port#sha256:…``.
+            loss: a name of ``builder.losses.LOSSES``.
+            rounds: rounds that count.
+            validation: the builder's own ``(X, y)``, never sent anywhere.
+            spare_attempts: see ``planning.make_plan``.
+            min_cohort: least holders in a sum; None for what the datasets ask.
+            purpose: a public sentence; its hash stands in every grant.
+            round_timeout_seconds: how long one round may take.
+            deliver_within_seconds: when the holders must have delivered, from now on; the price is locked until then.
+        Raises:
+            Refused: the job cannot be granted (budget, floor of epsilon, cohort); nobody has been asked.
+            InvalidInput: a value is out of its range, or the model cannot be a graph.
+            PeerError: a holder cannot be reached.
+        """
+        from usufruct.builder.proposal import new_proposal
+
+        return new_proposal(
+            self,
+            model,
+            datasets,
+            aggregator=aggregator,
+            loss=loss,
+            optimizer=optimizer,
+            privacy=privacy,
+            rounds=rounds,
+            validation=validation,
+            spare_attempts=spare_attempts,
+            min_cohort=min_cohort,
+            purpose=purpose,
+            round_timeout_seconds=round_timeout_seconds,
+            deliver_within_seconds=deliver_within_seconds,
+        )
+
+    def train(
+        self,
+        model: nn.Module,
+        datasets: Sequence[Dataset],
+        *,
+        aggregator: str,
+        loss: str,
+        optimizer: SGD,
+        privacy: Privacy,
+        rounds: int,
+        validation: Any = None,
+        spare_attempts: int | None = None,
+        min_cohort: int | None = None,
+        purpose: str | None = None,
+        round_timeout_seconds: int = ROUND_TIMEOUT_SECONDS,
+        deliver_within_seconds: int = DELIVER_WITHIN_SECONDS,
+        grant_timeout_seconds: float = GRANT_TIMEOUT_SECONDS,
+    ) -> JobHandle:
+        """Proposes a job, waits for every grant, and opens it on chain. Iterate the result to run the rounds.
+
+        Arguments and errors as :meth:`propose`; besides:
+
+        Args:
+            grant_timeout_seconds: how long to wait for holders that leave the decision to a person.
+        Raises:
+            Refused: a holder refused, or MONEY_SHORT. After GRANT_PENDING the proposal stays: ``uf.resume`` with the
+                id in the message opens it once it is granted.
+        """
+        proposal = self.propose(
+            model,
+            datasets,
+            aggregator=aggregator,
+            loss=loss,
+            optimizer=optimizer,
+            privacy=privacy,
+            rounds=rounds,
+            validation=validation,
+            spare_attempts=spare_attempts,
+            min_cohort=min_cohort,
+            purpose=purpose,
+            round_timeout_seconds=round_timeout_seconds,
+            deliver_within_seconds=deliver_within_seconds,
+        )
+        try:
+            proposal.wait(grant_timeout_seconds)
+        except Refused as error:
+            if error.reason != "GRANT_PENDING":
+                proposal.withdraw()
+            raise
+        return proposal.open()
+
+    def proposal(self, job_id: str) -> Proposal:
+        """A proposal that was made on this machine before."""
+        from usufruct.builder.proposal import Proposal
+        from usufruct.builder.store import JobStore
+
+        return Proposal(self, JobStore.find(job_id))
+
+    # -- one dataset ------------------------------------------------------------------------------------------
+
+    def _dataset(self, entry: DatasetEntry) -> Dataset | Unreachable:
+        holder = self.chain.holder(entry.holder_id)
+        try:
+            peer = HolderPeer(entry.dataset_id, PinnedEndpoint(holder.endpoint, holder.fingerprint), None)
+            try:
+                card = peer.card()
+            finally:
+                peer.close()
+            if card_hash(card) != entry.card_hash:
+                return Unreachable(entry.dataset_id, holder.endpoint, "CARD_MISMATCH")
+            return Dataset(
+                id=entry.dataset_id,
+                holder_id=entry.holder_id,
+                card=read_card(card),
+                card_hash=entry.card_hash,
+                token=entry.token,
+                price_units=entry.price_units,
+                min_cohort=entry.min_cohort,
+                order=entry.order,
+                cap_micro=entry.cap_micro,
+                reserved_micro=entry.reserved_micro,
+                spent_micro=entry.spent_micro,
+                max_loss_per_job_micro=entry.max_loss_per_job_micro,
+                operator=holder.operator,
+                endpoint=holder.endpoint,
+                fingerprint=holder.fingerprint,
+            )
+        except UsufructError as error:
+            return Unreachable(entry.dataset_id, holder.endpoint, error.reason)

@@ -1,0 +1,334 @@
+"""The builder's connections: every holder of a job, and its aggregator. Errors name the party they are about."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from eth_account.signers.local import LocalAccount
+
+from usufruct.chain import LegState
+from usufruct.domain.training_job import TrainingJobSpec
+from usufruct.errors import (
+    InvalidInput,
+    NotAuthenticated,
+    PeerError,
+    PeerUnreachable,
+    RoundFailed,
+    UsufructError,
+)
+from usufruct.v1 import catalogue_pb2, catalogue_pb2_grpc, jobs_pb2, jobs_pb2_grpc, rounds_pb2
+from usufruct.wire.aggregation import BuilderAggregation, FetchedSum, RoundToSum
+from usufruct.wire.auth import authenticated_channel
+from usufruct.wire.channel import PinnedEndpoint, pinned_channel
+from usufruct.wire.parsing import parse
+from usufruct.wire.raw import HEADER_LIMIT_BYTES, RUN_ROUND, with_header
+from usufruct.wire.status import rpc_errors
+
+if TYPE_CHECKING:
+    from usufruct.builder.network import Network
+
+CALL_SECONDS = 10.0
+"""For calls that a live holder answers from its own state, or after one look at the chain."""
+
+START_SECONDS = 60.0
+"""For StartLeg: the trainer's process loads torch."""
+
+FINISH_SECONDS = 180.0
+"""For FinishLeg: two transactions of the holder, each waiting for its block."""
+
+FINALITY_SECONDS = 900.0
+"""How long to wait for the block that opened the job to become final."""
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 10.0
+
+T = TypeVar("T")
+
+
+class CallGroup:
+    """Calls that end together. A call added after :meth:`cancel` is cancelled at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: list[Any] = []
+        self._cancelled = False
+
+    def add(self, call: Any) -> None:
+        with self._lock:
+            self._calls.append(call)
+            cancelled = self._cancelled
+        if cancelled:
+            call.cancel()
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+
+
+class HolderPeer:
+    """One data holder, over a channel pinned to the key that the chain names.
+
+    Every method raises :class:`PeerError` naming the holder when it cannot be reached, and what the holder refused
+    with otherwise.
+    """
+
+    def __init__(self, dataset_id: int, at: PinnedEndpoint, account: LocalAccount | None) -> None:
+        self.dataset_id, self.endpoint = dataset_id, at.endpoint
+        self.name = f"the holder of dataset {dataset_id} at {at.endpoint}"
+        with self._errors():
+            self._channel = pinned_channel(at.endpoint, at.fingerprint)
+        self._catalogue: Any = catalogue_pb2_grpc.CatalogueServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        if account is not None:
+            proved: Any = authenticated_channel(self._channel, account, at.fingerprint)
+            self._jobs: Any = jobs_pb2_grpc.JobServiceStub(proved)  # type: ignore[no-untyped-call]
+            self._run_round = proved.stream_stream(RUN_ROUND)
+
+    def card(self) -> bytes:
+        """The exact bytes of the dataset's card."""
+        request = catalogue_pb2.GetDatasetCardRequest(dataset_id=self.dataset_id)
+        with self._errors():
+            return bytes(self._catalogue.GetDatasetCard(request, timeout=CALL_SECONDS).card)
+
+    def propose(self, job_id: bytes, spec_bytes: bytes) -> jobs_pb2.Proposal:
+        """Proposes the job, or asks how an earlier proposal of it stands."""
+        request = jobs_pb2.ProposeJobRequest(
+            request_id=f"{job_id.hex()}-{self.dataset_id}", dataset_id=self.dataset_id, spec=spec_bytes
+        )
+        with self._errors():
+            return cast(jobs_pb2.Proposal, self._jobs.ProposeJob(request, timeout=START_SECONDS))
+
+    def proposal(self, job_id: bytes) -> jobs_pb2.Proposal:
+        """How a proposal stands."""
+        request = jobs_pb2.GetProposalRequest(job_id=job_id, dataset_id=self.dataset_id)
+        with self._errors():
+            return cast(jobs_pb2.Proposal, self._jobs.GetProposal(request, timeout=CALL_SECONDS))
+
+    def start_leg(self, job_id: bytes) -> jobs_pb2.Leg:
+        """Has the holder take up the leg that is open on chain."""
+        request = jobs_pb2.StartLegRequest(job_id=job_id, dataset_id=self.dataset_id)
+        with self._errors():
+            return cast(jobs_pb2.Leg, self._jobs.StartLeg(request, timeout=START_SECONDS))
+
+    def finish_leg(self, job_id: bytes, rounds_done: int) -> jobs_pb2.FinishLegResponse:
+        """Has the holder deliver its receipt on chain.
+
+        Where the last attempts were lost, a holder has taken part in a round more than this builder has opened; the
+        receipt then has the holder's number.
+        """
+        request = jobs_pb2.FinishLegRequest(
+            job_id=job_id, dataset_id=self.dataset_id, rounds_done=rounds_done
+        )
+        with self._errors():
+            try:
+                with rpc_errors(self.endpoint):
+                    answer = self._jobs.FinishLeg(request, timeout=FINISH_SECONDS)
+            except RoundFailed as error:
+                least = str(error.details.get("minimum", ""))
+                if error.reason != "ROUND_OUT_OF_ORDER" or least != str(rounds_done + 1):
+                    raise
+                request.rounds_done = rounds_done + 1
+                answer = self._jobs.FinishLeg(request, timeout=FINISH_SECONDS)
+        return cast(jobs_pb2.FinishLegResponse, answer)
+
+    def run_round(
+        self,
+        header: rounds_pb2.RoundHeader,
+        public_key: bytes,
+        weights: bytes,
+        on_event: Callable[[rounds_pb2.RoundEvent], None],
+        deadline: float,
+        calls: CallGroup,
+    ) -> rounds_pb2.RoundEvent:
+        """Sends a round and listens until the update has been submitted.
+
+        Args:
+            deadline: on the monotonic clock.
+            calls: through which another thread may cancel this.
+        Returns:
+            The SUBMITTED event.
+        """
+        for fresh in (False, True):
+            try:
+                return self._stream_round(header, public_key, weights, on_event, deadline, calls)
+            except NotAuthenticated:
+                if fresh:  # a restarted holder forgets its tokens; the refused one has been dropped
+                    raise
+        raise AssertionError("unreachable")
+
+    def _stream_round(
+        self,
+        header: rounds_pb2.RoundHeader,
+        public_key: bytes,
+        weights: bytes,
+        on_event: Callable[[rounds_pb2.RoundEvent], None],
+        deadline: float,
+        calls: CallGroup,
+    ) -> rounds_pb2.RoundEvent:
+        last: rounds_pb2.RoundEvent | None = None
+        with self._errors():
+            seconds = max(0.1, deadline - time.monotonic())
+            call = self._run_round(with_header(header, public_key, weights), timeout=seconds)
+            calls.add(call)
+            try:
+                for message in call:
+                    last = parse(rounds_pb2.RoundEvent, message, HEADER_LIMIT_BYTES)
+                    on_event(last)
+            finally:
+                call.cancel()
+        if last is None or last.state != rounds_pb2.ROUND_STATE_SUBMITTED:
+            raise PeerError(
+                f"{self.name} ended the round without having submitted its update.", reason="INTERNAL"
+            )
+        return last
+
+    def close(self) -> None:
+        """Closes the channel; calls under way end with an error."""
+        self._channel.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        with _naming(self.name, self.dataset_id):
+            with rpc_errors(self.endpoint):
+                yield
+
+
+class AggregatorPeer:
+    """The job's aggregator."""
+
+    def __init__(self, at: PinnedEndpoint, account: LocalAccount) -> None:
+        self.name = f"the aggregator at {at.endpoint}"
+        with _naming(self.name):
+            self._aggregation = BuilderAggregation(at, account)
+
+    def open_round(self, round_to_sum: RoundToSum, timeout_seconds: int) -> None:
+        """Opens the attempt; repeating it is harmless."""
+        with _naming(self.name):
+            self._aggregation.open_round(round_to_sum, timeout_seconds)
+
+    def fetch_sum(self, round_to_sum: RoundToSum, timeout_seconds: float) -> FetchedSum:
+        """Waits for the roster; gives the sum, its roster and signatures checked."""
+        with _naming(self.name):
+            return self._aggregation.fetch_sum(round_to_sum, timeout_seconds)
+
+    def close_round(self, round_to_sum: RoundToSum) -> None:
+        """Lets the aggregator forget the attempt; repeating it is harmless."""
+        with _naming(self.name):
+            self._aggregation.close_round(round_to_sum)
+
+    def close(self) -> None:
+        """Closes the channel; calls under way end with an error."""
+        self._aggregation.close()
+
+
+class Peers:
+    """All parties of one job."""
+
+    def __init__(
+        self, network: Network, holders: Mapping[int, HolderPeer], aggregator: AggregatorPeer
+    ) -> None:
+        self._network, self.holders, self.aggregator = network, holders, aggregator
+
+    @classmethod
+    def connect(cls, network: Network, spec: TrainingJobSpec) -> Peers:
+        """Connects to every holder, at the endpoint the chain names now, and to the spec's aggregator.
+
+        Raises:
+            PeerError: naming the party that cannot be reached.
+        """
+        holders = connect_holders(network, spec)
+        try:
+            at = PinnedEndpoint(spec.aggregator.endpoint, spec.aggregator.fingerprint)
+            return cls(network, holders, AggregatorPeer(at, network.account))
+        except UsufructError:
+            for holder in holders.values():
+                holder.close()
+            raise
+
+    def start_legs(self, spec: TrainingJobSpec) -> dict[int, int]:
+        """Has every holder take up its leg and warm its trainer; by dataset number, attempts charged so far.
+
+        Legs that are open on chain, but not final yet, are asked for again, less and less often.
+        """
+        deadline, pause = time.monotonic() + FINALITY_SECONDS, FIRST_WAIT_SECONDS
+        while True:
+            try:
+                legs = at_all(self.holders, lambda holder: holder.start_leg(spec.job_id))
+                break
+            except UsufructError as error:
+                if error.reason != "LEG_NOT_OPEN" or time.monotonic() > deadline or self._ended(spec):
+                    raise
+            threading.Event().wait(pause)
+            pause = min(LONGEST_WAIT_SECONDS, pause * 2)
+        for dataset_id, leg in legs.items():
+            if leg.state != jobs_pb2.LEG_STATE_RUNNING:
+                state = jobs_pb2.LegState.Name(leg.state)
+                raise InvalidInput(
+                    f"{self.holders[dataset_id].name} does not run the leg: it is in {state}.",
+                    reason="LEG_NOT_OPEN",
+                    dataset_id=dataset_id,
+                )
+        return {dataset_id: leg.attempts_charged for dataset_id, leg in legs.items()}
+
+    def _ended(self, spec: TrainingJobSpec) -> bool:
+        """Whether a leg of the job is final on chain and no longer open, so that waiting is in vain."""
+        legs = self._network.chain.job_legs(spec.job_id)
+        return any(leg.state is not LegState.LOCKED for leg in legs)
+
+    def close(self) -> None:
+        """Closes all channels."""
+        self.aggregator.close()
+        for holder in self.holders.values():
+            holder.close()
+
+
+def connect_holders(network: Network, spec: TrainingJobSpec) -> dict[int, HolderPeer]:
+    """Every holder of the spec, by dataset number.
+
+    Raises:
+        PeerError: naming the holder that cannot be reached.
+    """
+    places: dict[int, tuple[int, PinnedEndpoint]] = {}
+    for leg in spec.legs:
+        entry = network.chain.holder(leg.holder_id)
+        places[leg.dataset_id] = (leg.dataset_id, PinnedEndpoint(entry.endpoint, entry.fingerprint))
+    return at_all(places, lambda place: HolderPeer(place[0], place[1], network.account))
+
+
+def at_all(parties: Mapping[int, Any], ask: Callable[[Any], T]) -> dict[int, T]:
+    """Asks all parties at once.
+
+    Raises:
+        UsufructError: of the first party, in order of dataset number, that failed.
+    """
+    pool = ThreadPoolExecutor(max(1, len(parties)), thread_name_prefix="ask")
+    futures = {dataset_id: pool.submit(ask, party) for dataset_id, party in sorted(parties.items())}
+    try:
+        wait(futures.values())
+    finally:  # after Ctrl-C the caller hangs up, which ends the calls
+        pool.shutdown(wait=False, cancel_futures=True)
+    return {dataset_id: future.result() for dataset_id, future in futures.items()}
+
+
+@contextmanager
+def _naming(name: str, dataset_id: int | None = None) -> Iterator[None]:
+    """Lets errors of a peer say which party they are about. Reason and details stay."""
+    try:
+        yield
+    except UsufructError as error:
+        if dataset_id is not None:
+            error.details.setdefault("dataset_id", dataset_id)
+        if name not in error.message:
+            error.message = f"{name[0].upper()}{name[1:]}: {error.message}"
+            error.args = (error.message,)
+        raise
+    except ValueError as error:
+        if "closed channel" not in str(error):
+            raise
+        raise PeerUnreachable(f"The connection to {name} was closed.") from error

@@ -1,0 +1,284 @@
+"""From what a builder chooses to the integers of a job spec: noise, losses, weights, the range of an update.
+
+Everything that is priced here is priced again by every holder from the spec's integers alone, so the figures must be
+computed *from* those integers: a rate is first rounded to 10^-9 and then accounted for, never the other way round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from usufruct import privacy as dp
+from usufruct.builder.datasets import Dataset
+from usufruct.builder.settings import SGD, Privacy
+from usufruct.domain.training_job import (
+    MICRO,
+    NANO,
+    PICO,
+    EncryptionPlan,
+    LegTerms,
+    LocalOptimizer,
+    NoiseMode,
+    TrainingPlan,
+)
+from usufruct.encryption import DEFAULT_PARAMETERS
+from usufruct.errors import InvalidInput, Refused, UsufructError
+
+MICRO_BATCH_SIZE = 64
+"""Records that a trainer puts through the model at once; what graphs are bounded for (``graph.GraphLimits``)."""
+
+LEAST_NOISE_MULTIPLIER = 0.1
+"""What a spec admits; a calibration that would need less takes this much."""
+
+TAIL = 6.0
+"""Standard deviations of noise inside the range of an update: a coordinate is clamped with probability 2e-9."""
+
+VALUE_BITS = 16
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """All figures of a job, before it has a model graph, an aggregator and a number.
+
+    Attributes:
+        optimizer, plan, encryption, legs: as they stand in the spec. ``legs`` are in ascending order of dataset.
+        epsilons: binding epsilon of each leg's whole reservation, in the order of ``legs``.
+        min_cohort: least holders in a sum.
+    """
+
+    optimizer: LocalOptimizer
+    plan: TrainingPlan
+    legs: tuple[LegTerms, ...]
+    encryption: EncryptionPlan
+    epsilons: tuple[float, ...]
+    min_cohort: int
+
+
+def make_plan(
+    datasets: Sequence[Dataset],
+    privacy: Privacy,
+    optimizer: SGD,
+    *,
+    rounds: int,
+    spare_attempts: int | None,
+    parameter_count: int,
+    min_cohort: int | None = None,
+) -> JobPlan:
+    """Sizes a job so that each dataset's binding epsilon stays within ``privacy.epsilon``.
+
+    Where the datasets' orders differ, the largest noise of the cohort is used for all of them.
+
+    Args:
+        spare_attempts: attempts beyond ``rounds`` for what has to be drawn again; None for max(2, rounds // 10).
+            They are paid for in privacy whether or not they are used.
+    Raises:
+        Refused: EPSILON_BELOW_FLOOR, BUDGET_SHORT, POLICY_LOSS_TOO_HIGH (each names the dataset), COHORT_TOO_SMALL.
+        InvalidInput: SPEC_INVALID, naming the field.
+    """
+    cohort = _cohort(datasets)
+    spare = max(2, rounds // 10) if spare_attempts is None else spare_attempts
+    _whole("rounds", rounds, 1, 10_000)
+    _whole("spare_attempts", spare, 0, 1000)
+    attempts = rounds + spare
+    local = LocalOptimizer("sgd", _scaled(optimizer.lr, NANO), _scaled(optimizer.momentum, NANO))
+    rate_nano = _scaled(optimizer.sample_rate, NANO)
+    noise_micro = noise_multiplier_micro(cohort, privacy, rate_nano, optimizer.local_steps, attempts)
+    plan = TrainingPlan(
+        noise_mode=NoiseMode.LOCAL,
+        rounds=rounds,
+        spare_attempts=spare,
+        local_steps=optimizer.local_steps,
+        sample_rate_nano=rate_nano,
+        max_grad_norm_micro=_scaled(privacy.max_grad_norm, MICRO),
+        noise_multiplier_micro=noise_micro,
+        delta_pico=_scaled(privacy.delta, PICO),
+        micro_batch_size=MICRO_BATCH_SIZE,
+    )
+    legs = tuple(
+        _terms(dataset, plan, weight)
+        for dataset, weight in zip(cohort, weights_nano([d.nominal_size for d in cohort]), strict=True)
+    )
+    epsilons = tuple(_check_budget(d, leg, attempts, privacy) for d, leg in zip(cohort, legs, strict=True))
+    least = max(dataset.min_cohort for dataset in cohort)
+    if least > len(cohort):
+        strictest = max(cohort, key=lambda dataset: dataset.min_cohort)
+        raise Refused(
+            f"Dataset {strictest.id} ({strictest.name}) may only be used by {least} holders together, and the job has "
+            f"{len(cohort)}; add datasets of other holders.",
+            reason="COHORT_TOO_SMALL",
+            dataset_id=strictest.id,
+            minimum=least,
+            holders=len(cohort),
+        )
+    if min_cohort is not None:
+        _whole("min_cohort", min_cohort, least, len(cohort))
+    encryption = EncryptionPlan(
+        DEFAULT_PARAMETERS.name, VALUE_BITS, update_range_nano(local, plan, legs), parameter_count
+    )
+    return JobPlan(local, plan, legs, encryption, epsilons, least if min_cohort is None else min_cohort)
+
+
+def noise_multiplier_micro(
+    datasets: Sequence[Dataset], privacy: Privacy, sample_rate_nano: int, local_steps: int, attempts: int
+) -> int:
+    """The least noise multiplier, in 10^-6, that keeps every dataset of the cohort within ``privacy.epsilon``.
+
+    *Guarantee*: at every dataset's order, ``attempts`` times the loss of one attempt with this noise translates to at
+    most ``privacy.epsilon`` at ``privacy.delta``.
+
+    Raises:
+        Refused: EPSILON_BELOW_FLOOR or BUDGET_SHORT, naming the dataset.
+    """
+    rate = sample_rate_nano / NANO
+    delta = _scaled(privacy.delta, PICO) / PICO
+    largest = LEAST_NOISE_MULTIPLIER
+    for dataset in datasets:
+        try:
+            cap = dp.loss_for_epsilon_micro(privacy.epsilon, dataset.order, delta)
+            largest = max(largest, dp.noise_multiplier_for(cap, dataset.order, rate, local_steps, attempts))
+        except Refused as error:
+            raise _named(error, dataset) from error
+    return _scaled(largest, MICRO)
+
+
+def weights_nano(nominal_sizes: Sequence[int]) -> tuple[int, ...]:
+    """Weights in proportion to the declared sizes, in 10^-9, each at least 1, adding up to exactly 10^9.
+
+    The shares are rounded down; what is left goes, one unit each, to the largest remainders.
+    """
+    total = sum(nominal_sizes)
+    weights = [max(1, size * NANO // total) for size in nominal_sizes]
+    by_remainder = sorted(range(len(weights)), key=lambda i: (-(nominal_sizes[i] * NANO % total), i))
+    left = NANO - sum(weights)
+    for i in by_remainder[: max(0, left)]:
+        weights[i] += 1
+    while sum(weights) > NANO:  # tiny shares were lifted to 1: the largest share gives it back
+        weights[weights.index(max(weights))] -= 1
+    return tuple(weights)
+
+
+def update_range_nano(optimizer: LocalOptimizer, plan: TrainingPlan, legs: Sequence[LegTerms]) -> int:
+    """Bound on a coordinate of a holder's *weighted* update, in 10^-9: what 16 bits are spread over.
+
+    A holder takes K steps ``v = m*v + g; w = w - lr*v``, so its update is ``-lr * sum_k a_k g_k`` with
+    ``a_k = 1 + m + ... + m^(K-k)``. A step's gradient is (clipped sum + noise) / (qN):
+
+    * the sum over B sampled records, each of norm at most C, is at most ``C*B`` in any coordinate, and B exceeds
+      ``qN + 6*sqrt(qN(1-q))`` hardly ever;
+    * the noise has standard deviation ``s*C/(qN)``; over the steps ``lr*s*C/(qN) * sqrt(sum a_k^2)``.
+
+    The range is the first, at its worst, plus :data:`TAIL` standard deviations of the second, times the holder's
+    weight; the largest over the cohort. So clamping never touches the gradient of a dataset of its declared size,
+    and the noise once in 5*10^8 coordinates; clamping is post-processing in any case and has no effect on privacy.
+    The rounding step is range/32767: under a thousandth of the noise's deviation for datasets of up to some ten
+    thousand rows.
+    """
+    lr, momentum = optimizer.learning_rate_nano / NANO, optimizer.momentum_nano / NANO
+    rate, clip = plan.sample_rate_nano / NANO, plan.max_grad_norm_micro / MICRO
+    noise = plan.noise_multiplier_micro / MICRO
+    reach = [_geometric(momentum, plan.local_steps - k) for k in range(plan.local_steps)]
+    signal, spread = math.fsum(reach), math.sqrt(math.fsum(a * a for a in reach))
+    widest = 0.0
+    for leg in legs:
+        batch = rate * leg.nominal_size
+        crowd = 1 + TAIL * math.sqrt(max(0.0, 1 - rate) / batch)
+        update = lr * clip * (signal * crowd + TAIL * noise * spread / batch)
+        widest = max(widest, update * leg.weight_nano / NANO)
+    return min(10**6 * NANO, max(1, math.ceil(widest * NANO)))
+
+
+def _geometric(ratio: float, terms: int) -> float:
+    """1 + ratio + ... with ``terms`` terms."""
+    return float(terms) if ratio == 0 and terms == 0 else (1 - ratio**terms) / (1 - ratio)
+
+
+def _terms(dataset: Dataset, plan: TrainingPlan, weight_nano: int) -> LegTerms:
+    mechanism = dp.SubsampledGaussian(
+        plan.sample_rate_nano / NANO, plan.noise_multiplier_micro / MICRO, plan.local_steps
+    )
+    if plan.sample_rate_nano * dataset.nominal_size < NANO:
+        raise InvalidInput(
+            f"sample_rate {plan.sample_rate_nano / NANO:g} is less than one record a step on dataset {dataset.id} "
+            f"({dataset.nominal_size} rows declared); choose a larger one.",
+            reason="SPEC_INVALID",
+            field="sample_rate",
+            dataset_id=dataset.id,
+        )
+    return LegTerms(
+        dataset_id=dataset.id,
+        holder_id=dataset.holder_id,
+        card_hash=dataset.card_hash,
+        nominal_size=dataset.nominal_size,
+        operator=dataset.operator,
+        token=dataset.token,
+        price_units=dataset.price_units,
+        order=dataset.order,
+        loss_per_attempt_micro=dp.renyi_loss_micro(mechanism, dataset.order),
+        weight_nano=weight_nano,
+    )
+
+
+def _check_budget(dataset: Dataset, leg: LegTerms, attempts: int, privacy: Privacy) -> float:
+    """The leg's binding epsilon, if the dataset can still pay for it."""
+    loss = attempts * leg.loss_per_attempt_micro
+    epsilon = dp.epsilon(loss, dataset.order, _scaled(privacy.delta, PICO) / PICO)
+    left = dataset.epsilon_left(privacy.delta)
+    ask = (
+        f"ask for epsilon {left:.2f} or less"
+        if left > dataset.epsilon_floor
+        else "nothing more can be asked of it"
+    )
+    if loss > dataset.budget_left_micro:
+        raise Refused(
+            f"Dataset {dataset.id} ({dataset.name}) has too little privacy budget left for epsilon {epsilon:.2f}: the "
+            f"job would reserve {loss} millionths of a nat and {dataset.budget_left_micro} are left; {ask}, or leave "
+            "this dataset out.",
+            reason="BUDGET_SHORT",
+            dataset_id=dataset.id,
+            requested=loss,
+            limit=dataset.budget_left_micro,
+        )
+    if 0 < dataset.max_loss_per_job_micro < loss:
+        raise Refused(
+            f"Dataset {dataset.id} ({dataset.name}) allows one job {dataset.max_loss_per_job_micro} millionths of a nat "
+            f"and this one would reserve {loss} (epsilon {epsilon:.2f}); {ask}.",
+            reason="POLICY_LOSS_TOO_HIGH",
+            dataset_id=dataset.id,
+            requested=loss,
+            limit=dataset.max_loss_per_job_micro,
+        )
+    return epsilon
+
+
+def _cohort(datasets: Sequence[Dataset]) -> list[Dataset]:
+    cohort = sorted(datasets, key=lambda dataset: dataset.id)
+    if not cohort:
+        raise InvalidInput(
+            "A job needs at least one dataset; network.datasets() lists what there is.",
+            reason="SPEC_INVALID",
+            field="datasets",
+        )
+    if len({dataset.id for dataset in cohort}) != len(cohort) or len(cohort) > 64:
+        raise InvalidInput("A job has 1 to 64 datasets, each once.", reason="SPEC_INVALID", field="datasets")
+    return cohort
+
+
+def _named(error: UsufructError, dataset: Dataset) -> Refused:
+    """The privacy layer's refusal, with the dataset it concerns."""
+    details = {**error.details, "dataset_id": dataset.id}
+    return Refused(f"Dataset {dataset.id} ({dataset.name}): {error.message}", reason=error.reason, **details)
+
+
+def _scaled(value: float, unit: int) -> int:
+    return round(value * unit)
+
+
+def _whole(field: str, value: int, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise InvalidInput(
+            f"{field} must be a whole number from {least} to {most}, not {value!r}.",
+            reason="SPEC_INVALID",
+            field=field,
+        )

@@ -1,0 +1,84 @@
+"""What a builder chooses: privacy and optimiser. Plain numbers here; integers from ``planning`` on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from usufruct.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """The promise asked of every dataset in the job.
+
+    Attributes:
+        epsilon: bound on each dataset's binding epsilon for the *whole* job, spare attempts included. The noise is
+            the least that keeps it.
+        delta: for which epsilon is stated.
+        max_grad_norm: bound on the Euclidean norm of one record's gradient (clipping).
+        noise: where noise is added. ``"local"``: in full at every holder, so that the promise holds against
+            everyone else together; the only mode of this version.
+    Raises:
+        InvalidInput: SPEC_INVALID, naming the field.
+    """
+
+    epsilon: float
+    delta: float = 1e-5
+    max_grad_norm: float = 1.0
+    noise: str = "local"
+
+    def __post_init__(self) -> None:
+        _between("epsilon", self.epsilon, 0.0, 1e3)
+        _between("delta", self.delta, 1e-12, 0.01)
+        _between("max_grad_norm", self.max_grad_norm, 1e-3, 1e3)
+        if self.noise != "local":
+            raise InvalidInput(
+                f"noise must be 'local', not {self.noise!r}: this version adds noise in no other place.",
+                reason="SPEC_INVALID",
+                field="noise",
+            )
+
+
+@dataclass(frozen=True)
+class SGD:
+    """The optimiser that each holder runs, and how much of it one round is.
+
+    The defaults suit small tables: every record in every step, one step a round. For larger data, a ``sample_rate``
+    of 0.05 to 0.2 with several ``local_steps`` saves time and, through amplification by sampling, noise.
+
+    Attributes:
+        lr: learning rate.
+        momentum: in [0, 1); restarts at zero in every round.
+        local_steps: DP-SGD steps in one round at each holder, each with its own noise.
+        sample_rate: probability with which each record enters a step, independently.
+    Raises:
+        InvalidInput: SPEC_INVALID, naming the field.
+    """
+
+    lr: float
+    momentum: float = 0.0
+    local_steps: int = 1
+    sample_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        _between("lr", self.lr, 1e-9, 1e3)
+        if self.momentum != 0:
+            _between("momentum", self.momentum, 1e-9, 1 - 1e-9)
+        _between("sample_rate", self.sample_rate, 1e-9, 1.0)
+        if type(self.local_steps) is not int or not 1 <= self.local_steps <= 10_000:
+            raise InvalidInput(
+                "local_steps must be a whole number from 1 to 10000.",
+                reason="SPEC_INVALID",
+                field="local_steps",
+            )
+
+
+def _between(field: str, value: float, least: float, most: float) -> None:
+    real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not real or not least <= value <= most or value <= 0:
+        raise InvalidInput(
+            f"{field} must be a number from {least:g} to {most:g}, not {value!r}.",
+            reason="SPEC_INVALID",
+            field=field,
+        )
