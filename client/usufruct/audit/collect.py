@@ -1,0 +1,191 @@
+"""Collects the evidence: events, storage words and calls of one final block, then the holders' usage records.
+
+The chain is read first and the records after it, so records can be newer than the block but never the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from usufruct.audit.endpoint_records import fetch_all
+from usufruct.audit.evidence import (
+    CallFacts,
+    Evidence,
+    HolderRecords,
+    Storage,
+    StoredGrantUse,
+    StoredUsageHead,
+)
+from usufruct.audit.record_files import read_records
+from usufruct.chain import Chain, Event, LegEntry
+from usufruct.chain.events import (
+    Deposited,
+    EarningsWithdrawn,
+    JobOpened,
+    LegDelivered,
+    LegLocked,
+    LegPaid,
+    UsageBatch,
+    Withdrawn,
+)
+from usufruct.chain.interface import interface
+from usufruct.domain import ids
+from usufruct.domain.grant import Grant, SignedGrant
+from usufruct.errors import AuditError, ChainError, UsufructError
+
+Progress = Callable[[str], None]
+_SIGNED: Final = (JobOpened, LegDelivered, LegPaid, UsageBatch)
+"""Events that somebody must have signed; their transactions are fetched."""
+
+
+class AtBlock(Chain):
+    """The same connection with every view as of one block, so that all that is read fits together."""
+
+    def __init__(self, chain: Chain, block: tuple[int, int]) -> None:
+        self.__dict__.update(chain.__dict__)
+        self._block = block
+
+    def final_block(self) -> tuple[int, int]:
+        """The chosen block."""
+        return self._block
+
+    def view(self, contract: str, function: str, *arguments: Any) -> Any:
+        """Any view of the contracts, by name."""
+        where = {"Registry": self.registry, "ComputeAccess": self.compute_access}.get(
+            contract, self.usage_log
+        )
+        return self.view_at(where, contract, function, *arguments)
+
+    def view_at(self, where: str, contract: str, function: str, *arguments: Any) -> Any:
+        """A view of the contract at ``where``, which has the interface of ``contract``."""
+        abi = interface(contract)
+        data = self.rpc.call(where, abi.encode_call(function, *arguments), self._block[0])
+        return abi.decode_result(function, data)
+
+
+def collect(
+    rpc_url: str,
+    compute_access: str,
+    folder: Path | None = None,
+    *,
+    timeout_seconds: float = 5.0,
+    confirmations: int | None = None,
+    progress: Progress = lambda text: None,
+) -> Evidence:
+    """Everything an audit judges.
+
+    Args:
+        folder: takes usage records from files of :mod:`usufruct.audit.record_files` instead of the endpoints.
+        confirmations: see :meth:`usufruct.chain.Chain.connect`.
+        progress: called with a line now and then.
+    Raises:
+        ChainError: the chain cannot be reached, or is another one.
+        AuditError: the node's answers make no sense, or ``folder`` is none.
+    """
+    if folder is not None and not folder.is_dir():
+        raise AuditError(
+            f"{folder} is not a folder; make one with: usufruct audit fetch {folder}", field="records"
+        )
+    connected = Chain.connect(
+        rpc_url, compute_access, timeout_seconds=timeout_seconds, confirmations=confirmations
+    )
+    chain = AtBlock(connected, connected.final_block())
+    block_number, block_time = chain.final_block()
+    try:
+        progress(f"reading events of blocks {chain.deployment_block} to {block_number}")
+        events = tuple(chain.events(to_block=block_number))
+        progress(f"reading storage at block {block_number}")
+        storage = read_storage(chain, events)
+        calls = read_calls(chain, events)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise AuditError("the node's answers do not fit the contracts; use another node") from error
+    progress(f"reading usage records of {len(storage.holders)} holders")
+    records: dict[int, HolderRecords]
+    if folder is None:
+        records = fetch_all(
+            (holder, storage.usage_heads[number].next_sequence) for number, holder in storage.holders.items()
+        )
+    else:
+        records = {
+            number: read_records(folder, chain.chain_id, chain.usage_log, number)
+            for number in storage.holders
+        }
+    return Evidence(
+        chain_id=chain.chain_id,
+        compute_access=chain.compute_access,
+        registry=chain.registry,
+        usage_log=chain.usage_log,
+        block_number=block_number,
+        block_time_seconds=block_time,
+        events=events,
+        storage=storage,
+        calls=calls,
+        records=records,
+    )
+
+
+def read_storage(chain: AtBlock, events: tuple[Event, ...]) -> Storage:
+    """Every storage word that an event tells of, and every holder and dataset that is counted."""
+    legs = [event.leg for event in events if isinstance(event, LegLocked)]
+    owners = {(e.token, e.owner) for e in events if isinstance(e, (Deposited, Withdrawn))}
+    owners |= {(leg.token, leg.payer) for leg in legs}
+    earners = {(leg.token, leg.holder_id) for leg in legs}
+    earners |= {(e.token, e.holder_id) for e in events if isinstance(e, (LegPaid, EarningsWithdrawn))}
+    holders = {number: chain.holder(number) for number in range(1, chain.holder_count() + 1)}
+    batches = {(event.holder_id, event.first_sequence) for event in events if isinstance(event, UsageBatch)}
+    jobs = {event.job_id for event in events if isinstance(event, JobOpened)} | {leg.job_id for leg in legs}
+    tokens = {token for token, _ in owners | earners}
+    stored_jobs = {job_id: job for job_id in sorted(jobs) if (job := chain.job(job_id)) is not None}
+    return Storage(
+        holders=holders,
+        datasets={entry.dataset_id: entry for entry in chain.datasets()},
+        jobs=stored_jobs,
+        leg_hashes={name: chain.view("ComputeAccess", "legHash", name) for name in sorted(_leg_ids(legs))},
+        grant_uses={
+            leg.grant_hash: StoredGrantUse(*chain.view("Registry", "grantUse", leg.grant_hash))
+            for leg in legs
+        },
+        deposits={(token, owner): chain.deposit_of(token, owner) for token, owner in sorted(owners)},
+        earnings={(token, number): chain.earnings_of(token, number) for token, number in sorted(earners)},
+        balances={
+            token: chain.view_at(token, "TestToken", "balanceOf", chain.compute_access)
+            for token in sorted(tokens)
+        },
+        usage_heads={number: StoredUsageHead(*chain.usage_head(number)) for number in holders},
+        usage_roots={(number, first): chain.usage_root(number, first) for number, first in sorted(batches)},
+    )
+
+
+def _leg_ids(legs: list[LegEntry]) -> set[bytes]:
+    return {leg.leg_id for leg in legs}
+
+
+def read_calls(chain: AtBlock, events: tuple[Event, ...]) -> dict[bytes, CallFacts]:
+    """Who sent the transactions of signed events, and the signatures and grants in their arguments."""
+    wanted = dict.fromkeys(event.transaction_hash for event in events if isinstance(event, _SIGNED))
+    calls = {}
+    for transaction_hash in wanted:
+        raw = chain.rpc.request("eth_getTransactionByHash", ids.to_hex(transaction_hash))
+        if raw is not None:
+            calls[transaction_hash] = _call_facts(chain, raw)
+    return calls
+
+
+def _call_facts(chain: AtBlock, raw: dict[str, Any]) -> CallFacts:
+    sender = ids.address(raw["from"], "from")
+    to = None if raw.get("to") is None else ids.address(raw["to"], "to")
+    if to == chain.usage_log:
+        return CallFacts(sender, direct=True)
+    if to != chain.compute_access:
+        return CallFacts(sender)
+    try:
+        function, arguments = interface("ComputeAccess").decode_call(chain.rpc.bytes_of(raw["input"]))
+        if function == "openJob":
+            grants = tuple(SignedGrant(Grant(*grant), signature) for grant, signature, _ in arguments[1])
+            return CallFacts(sender, direct=True, grants=grants)
+        signature = arguments[-1] if function in ("deliver", "acknowledge") else b""
+    except (UsufructError, IndexError) as error:
+        raise ChainError("a transaction of the node does not fit the contract; use another node") from error
+    return CallFacts(sender, direct=True, signature=signature)

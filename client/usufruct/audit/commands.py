@@ -1,0 +1,118 @@
+"""``usufruct audit``: every use, and whether the books agree. Needs a JSON-RPC URL and nothing of torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from usufruct.audit.evidence import Evidence
+
+app = typer.Typer(no_args_is_help=True, help="List every use, and verify the books against one another.")
+
+Rpc = Annotated[
+    str, typer.Option("--rpc", envvar="USUFRUCT_RPC", help="JSON-RPC URL of the chain.", show_default=False)
+]
+Contract = Annotated[
+    str,
+    typer.Option(
+        "--contract", envvar="USUFRUCT_CONTRACT", help="Address of ComputeAccess.", show_default=False
+    ),
+]
+Records = Annotated[
+    Path | None,
+    typer.Option(
+        "--records", help="Take usage records from this folder (made by `audit fetch`), not from endpoints."
+    ),
+]
+Delta = Annotated[float, typer.Option("--delta", help="Delta at which losses are translated into epsilon.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+
+
+@app.command()
+def log(
+    rpc: Rpc, contract: Contract, records: Records = None, delta: Delta = 1e-5, json_: Json = False
+) -> None:
+    """Shows every job, leg, grant, loss, payment and refusal. Judges nothing; see `verify`."""
+    from usufruct.audit import report, tables
+    from usufruct.audit.reconcile import judge
+    from usufruct.privacy.conversion import checked_delta
+
+    delta = checked_delta(delta)
+    evidence = _collect(rpc, contract, records)
+    judgement = judge(evidence)
+    if json_:
+        typer.echo(json.dumps(report.log_as_dict(evidence, judgement, delta)))
+        return
+    out = tables.console()
+    tables.print_log(out, evidence, judgement, delta)
+    tables.print_budgets(out, evidence, delta)
+    if not judgement.verified:
+        found = len(judgement.discrepancies)
+        typer.echo(
+            f"The books do not agree ({found} finding{'s'[: found != 1]}): run `usufruct audit verify`.",
+            err=True,
+        )
+
+
+@app.command()
+def verify(
+    rpc: Rpc, contract: Contract, records: Records = None, delta: Delta = 1e-5, json_: Json = False
+) -> None:
+    """Checks events against storage, records against roots, recomputes every loss, compares with budgets and payments.
+
+    Ends in a verdict in words. Exits with 1 if anything differs or could not be had.
+    """
+    from usufruct.audit import report, tables
+    from usufruct.audit.reconcile import judge
+    from usufruct.privacy.conversion import checked_delta
+
+    delta = checked_delta(delta)
+    evidence = _collect(rpc, contract, records)
+    judgement = judge(evidence)
+    if json_:
+        typer.echo(json.dumps(report.as_dict(evidence, judgement, delta)))
+    else:
+        out = tables.console()
+        tables.print_budgets(out, evidence, delta)
+        tables.print_verdict(out, judgement)
+    if not judgement.verified:
+        raise typer.Exit(1)
+
+
+@app.command()
+def fetch(
+    folder: Annotated[Path, typer.Argument(help="Where to write the records, one file per holder.")],
+    rpc: Rpc,
+    contract: Contract,
+    json_: Json = False,
+) -> None:
+    """Keeps the holders' usage records in a folder, so that `log` and `verify` work when endpoints are gone."""
+    from usufruct.audit.record_files import write_records
+
+    evidence = _collect(rpc, contract, None)
+    written, failed = {}, {}
+    for holder_id, holder_records in sorted(evidence.records.items()):
+        if holder_records.problems:
+            failed[holder_id] = holder_records.problems[0].text
+        if holder_records.records or not holder_records.problems:
+            path = write_records(folder, evidence.chain_id, evidence.usage_log, holder_records)
+            written[str(path)] = len(holder_records.records)
+    if json_:
+        typer.echo(json.dumps({"written": written, "failed": failed}))
+    else:
+        for name, count in written.items():
+            typer.echo(f"{name}: {count} record{'s'[: count != 1]}")
+        for holder_id, text in failed.items():
+            typer.echo(f"holder {holder_id}: {text}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _collect(rpc: str, contract: str, records: Path | None) -> Evidence:
+    from usufruct.audit.collect import collect
+
+    return collect(rpc, contract, records)

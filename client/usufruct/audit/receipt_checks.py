@@ -1,0 +1,117 @@
+"""A leg's receipt: that it is the one on chain, about this leg, and that its loss is what its mechanism costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from usufruct.audit.books import Books, LegBook
+from usufruct.audit.evidence import Evidence
+from usufruct.audit.findings import Finding
+from usufruct.chain import receipt_hash
+from usufruct.domain import ids
+from usufruct.domain.leg_receipt import (
+    ACCOUNTANT_VERSION,
+    RECEIPT_VERSION,
+    LegReceipt,
+    MechanismKind,
+    NeighbouringRelation,
+    Rounding,
+)
+from usufruct.domain.training_job import MICRO, NANO
+from usufruct.errors import UsufructError
+from usufruct.privacy import SubsampledGaussian, recompute_loss_micro
+
+UNUSED_IN_LOCAL_MODE = (
+    "min_honest", "max_colluding", "scale_micro", "delta_two_micro", "delta_one_micro", "share_noise_micro",
+)  # fmt: skip
+
+
+def check_receipt(evidence: Evidence, leg: LegBook, books: Books) -> Iterator[Finding]:
+    """Every field of a delivered leg's receipt that can be checked without its usage records.
+
+    *Guarantee*: none about what was drawn. If nothing is found, the loss that the leg committed on chain is what the
+    receipt's mechanism costs at the dataset's order for all attempts reserved, by an accountant that shares no code
+    with the holder's. That the holder ran that mechanism is its signed statement.
+    """
+    event = leg.delivered
+    if event is None:
+        return
+    receipt, entry, place = event.receipt, leg.entry, leg.place
+    leg_id = ids.leg_id(leg.locked.job_id, leg.locked.dataset_id)
+    for name, claimed, expected in (
+        ("leg_id", receipt.leg_id, leg_id),
+        ("leg_id of the event", event.leg_id, leg_id),
+        ("job_id", receipt.job_id, entry.job_id),
+        ("dataset_id", receipt.dataset_id, entry.dataset_id),
+        ("spec_hash", receipt.spec_hash, entry.spec_hash),
+        ("grant_hash", receipt.grant_hash, entry.grant_hash),
+    ):
+        if claimed != expected:
+            yield Finding("receipt-about", place, f"the receipt's {name} is not the leg's")
+    if receipt_hash(receipt, evidence.chain_id, evidence.compute_access) != event.receipt_hash:
+        yield Finding("receipt-hash", place, "the receipt's fields do not give the hash that was delivered")
+    dataset = books.datasets.get(entry.dataset_id)
+    if dataset is not None and receipt.order != dataset.registered.order:
+        text = f"the receipt's order is {receipt.order}, the dataset's {dataset.registered.order}"
+        yield Finding("receipt-order", place, text)
+    for text in _form(receipt):
+        yield Finding("receipt-form", place, text)
+    if receipt.loss_micro != entry.loss_reserved_micro:
+        text = (
+            f"the receipt claims {receipt.loss_micro}, {entry.loss_reserved_micro} were reserved (10^-6 nat)"
+        )
+        yield Finding("receipt-loss", place, text)
+    for text in _loss(receipt):
+        yield Finding("receipt-loss", place, text)
+
+
+def _form(receipt: LegReceipt) -> Iterator[str]:
+    if (receipt.version, receipt.accountant_version) != (RECEIPT_VERSION, ACCOUNTANT_VERSION):
+        yield f"versions {receipt.version} and {receipt.accountant_version} are not known here"
+    if receipt.neighbouring != NeighbouringRelation.ADD_OR_REMOVE_ONE:
+        yield f"neighbouring relation {receipt.neighbouring} is not known here"
+    if receipt.rounding != Rounding.AFTER_NOISE:
+        yield f"rounding {receipt.rounding} is not known here"
+    used = [name for name in UNUSED_IN_LOCAL_MODE if getattr(receipt, name)]
+    if used:
+        yield f"{', '.join(used)} must be zero with local noise"
+    if receipt.attempts_charged > receipt.attempts_reserved:
+        yield f"{receipt.attempts_charged} attempts were charged, {receipt.attempts_reserved} reserved"
+    if receipt.rounds_done > receipt.attempts_charged:
+        yield f"{receipt.rounds_done} rounds were done with {receipt.attempts_charged} attempts"
+    if receipt.dimension < 1 or receipt.clip_norm_micro < 1:
+        yield "the number of parameters and the norm bound must be positive"
+    if receipt.started_seconds > receipt.ended_seconds:
+        yield "it ended before it started"
+
+
+def _loss(receipt: LegReceipt) -> Iterator[str]:
+    if receipt.mechanism != MechanismKind.SUBSAMPLED_GAUSSIAN:
+        yield f"mechanism {receipt.mechanism} is not known here, so its loss cannot be recomputed"
+        return
+    attempts = receipt.attempts_reserved
+    if attempts < 1:
+        yield "no attempt was reserved, so there is nothing the loss could be for"
+        return
+    try:
+        recomputed = _recomputed_micro(
+            receipt.sample_rate_nano, receipt.noise_multiplier_micro, receipt.steps_per_attempt, receipt.order
+        )
+    except UsufructError as error:
+        yield f"the loss cannot be recomputed: {error.message}"
+        return
+    if not attempts * recomputed <= receipt.loss_micro <= attempts * (recomputed + 1):
+        yield (
+            f"the receipt claims {receipt.loss_micro} x 10^-6 nat; {attempts} attempts of its mechanism cost "
+            f"{attempts * recomputed} to {attempts * (recomputed + 1)}"
+        )
+    if receipt.loss_micro % attempts:
+        yield f"the loss {receipt.loss_micro} is not {attempts} times the loss of one attempt"
+
+
+@lru_cache(maxsize=4096)
+def _recomputed_micro(sample_rate_nano: int, noise_multiplier_micro: int, steps: int, order: int) -> int:
+    """Legs of a job share their mechanism, and recomputing one may take a while."""
+    mechanism = SubsampledGaussian(sample_rate_nano / NANO, noise_multiplier_micro / MICRO, steps)
+    return recompute_loss_micro(mechanism, order)

@@ -1,0 +1,71 @@
+"""Judgement: evidence in, findings out. Pure; reads nothing, writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from usufruct.audit.authority_checks import check_authority
+from usufruct.audit.books import Books, replay
+from usufruct.audit.evidence import Evidence
+from usufruct.audit.findings import Finding, Severity
+from usufruct.audit.receipt_checks import check_receipt
+from usufruct.audit.record_checks import check_usage
+from usufruct.audit.storage_checks import check_storage
+from usufruct.audit.usage_log import ReadRecord, check_records
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found.
+
+    Attributes:
+        books: the events, replayed.
+        records: all usage records that could be read, by holder and number.
+        findings: all, notes too, in the order of the checks.
+    """
+
+    books: Books
+    records: tuple[ReadRecord, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def discrepancies(self) -> tuple[Finding, ...]:
+        """Findings that stand against the verdict."""
+        return tuple(f for f in self.findings if f.severity is Severity.DISCREPANCY)
+
+    @property
+    def notes(self) -> tuple[Finding, ...]:
+        """Findings that do not."""
+        return tuple(f for f in self.findings if f.severity is Severity.NOTE)
+
+    @property
+    def verified(self) -> bool:
+        """Whether nothing differs."""
+        return not self.discrepancies
+
+
+def judge(evidence: Evidence) -> Judgement:
+    """Compares everything with everything else that must agree with it.
+
+    *Guarantee*: if :attr:`Judgement.verified`, then at the final block the events lead to the storage of the three
+    contracts; every anchored usage record is the one that was logged; every delivered leg committed the loss that its
+    receipt's mechanism costs, and was paid its price or waits for it. Whether the noise was really drawn, on the data
+    that the card describes, no log can show.
+    """
+    books, findings = replay(evidence.events)
+    findings.extend(check_storage(evidence, books))
+    findings.extend(check_authority(evidence, books))
+    for leg in books.legs.values():
+        findings.extend(check_receipt(evidence, leg, books))
+    records: list[ReadRecord] = []
+    for holder_id in sorted(set(books.batches) | set(books.holders) | set(evidence.records)):
+        read, found = check_records(
+            holder_id,
+            evidence.records.get(holder_id),
+            books.batches.get(holder_id, []),
+            evidence.block_time_seconds,
+        )
+        records.extend(read)
+        findings.extend(found)
+    findings.extend(check_usage(records, books))
+    return Judgement(books, tuple(records), tuple(findings))
