@@ -66,7 +66,7 @@ def unround_sum(
 ) -> NDArray[np.float64]:
     """The sum of the holders' rounded updates from the sum of their codes, shape ``(d,)``.
 
-    Exact: the integers are shifted back as integers and multiplied by the step once.
+    Exact: the integers are shifted back without rounding and multiplied by the step once.
 
     Args:
         sums: sum of the codes over ``holders`` holders, coordinate by coordinate.
@@ -88,7 +88,10 @@ def unround_sum(
             field="sums",
             holders=holders,
         )
-    return (sums - offset * holders).astype(np.float64) * (update_range / offset)
+    # Sums are far below 2^53, so float64 holds them and their differences exactly.
+    values = np.subtract(sums, offset * holders, dtype=np.float64)
+    values *= update_range / offset
+    return values
 
 
 def _checked(update_range: float, value_bits: int) -> tuple[float, int]:
