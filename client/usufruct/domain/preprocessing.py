@@ -113,14 +113,17 @@ def person_has_several_rows(persons: Sequence[Any]) -> bool:
 def _scaled(column: Column, values: Sequence[Any], markers: frozenset[str]) -> NDArray[np.float64]:
     low, high = _bounds(column)
     substitute = {
-        "midpoint": (low + high) / 2,
+        "midpoint": low / 2 + high / 2,
         "minimum": low,
         "maximum": high,
         "zero": min(max(0.0, low), high),
     }[column.missing or "midpoint"]
     numbers = np.fromiter((_number(value, markers) for value in values), dtype=np.float64, count=len(values))
     numbers = np.where(np.isfinite(numbers), numbers, substitute)
-    return np.clip((np.clip(numbers, low, high) - low) / (high - low) * 2 - 1, -1.0, 1.0)
+    half = high / 2 - low / 2  # halves first: the difference of two finite bounds can overflow
+    with np.errstate(all="ignore"):
+        scaled = (np.clip(numbers, low, high) - (low / 2 + high / 2)) / half
+    return np.clip(np.nan_to_num(scaled), -1.0, 1.0)
 
 
 def _one_hot(
@@ -155,7 +158,10 @@ def _text(value: Any) -> str:
     """One text for all that means the same: ``1``, ``1.0``, ``" 1 "`` and ``"1.0"`` are ``"1"``; None and NaN are empty."""
     if value is None:
         return ""
-    text = str(value).strip()
+    try:
+        text = str(value).strip()
+    except ValueError:  # an integer of thousands of digits
+        return ""
     try:
         number = float(text)
     except ValueError:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -255,3 +259,18 @@ def test_the_error_for_a_layer_names_its_class() -> None:
 def test_a_wrong_input_shape_is_refused() -> None:
     with pytest.raises(InvalidInput, match="does not run"):
         graph.trace(nn.Linear(3, 1), (4,))
+
+
+def test_the_language_and_the_package_need_no_torch() -> None:
+    program = (
+        "import sys, usufruct.graph, usufruct.graph.model_graph, usufruct.graph.limits; "
+        "usufruct.graph.ModelGraph, usufruct.graph.GraphLimits; sys.exit('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(graph, name) is not None for name in graph.__all__)
+    with pytest.raises(AttributeError):
+        graph.nothing  # noqa: B018

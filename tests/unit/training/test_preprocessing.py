@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -133,6 +134,15 @@ def test_nothing_in_a_row_makes_it_fail_or_leaves_the_range(rows: list[tuple[obj
     assert prepared.features.shape == (len(prepared.labels), 11)
     assert np.isfinite(prepared.features).all()
     assert (np.abs(prepared.features) <= 1).all()
+
+
+@pytest.mark.parametrize("bounds", [(-1.7e308, 1.7e308), (0.0, 5e-324), (1e15, 1e15 + 0.25)])
+def test_extreme_bounds_give_numbers_in_the_range(bounds: tuple[float, float]) -> None:
+    card = dataclasses.replace(HEART, columns=(Column("age", "number", *bounds, missing="midpoint"),))
+    values = [*bounds, 0.0, None, 1e308, -1e308, 10**5000]
+    features = prepare_columns(card, {"age": values, "num": [0] * len(values)}).features
+    assert np.isfinite(features).all()
+    assert (np.abs(features) <= 1).all()
 
 
 def test_a_person_counts_once() -> None:

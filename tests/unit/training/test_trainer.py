@@ -229,7 +229,10 @@ def test_the_child_is_confined_and_sees_nothing_of_the_servers_environment(
     trainer: Trainer, task: TrainerTask
 ) -> None:
     trainer.start(task)
-    limits = {line[:26].strip(): line[26:].split()[:2] for line in Path(f"/proc/{trainer.pid}/limits").open()}
+    limits = {
+        line[:26].strip(): line[26:].split()[:2]
+        for line in Path(f"/proc/{trainer.pid}/limits").read_text().splitlines()
+    }
     expected = TrainerLimits()
     assert limits["Max address space"] == [str(expected.address_space_bytes)] * 2
     assert limits["Max open files"] == [str(expected.open_files)] * 2
@@ -260,6 +263,15 @@ def test_a_round_is_fast(trainer: Trainer, task: TrainerTask) -> None:
         trainer.run(WEIGHTS, number, 0, timeout_seconds=20)
         seconds.append(time.monotonic() - start)
     assert sorted(seconds)[5] < 0.1  # 4 ms on a quiet two-core machine
+
+
+def test_a_task_that_was_refused_leaves_none_behind_not_the_one_before(task: TrainerTask) -> None:
+    with Trainer.spawn() as trainer:
+        trainer.start(task)
+        with pytest.raises(InvalidInput):
+            trainer.start(dataclasses.replace(task, loss="hinge"))
+        with pytest.raises(TrainerFailed, match="not started"):
+            trainer.run(WEIGHTS, 1, 0, timeout_seconds=20)
 
 
 # -- what goes wrong (these end their child) -----------------------------------------------------------------------

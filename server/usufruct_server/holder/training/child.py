@@ -80,6 +80,7 @@ def serve(connection: socket.socket) -> None:
         try:
             request = header["request"]
             if request == "start":
+                session = None  # a task that is refused leaves none behind, not the one before
                 session = Session(header["task"])
                 send(connection, {"answer": "started"})
             elif session is None:
