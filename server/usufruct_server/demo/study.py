@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usufruct.domain.dataset_card import DatasetCard
@@ -31,17 +29,6 @@ class Hospital:
     name: str
     card: DatasetCard
     rows: tuple[Row, ...]
-
-    def write(self, directory: Path) -> tuple[Path, Path]:
-        """Writes ``card.json`` and ``data.csv``; returns their paths."""
-        card_path, data_path = directory / "card.json", directory / "data.csv"
-        card_path.write_bytes(self.card.to_bytes())
-        header = [*(column.name for column in self.card.columns), self.card.label.column]
-        with data_path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, header)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        return card_path, data_path
 
     def prepared(self) -> PreparedData:
         """The rows as numbers, for the in-process baselines."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
@@ -126,10 +127,10 @@ def _audit(report: Report) -> Panel:
     audit = report.audit
     counted = ", ".join(f"{count} {kind.lower()}" for kind, count in audit.records.items())
     lines = [
-        f"[bold]{audit.verdict}[/bold]",
+        f"[bold]{escape(audit.verdict)}[/bold]",
         f"Usage log: {counted}." if counted else "The usage log is empty.",
     ]
-    lines += [f"- {finding}" for finding in audit.findings]
+    lines += [f"- {escape(finding)}" for finding in audit.findings]
     return Panel(
         "\n".join(lines),
         title="The audit",

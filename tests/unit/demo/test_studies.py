@@ -15,7 +15,9 @@ from usufruct_server.demo import breast_cancer, heart_disease
 from usufruct_server.demo.baselines import alone_plan, score
 from usufruct_server.demo.cards import breast_cancer as breast_cards
 from usufruct_server.demo.cards import heart_disease as heart_cards
+from usufruct_server.demo.network import write_rows
 from usufruct_server.demo.study import Hospital
+from usufruct_server.holder.training.card_data import load_card_data
 
 HEART = Path(__file__).parents[4] / "shared" / "data" / "heart_disease"
 needs_heart = pytest.mark.skipif(
@@ -74,11 +76,9 @@ def test_declared_bounds_cover_the_documented_ranges() -> None:
 
 
 def test_a_hospital_writes_what_its_server_reads(tmp_path: Path) -> None:
-    from usufruct_server.holder.training.card_data import load_card_data
-
     hospital = breast_cancer.load().hospitals[2]
-    card_path, data_path = hospital.write(tmp_path)
-    read = load_card_data(data_path, read_card(card_path.read_bytes()))
+    write_rows(tmp_path / "data.csv", hospital.card, hospital.rows)
+    read = load_card_data(tmp_path / "data.csv", read_card(hospital.card.to_bytes()))
     assert np.array_equal(read.features, hospital.prepared().features)
     assert np.array_equal(read.labels, hospital.prepared().labels)
 
