@@ -1,0 +1,213 @@
+"""Wires the holder's parts together and serves them over gRPC until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, cast
+
+import grpc
+from eth_account.signers.local import LocalAccount
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from usufruct.chain import Chain, Sender
+from usufruct.errors import ConfigError
+from usufruct.v1 import (
+    auth_pb2,
+    auth_pb2_grpc,
+    catalogue_pb2,
+    catalogue_pb2_grpc,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    rounds_pb2,
+    rounds_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
+)
+from usufruct.wire.auth import Authenticator, AuthService
+from usufruct.wire.raw import ROUND_SERVICE, add_raw_methods
+from usufruct.wire.status import ErrorInterceptor
+from usufruct.wire.tls import SERVER_OPTIONS, TlsIdentity, load_identity, start_server
+
+from usufruct_server.holder.catalogue import load_catalogue
+from usufruct_server.holder.config import HolderConfig
+from usufruct_server.holder.data_check import DataCheck
+from usufruct_server.holder.housekeeping import Housekeeping
+from usufruct_server.holder.job_store import JobStore
+from usufruct_server.holder.ledger import Ledger
+from usufruct_server.holder.legs import Legs
+from usufruct_server.holder.opening import known_registration, open_chain, registration_problems
+from usufruct_server.holder.proposals import Proposals
+from usufruct_server.holder.publisher import Publisher
+from usufruct_server.holder.rounds import RoundRunner
+from usufruct_server.holder.services.catalogue import CatalogueService
+from usufruct_server.holder.services.jobs import JobService
+from usufruct_server.holder.services.rounds import RoundService
+from usufruct_server.holder.services.usage import UsageService
+from usufruct_server.holder.settlement import Settlement
+from usufruct_server.holder.trainers import Trainers
+from usufruct_server.holder.usage_log import UsageLog
+
+WORKERS = 64
+"""Calls that are answered at a time; further ones wait in gRPC, and above twice as many are turned away."""
+STOP_SECONDS = 20.0
+"""How long a stop waits for attempts that were charged to reach the outbox."""
+_SERVICES = (
+    auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name,
+    catalogue_pb2.DESCRIPTOR.services_by_name["CatalogueService"].full_name,
+    jobs_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
+    rounds_pb2.DESCRIPTOR.services_by_name["RoundService"].full_name,
+    usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name,
+)
+
+_log = logging.getLogger("usufruct.holder.server")
+
+
+class HolderServer:
+    """A data holder's server. ``start`` it, then ``stop`` it; or ``serve`` until a signal.
+
+    Everything is checked before the port is opened: registration, card, data, ledger.
+
+    Raises (on construction):
+        ConfigError: something of this holder is wrong; says what to do.
+        ChainError: the chain cannot be reached, or is another one.
+        LedgerError: the ledger is open elsewhere, or does not verify.
+    """
+
+    def __init__(self, config: HolderConfig, operator: LocalAccount) -> None:
+        self.config = config
+        with ExitStack() as undo:
+            self._build(config, operator, undo)
+            self._undo = undo.pop_all()
+
+    def _build(self, config: HolderConfig, operator: LocalAccount, undo: ExitStack) -> None:
+        registration = known_registration(config)
+        catalogue = load_catalogue(config, registration)
+        self.identity: TlsIdentity = load_identity(config.tls_dir)
+        looks = {s.dataset_id: DataCheck(s.card.path, s.config.data) for s in catalogue.all()}
+        trainers = Trainers()
+        undo.callback(trainers.close)
+        chain = open_chain(config)
+        problems = registration_problems(
+            config, chain, registration, catalogue, operator.address, self.identity.fingerprint
+        )
+        if problems:
+            raise ConfigError(" ".join(problems))
+        ledger = Ledger(config.ledger_path)
+        undo.callback(ledger.close)
+        store = JobStore(config.jobs_path)
+        undo.callback(store.close)
+        for served in catalogue.all():
+            ledger.register_dataset(served.dataset_id, served.config.cap_micro, served.config.order)
+        self.trainers, self.ledger, self.store, self.catalogue = trainers, ledger, store, catalogue
+        self._wire(config, operator, registration.holder_id, chain)
+        trainers.warm_up()
+        self._look_at_data(looks)
+        self.rounds.recover()
+        self.proposals.act_on_decisions()
+
+    def _wire(self, config: HolderConfig, operator: LocalAccount, holder_id: int, chain: Chain) -> None:
+        ledger, store, catalogue, trainers = self.ledger, self.store, self.catalogue, self.trainers
+        sender = Sender(chain, operator)
+        self.publisher = Publisher(ledger=ledger, sender=sender, holder_id=holder_id)
+        usage = UsageLog(ledger, on_record=lambda: self.housekeeping.record_written())
+        self.proposals = Proposals(
+            store=store, ledger=ledger, usage=usage, chain=chain, catalogue=catalogue, policy=config.policy,
+            holder_id=holder_id, operator=operator,
+        )  # fmt: skip
+        self.legs = Legs(store=store, ledger=ledger, chain=chain, catalogue=catalogue, trainers=trainers)
+        self.rounds = RoundRunner(
+            store=store, ledger=ledger, usage=usage, legs=self.legs, trainers=trainers, operator=operator
+        )
+        self.settlement = Settlement(
+            store=store, ledger=ledger, usage=usage, publisher=self.publisher, chain=chain, sender=sender, legs=self.legs,
+            rounds=self.rounds, trainers=trainers,
+        )  # fmt: skip
+        self.housekeeping = Housekeeping(
+            proposals=self.proposals, publisher=self.publisher, settlement=self.settlement
+        )
+        authenticator = Authenticator(self.identity.fingerprint)
+        self._server = grpc.server(
+            ThreadPoolExecutor(WORKERS, thread_name_prefix="grpc"),
+            interceptors=[ErrorInterceptor()],
+            options=list(SERVER_OPTIONS),
+            maximum_concurrent_rpcs=2 * WORKERS,
+        )
+        rounds = RoundService(authenticator=authenticator, rounds=self.rounds, store=store, usage=usage)
+        cast(Any, auth_pb2_grpc).add_AuthServiceServicer_to_server(AuthService(authenticator), self._server)
+        cast(Any, catalogue_pb2_grpc).add_CatalogueServiceServicer_to_server(
+            CatalogueService(
+                catalogue, holder_id=holder_id, chain_id=chain.chain_id, compute_access=chain.compute_access,
+                noise_modes=config.policy.noise_modes,
+            ),
+            self._server,
+        )  # fmt: skip
+        cast(Any, jobs_pb2_grpc).add_JobServiceServicer_to_server(
+            JobService(
+                authenticator=authenticator, proposals=self.proposals, legs=self.legs, settlement=self.settlement,
+                ledger=ledger, usage=usage,
+            ),
+            self._server,
+        )  # fmt: skip
+        add_raw_methods(self._server, ROUND_SERVICE, stream_stream={"RunRound": rounds.run_round})
+        cast(Any, rounds_pb2_grpc).add_RoundServiceServicer_to_server(rounds, self._server)
+        cast(Any, usage_pb2_grpc).add_UsageServiceServicer_to_server(UsageService(ledger), self._server)
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME, health.SERVICE_NAME), self._server)
+
+    def _look_at_data(self, looks: dict[int, DataCheck]) -> None:
+        """Data that cannot be used are not served; the others are."""
+        for dataset_id, look in looks.items():
+            finding = look.wait()
+            self.catalogue.mark(dataset_id, finding.reason)
+            if finding.reason:
+                _log.error(
+                    "event=data_unfit dataset=%d reason=%s text=%r every_job_is_refused=true",
+                    dataset_id, finding.reason, finding.message,
+                )  # fmt: skip
+
+    def start(self) -> int:
+        """Opens the port; returns it.
+
+        Raises:
+            ConfigError: PORT_IN_USE.
+        """
+        port = start_server(self._server, self.identity, self.config.listen)
+        for service in ("", *_SERVICES):
+            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self.housekeeping.start()
+        _log.info("event=serving listen=%s datasets=%d", self.config.listen, len(self.catalogue.all()))
+        return port
+
+    def stop(self, grace_seconds: float = 2.0) -> None:
+        """Takes no new calls, lets charged attempts reach the outbox, closes ledger and trainers."""
+        self._health.enter_graceful_shutdown()
+        stopped = self._server.stop(grace_seconds)
+        self.rounds.close(STOP_SECONDS)
+        self.housekeeping.close()
+        stopped.wait(grace_seconds + 5)
+        self._undo.close()
+        _log.info("event=stopped")
+
+    def close(self) -> None:
+        """Closes a server that was never started."""
+        self._undo.close()
+
+
+def serve(server: HolderServer, ready: Callable[[int], None]) -> None:
+    """Serves until SIGTERM or SIGINT; then stops cleanly. Call it in the main thread."""
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    try:
+        ready(server.start())
+    except BaseException:
+        server.close()
+        raise
+    asked.wait()
+    server.stop()

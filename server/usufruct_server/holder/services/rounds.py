@@ -1,0 +1,77 @@
+"""RoundService: RunRound as a raw-bytes stream, GetRound as protobuf."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+from usufruct.domain.ids import hash32
+from usufruct.errors import Refused
+from usufruct.v1 import rounds_pb2, rounds_pb2_grpc
+from usufruct.wire.auth import Authenticator
+from usufruct.wire.raw import IncomingStream
+
+from usufruct_server.holder.job_store import JobStore
+from usufruct_server.holder.rounds import RoundRequest, RoundRunner, RoundStatus
+from usufruct_server.holder.usage_log import UsageLog
+
+STREAMS_PER_CALLER = 8
+"""RunRound streams of one builder at a time: one for each dataset of this holder, and those that wait."""
+
+
+class RoundService(rounds_pb2_grpc.RoundServiceServicer):
+    """Rounds at this holder. Register :meth:`run_round` beside the protobuf methods."""
+
+    def __init__(
+        self, *, authenticator: Authenticator, rounds: RoundRunner, store: JobStore, usage: UsageLog
+    ) -> None:
+        self._authenticator, self._rounds, self._store, self._usage = authenticator, rounds, store, usage
+        self._guard = threading.Lock()
+        self._streams: Counter[str] = Counter()
+
+    def run_round(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """One attempt: header, public key, weights in; events out."""
+        caller = self._authenticator.authenticate(context)
+        if not self._store.has_grant(caller):
+            # Before anything is read: a stranger must not be able to keep a stream open.
+            self._usage.refused("GRANT_MISSING", dataset_id=0, job_id=b"", builder=caller)
+            raise Refused("this caller has no grant here", reason="GRANT_MISSING")
+        with self._one_stream(caller):
+            stream = IncomingStream(messages)
+            request = RoundRequest.from_proto(stream.header(rounds_pb2.RoundHeader))
+            hash32(request.job_id, "job_id")
+            for status in self._rounds.run(caller, request, stream.read):
+                yield _event(status).SerializeToString()
+
+    def GetRound(self, request: rounds_pb2.GetRoundRequest, context: grpc.ServicerContext) -> rounds_pb2.RoundEvent:
+        """How far an attempt has come."""
+        caller = self._authenticator.authenticate(context)
+        job_id = hash32(request.job_id, "job_id")
+        return _event(self._rounds.status(caller, job_id, request.dataset_id, request.attempt))
+
+    @contextmanager
+    def _one_stream(self, caller: str) -> Iterator[None]:
+        with self._guard:
+            if self._streams[caller] >= STREAMS_PER_CALLER:
+                raise Refused("too many streams", reason="TOO_MANY", limit=STREAMS_PER_CALLER)
+            self._streams[caller] += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._streams[caller] -= 1
+                if not self._streams[caller]:
+                    del self._streams[caller]
+
+
+def _event(status: RoundStatus) -> rounds_pb2.RoundEvent:
+    return rounds_pb2.RoundEvent(
+        state=rounds_pb2.RoundState.Name(int(status.progress)),
+        view_hash=status.view_hash,
+        upload_digest=status.upload_digest,
+        upload_bytes=status.upload_bytes,
+        attempts_charged=status.attempts_charged,
+    )
