@@ -150,6 +150,9 @@ def _apply(books: Books, event: Event) -> list[Finding]:
             books.withdrawn[key] = books.withdrawn.get(key, 0) + event.units
             if earned != event.units:
                 return [_impossible(event, f"{event.units} units left, {earned} had been earned")]
+            holder = books.holders.get(event.holder_id)
+            if holder is None or event.payout != holder.registered.payout:
+                return [_impossible(event, "the earnings went elsewhere than to the holder's payout address")]
         case JobOpened():
             if event.job_id in books.jobs:
                 return [_impossible(event, "the job had been opened before")]

@@ -78,8 +78,8 @@ def _form(receipt: LegReceipt) -> Iterator[str]:
         yield f"{', '.join(used)} must be zero with local noise"
     if receipt.attempts_charged > receipt.attempts_reserved:
         yield f"{receipt.attempts_charged} attempts were charged, {receipt.attempts_reserved} reserved"
-    if receipt.rounds_done > receipt.attempts_charged:
-        yield f"{receipt.rounds_done} rounds were done with {receipt.attempts_charged} attempts"
+    if receipt.rounds_done > receipt.attempts_reserved:
+        yield f"{receipt.rounds_done} rounds were done, {receipt.attempts_reserved} attempts reserved"
     if receipt.dimension < 1 or receipt.clip_norm_micro < 1:
         yield "the number of parameters and the norm bound must be positive"
     if receipt.started_seconds > receipt.ended_seconds:

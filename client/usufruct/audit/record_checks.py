@@ -62,7 +62,8 @@ def _check_leg(leg: LegBook, records: list[ReadRecord], books: Books) -> Iterato
         yield Finding("grant-unlogged", place, "the leg's grant is in no usage record of its holder")
     for entry in kinds[UsageKind.GRANTED]:
         if entry.record.document_hash != leg.entry.grant_hash:
-            yield Finding("grant-other", _at(entry, leg), "another grant than the one that opened the leg")
+            text = "another grant than the one that opened the leg"
+            yield Finding("grant-other", _at(entry, leg), text, Severity.NOTE)
     yield from _check_attempts(leg, records)
     yield from _check_delivered(leg, kinds[UsageKind.DELIVERED])
     if leg.delivered is None:
@@ -78,9 +79,9 @@ def _check_leg(leg: LegBook, records: list[ReadRecord], books: Books) -> Iterato
     if updates_hash(digests) != receipt.updates_hash:
         text = f"updates_hash does not follow from the {len(digests)} updates in the usage log"
         yield Finding("receipt-updates", place, text)
-    submitted = {entry.record.round for entry in kinds[UsageKind.SUBMITTED]}
-    if receipt.rounds_done > len(submitted):
-        text = f"the receipt says that {receipt.rounds_done} rounds were done, updates were sent in {len(submitted)}"
+    last_round = max((entry.record.round for entry in kinds[UsageKind.SUBMITTED]), default=0)
+    if last_round > receipt.rounds_done:
+        text = f"the receipt says that {receipt.rounds_done} rounds were done, an update was sent in round {last_round}"
         yield Finding("receipt-rounds", place, text)
     yield from _check_usage_head(leg, [e for e in records if e.record.kind is not UsageKind.DELIVERED], books)
 
@@ -151,6 +152,8 @@ def _check_delivered(leg: LegBook, records: list[ReadRecord]) -> Iterator[Findin
         yield Finding(
             "delivered-receipt", _at(records[0], leg), "it names another receipt than the one delivered"
         )
+    if record.round != leg.delivered.receipt.rounds_done:
+        yield Finding("delivered-receipt", _at(records[0], leg), "its number of rounds is not the receipt's")
     if record.loss_micro != leg.delivered.receipt.loss_micro:
         text = f"it commits {record.loss_micro}, the receipt {leg.delivered.receipt.loss_micro} (10^-6 nat)"
         yield Finding("delivered-loss", _at(records[0], leg), text)

@@ -1,0 +1,389 @@
+"""Single random changes of an audit's evidence, each of which makes it say something that did not happen.
+
+No change here is neutral: every one alters bytes, figures or events that the evidence of an honest network fixes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from usufruct.audit.evidence import CallFacts, Evidence, HolderRecords, KeptRecord
+from usufruct.chain import Event, receipt_hash
+from usufruct.chain.events import (
+    DatasetRegistered,
+    Deposited,
+    EarningsWithdrawn,
+    HolderRegistered,
+    JobOpened,
+    LegDelivered,
+    LegLocked,
+    LegPaid,
+    LegRefunded,
+    UsageBatch,
+    Withdrawn,
+)
+from usufruct.domain.usage_record import UsageKind, leaf
+from usufruct.wire.usage import record_from_bytes, record_to_bytes
+
+WHERE_ON_CHAIN = {"block_number", "transaction_hash", "log_index"}
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One change: what was done, to which record (holder, number) if to one, and the evidence after it."""
+
+    what: str
+    evidence: Evidence
+    record: tuple[int, int] | None = None
+
+
+Mutator = Callable[[random.Random, Evidence], Mutation]
+
+
+# -- records -----------------------------------------------------------------------------------------------------
+
+
+def flip_record_bit(rng: random.Random, evidence: Evidence) -> Mutation:
+    holder, index = _pick_record(rng, evidence)
+    kept = evidence.records[holder].records[index]
+    changed = replace(kept, data=_flip(rng, kept.data))
+    return Mutation("one bit of a record", _with(evidence, holder, {index: changed}), (holder, index))
+
+
+def flip_record_bit_and_fix_leaf(rng: random.Random, evidence: Evidence) -> Mutation:
+    holder, index = _pick_record(rng, evidence)
+    data = _flip(rng, evidence.records[holder].records[index].data)
+    changed = KeptRecord(index, data, leaf(index, data))
+    return Mutation(
+        "one bit of a record, its leaf made to fit",
+        _with(evidence, holder, {index: changed}),
+        (holder, index),
+    )
+
+
+def flip_leaf_bit(rng: random.Random, evidence: Evidence) -> Mutation:
+    holder, index = _pick_record(rng, evidence)
+    kept = evidence.records[holder].records[index]
+    changed = replace(kept, leaf=_flip(rng, kept.leaf))
+    return Mutation("one bit of a record's leaf", _with(evidence, holder, {index: changed}), (holder, index))
+
+
+def forge_record(rng: random.Random, evidence: Evidence) -> Mutation:
+    """A well-formed record that says something else."""
+    holder, index = _pick_record(rng, evidence)
+    record = record_from_bytes(evidence.records[holder].records[index].data)
+    change: dict[str, Any] = rng.choice(
+        [
+            {"time_seconds": record.time_seconds + rng.randrange(1, 1000)},
+            {"loss_micro": record.loss_micro + rng.randrange(1, 1000)},
+            {"attempt": record.attempt + 1},
+            {"round": record.round + 1},
+            {"dataset_id": record.dataset_id % 3 + 1},
+            {"kind": UsageKind(int(record.kind) % 6 + 1)},
+            {"job_id": rng.randbytes(32)},
+            {"document_hash": rng.randbytes(32)},
+            {"upload_digest": rng.randbytes(32)},
+            {"view_hash": rng.randbytes(32)},
+            {"builder": "0x" + rng.randbytes(20).hex()},
+            {"reason": "DATASET_RETIRED"},
+        ]
+    )
+    data = record_to_bytes(replace(record, **change))
+    changed = KeptRecord(index, data, leaf(index, data))
+    return Mutation(
+        f"forged {', '.join(change)} of a record", _with(evidence, holder, {index: changed}), (holder, index)
+    )
+
+
+def lengthen_or_shorten_record(rng: random.Random, evidence: Evidence) -> Mutation:
+    holder, index = _pick_record(rng, evidence)
+    kept = evidence.records[holder].records[index]
+    data = kept.data + rng.randbytes(1) if rng.random() < 0.5 else kept.data[:-1]
+    changed = replace(kept, data=data)
+    return Mutation("a record of another length", _with(evidence, holder, {index: changed}), (holder, index))
+
+
+def drop_record(rng: random.Random, evidence: Evidence) -> Mutation:
+    holder, index = _pick_record(rng, evidence)
+    return Mutation("a record less", _with(evidence, holder, {index: None}), (holder, index))
+
+
+def drop_record_and_close_gap(rng: random.Random, evidence: Evidence) -> Mutation:
+    """What is left is renumbered, as if the record had never been."""
+    holder, index = _pick_record(rng, evidence)
+    left = [kept for kept in evidence.records[holder].records if kept.sequence != index]
+    renumbered = []
+    for number, kept in enumerate(left):
+        data = record_to_bytes(replace(record_from_bytes(kept.data), sequence=number))
+        renumbered.append(KeptRecord(number, data, leaf(number, data)))
+    return Mutation("a record less, the others renumbered", _with_all(evidence, holder, renumbered))
+
+
+def duplicate_record(rng: random.Random, evidence: Evidence) -> Mutation:
+    holder, index = _pick_record(rng, evidence)
+    records = list(evidence.records[holder].records)
+    records.insert(index, records[index])
+    return Mutation("a record twice", _with_all(evidence, holder, records), (holder, index))
+
+
+def swap_records(rng: random.Random, evidence: Evidence) -> Mutation:
+    holder = rng.choice(sorted(evidence.records))
+    first, second = rng.sample(range(len(evidence.records[holder].records)), 2)
+    a, b = (evidence.records[holder].records[i] for i in (first, second))
+    swapped = {
+        first: KeptRecord(first, b.data, leaf(first, b.data)),
+        second: KeptRecord(second, a.data, leaf(second, a.data)),
+    }
+    return Mutation("two records swapped", _with(evidence, holder, swapped))
+
+
+def drop_holders_records(rng: random.Random, evidence: Evidence) -> Mutation:
+    holder = rng.choice(sorted(evidence.records))
+    return Mutation(
+        "no records of a holder",
+        replace(evidence, records={k: v for k, v in evidence.records.items() if k != holder}),
+    )
+
+
+def change_batch(rng: random.Random, evidence: Evidence) -> Mutation:
+    return _change_event(rng, evidence, (UsageBatch,))
+
+
+def drop_batch(rng: random.Random, evidence: Evidence) -> Mutation:
+    return _drop_event(rng, evidence, (UsageBatch,))
+
+
+# -- receipts ----------------------------------------------------------------------------------------------------
+
+
+def change_receipt_field(rng: random.Random, evidence: Evidence) -> Mutation:
+    event = _pick_event(rng, evidence, (LegDelivered,))
+    receipt = event.receipt
+    name = rng.choice([field.name for field in fields(receipt)])
+    changed = replace(event, receipt=replace(receipt, **{name: _other(rng, getattr(receipt, name))}))
+    return Mutation(f"receipt's {name}", _with_event(evidence, event, changed))
+
+
+def forge_receipt_with_its_hash(rng: random.Random, evidence: Evidence) -> Mutation:
+    event = _pick_event(rng, evidence, (LegDelivered,))
+    name = rng.choice([field.name for field in fields(event.receipt)])
+    receipt = replace(event.receipt, **{name: _other(rng, getattr(event.receipt, name))})
+    named = receipt_hash(receipt, evidence.chain_id, evidence.compute_access)
+    return Mutation(
+        f"receipt's {name}, with its hash",
+        _with_event(evidence, event, replace(event, receipt=receipt, receipt_hash=named)),
+    )
+
+
+def change_delivery(rng: random.Random, evidence: Evidence) -> Mutation:
+    event = _pick_event(rng, evidence, (LegDelivered,))
+    name = rng.choice(["job_id", "dataset_id", "leg_id", "receipt_hash"])
+    return Mutation(
+        f"delivery's {name}",
+        _with_event(evidence, event, replace(event, **{name: _other(rng, getattr(event, name))})),
+    )
+
+
+def drop_delivery(rng: random.Random, evidence: Evidence) -> Mutation:
+    return _drop_event(rng, evidence, (LegDelivered,))
+
+
+def change_signer(rng: random.Random, evidence: Evidence) -> Mutation:
+    """Somebody else sent the transaction, or the signature in it is another one."""
+    event = _pick_event(rng, evidence, (LegDelivered, LegPaid, UsageBatch, JobOpened))
+    call = evidence.calls[event.transaction_hash]
+    if call.signature and rng.random() < 0.5:
+        changed = replace(call, signature=_flip(rng, call.signature[:64]) + call.signature[64:])
+    else:
+        changed = replace(call, sender=_address(rng), signature=b"")
+    return _with_call(evidence, event, changed, f"signer of {type(event).__name__}")
+
+
+def change_grant(rng: random.Random, evidence: Evidence) -> Mutation:
+    event = _pick_event(rng, evidence, (JobOpened,))
+    call = evidence.calls[event.transaction_hash]
+    index = rng.randrange(len(call.grants))
+    signed = call.grants[index]
+    if rng.random() < 0.3:
+        changed = replace(signed, signature=_flip(rng, signed.signature[:64]) + signed.signature[64:])
+    else:
+        name = rng.choice([field.name for field in fields(signed.grant)])
+        changed = replace(
+            signed, grant=replace(signed.grant, **{name: _other(rng, getattr(signed.grant, name))})
+        )
+    grants = (*call.grants[:index], changed, *call.grants[index + 1 :])
+    return _with_call(evidence, event, replace(call, grants=grants), "a grant")
+
+
+def change_budget(rng: random.Random, evidence: Evidence) -> Mutation:
+    number = rng.choice(sorted(evidence.storage.datasets))
+    entry = evidence.storage.datasets[number]
+    name = rng.choice(
+        ["cap_micro", "reserved_micro", "spent_micro", "order", "card_hash", "price_units", "active"]
+    )
+    changed = replace(entry, **{name: _other(rng, getattr(entry, name))})
+    storage = replace(evidence.storage, datasets={**evidence.storage.datasets, number: changed})
+    return Mutation(f"stored {name} of a dataset", replace(evidence, storage=storage))
+
+
+# -- payments ----------------------------------------------------------------------------------------------------
+
+MONEY = (Deposited, Withdrawn, EarningsWithdrawn, LegPaid, LegRefunded)
+
+
+def change_payment(rng: random.Random, evidence: Evidence) -> Mutation:
+    return _change_event(rng, evidence, MONEY)
+
+
+def drop_payment(rng: random.Random, evidence: Evidence) -> Mutation:
+    return _drop_event(rng, evidence, MONEY)
+
+
+def repeat_payment(rng: random.Random, evidence: Evidence) -> Mutation:
+    """The same event once more, as a later log entry."""
+    event = _pick_event(rng, evidence, MONEY)
+    last = evidence.events[-1]
+    again = replace(event, block_number=last.block_number + 1, log_index=0)
+    return Mutation(f"{type(event).__name__} twice", replace(evidence, events=(*evidence.events, again)))
+
+
+def change_leg(rng: random.Random, evidence: Evidence) -> Mutation:
+    event = _pick_event(rng, evidence, (LegLocked,))
+    name = rng.choice([field.name for field in fields(event.leg) if field.name != "state"])
+    changed = replace(event, leg=replace(event.leg, **{name: _other(rng, getattr(event.leg, name))}))
+    return Mutation(f"leg's {name}", _with_event(evidence, event, changed))
+
+
+def change_opening(rng: random.Random, evidence: Evidence) -> Mutation:
+    return _change_event(rng, evidence, (JobOpened, HolderRegistered, DatasetRegistered))
+
+
+def drop_opening(rng: random.Random, evidence: Evidence) -> Mutation:
+    return _drop_event(rng, evidence, (JobOpened, LegLocked, HolderRegistered, DatasetRegistered))
+
+
+def change_stored_money(rng: random.Random, evidence: Evidence) -> Mutation:
+    storage = evidence.storage
+    name = rng.choice(["deposits", "earnings"])
+    words = dict(getattr(storage, name))
+    key = rng.choice(sorted(words))
+    words[key] = _other(rng, words[key])
+    return Mutation(f"stored {name}", replace(evidence, storage=replace(storage, **{name: words})))
+
+
+def change_stored_hash(rng: random.Random, evidence: Evidence) -> Mutation:
+    storage = evidence.storage
+    name = rng.choice(["leg_hashes", "usage_roots"])
+    words = dict(getattr(storage, name))
+    key = rng.choice(sorted(words))
+    words[key] = _flip(rng, words[key])
+    return Mutation(f"stored {name}", replace(evidence, storage=replace(storage, **{name: words})))
+
+
+def swap_payments(rng: random.Random, evidence: Evidence) -> Mutation:
+    """A payment before its delivery."""
+    paid = _pick_event(rng, evidence, (LegPaid,))
+    delivered = next(
+        e for e in evidence.events
+        if isinstance(e, LegDelivered) and (e.job_id, e.dataset_id) == (paid.job_id, paid.dataset_id)
+    )  # fmt: skip
+    places = [(e.block_number, e.transaction_hash, e.log_index) for e in (paid, delivered)]
+    moved = {
+        id(paid): replace(paid, **_place(places[1])),
+        id(delivered): replace(delivered, **_place(places[0])),
+    }
+    events = [moved.get(id(event), event) for event in evidence.events]
+    events.sort(key=lambda e: (e.block_number, e.log_index))
+    return Mutation("paid before it was delivered", replace(evidence, events=tuple(events)))
+
+
+RECORDS: tuple[Mutator, ...] = (
+    flip_record_bit, flip_record_bit, flip_record_bit_and_fix_leaf, flip_leaf_bit, forge_record, forge_record,
+    lengthen_or_shorten_record, drop_record, drop_record_and_close_gap, duplicate_record, swap_records,
+    drop_holders_records, change_batch, drop_batch,
+)  # fmt: skip
+RECEIPTS: tuple[Mutator, ...] = (
+    change_receipt_field, change_receipt_field, forge_receipt_with_its_hash, forge_receipt_with_its_hash,
+    change_delivery, drop_delivery, change_signer, change_grant, change_budget,
+)  # fmt: skip
+PAYMENTS: tuple[Mutator, ...] = (
+    change_payment, change_payment, drop_payment, repeat_payment, change_leg, change_opening, drop_opening,
+    change_stored_money, change_stored_hash, swap_payments,
+)  # fmt: skip
+
+
+# -- inside ------------------------------------------------------------------------------------------------------
+
+
+def _pick_record(rng: random.Random, evidence: Evidence) -> tuple[int, int]:
+    holder = rng.choice(sorted(evidence.records))
+    return holder, rng.randrange(len(evidence.records[holder].records))
+
+
+def _with(evidence: Evidence, holder: int, changes: dict[int, KeptRecord | None]) -> Evidence:
+    kept = [changes.get(i, record) for i, record in enumerate(evidence.records[holder].records)]
+    return _with_all(evidence, holder, [record for record in kept if record is not None])
+
+
+def _with_all(evidence: Evidence, holder: int, records: list[KeptRecord]) -> Evidence:
+    log: HolderRecords = replace(evidence.records[holder], records=tuple(records))
+    return replace(evidence, records={**evidence.records, holder: log})
+
+
+def _pick_event(rng: random.Random, evidence: Evidence, kinds: tuple[type[Event], ...]) -> Any:
+    present = [kind for kind in kinds if any(isinstance(event, kind) for event in evidence.events)]
+    kind = rng.choice(present)
+    return rng.choice([event for event in evidence.events if isinstance(event, kind)])
+
+
+def _change_event(rng: random.Random, evidence: Evidence, kinds: tuple[type[Event], ...]) -> Mutation:
+    event = _pick_event(rng, evidence, kinds)
+    name = rng.choice([field.name for field in fields(event) if field.name not in WHERE_ON_CHAIN])
+    changed = replace(event, **{name: _other(rng, getattr(event, name))})
+    return Mutation(f"{type(event).__name__}.{name}", _with_event(evidence, event, changed))
+
+
+def _drop_event(rng: random.Random, evidence: Evidence, kinds: tuple[type[Event], ...]) -> Mutation:
+    event = _pick_event(rng, evidence, kinds)
+    left = tuple(other for other in evidence.events if other is not event)
+    return Mutation(f"{type(event).__name__} missing", replace(evidence, events=left))
+
+
+def _with_event(evidence: Evidence, event: Event, changed: Event) -> Evidence:
+    return replace(evidence, events=tuple(changed if other is event else other for other in evidence.events))
+
+
+def _with_call(evidence: Evidence, event: Event, call: CallFacts, what: str) -> Mutation:
+    return Mutation(what, replace(evidence, calls={**evidence.calls, event.transaction_hash: call}))
+
+
+def _place(values: tuple[int, bytes, int]) -> dict[str, Any]:
+    return dict(zip(("block_number", "transaction_hash", "log_index"), values, strict=True))
+
+
+def _other(rng: random.Random, value: Any) -> Any:
+    """Another value of the same kind, one bit or one address away."""
+    assert not is_dataclass(value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value ^ 1 << rng.randrange(8)
+    if isinstance(value, bytes):
+        return _flip(rng, value)
+    return _address(rng) if value.startswith("0x") else value + "0"
+
+
+def _flip(rng: random.Random, data: bytes) -> bytes:
+    bit = rng.randrange(8 * len(data))
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def _address(rng: random.Random) -> str:
+    from usufruct.domain.ids import address
+
+    return address("0x" + rng.randbytes(20).hex(), "address")
