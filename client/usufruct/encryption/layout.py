@@ -126,6 +126,11 @@ def join_planes(data: memoryview, size: int, bytes_per_coefficient: int) -> Coef
     return joined
 
 
+def decode_block(parameters: EncryptionParameters, block: memoryview) -> Coefficients:
+    """Coefficients of one ciphertext block that has been checked before, shape [2N]."""
+    return join_planes(block, 2 * parameters.poly_modulus_degree, parameters.bytes_per_coefficient)
+
+
 def read_block(parameters: EncryptionParameters, block: memoryview, *, reason: str) -> Coefficients:
     """Coefficients of one ciphertext block, shape [2N], each checked to be below q.
 
@@ -134,7 +139,7 @@ def read_block(parameters: EncryptionParameters, block: memoryview, *, reason: s
     """
     if len(block) != parameters.block_bytes:
         raise InvalidInput("A ciphertext block has a wrong length.", reason=reason, field="length")
-    coefficients = join_planes(block, 2 * parameters.poly_modulus_degree, parameters.bytes_per_coefficient)
+    coefficients = decode_block(parameters, block)
     if int(coefficients.max()) >= parameters.coeff_modulus:
         raise InvalidInput(
             "A coefficient is not below the coefficient modulus.", reason=reason, field="coefficient"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from usufruct.encryption.layout import Header, Kind, check_header, read_block, split_planes
+from usufruct.encryption.layout import Header, Kind, check_header, decode_block, read_block, split_planes
 from usufruct.encryption.parameters import HEADER_BYTES, EncryptionParameters
 from usufruct.errors import InvalidInput, RoundFailed
 
@@ -67,6 +67,10 @@ class IncomingUpload:
             raise InvalidInput(
                 f"The upload ends {self.missing_bytes} bytes early.", reason="UPLOAD_INVALID", field="length"
             )
+        if self._checked != self._expected:
+            raise InvalidInput(
+                "A block of this upload was refused.", reason="UPLOAD_INVALID", field="coefficient"
+            )
 
 
 class Summation:
@@ -119,9 +123,7 @@ class Summation:
         size = self._parameters.block_bytes
         for index, total in enumerate(self._sum):
             start = HEADER_BYTES + index * size
-            total += read_block(
-                self._parameters, incoming.data[start : start + size], reason="UPLOAD_INVALID"
-            )
+            total += decode_block(self._parameters, incoming.data[start : start + size])
         self._uploads += 1
 
     def result_bytes(self) -> bytes:

@@ -107,7 +107,7 @@ def from_rpc_error(error: grpc.RpcError, endpoint: str = "the peer") -> Usufruct
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return PeerError(f"{endpoint} did not answer in time.", reason="DEADLINE_EXCEEDED", endpoint=endpoint)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Refused(f"{endpoint} is busy, or the message is too large for it.", reason="TOO_LARGE")
+        return Refused(f"{endpoint} is busy, or the message is too large for it.", reason="TOO_MANY")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return InvalidInput(
             f"{endpoint} does not offer this call; check its role and version.", reason="UNSUPPORTED_VERSION"
@@ -199,7 +199,7 @@ def _wrap_stream(behaviour: Callable[..., Any], method: str) -> Callable[..., An
 def _abort(context: grpc.ServicerContext, error: Exception, method: str) -> NoReturn:
     if not isinstance(error, UsufructError):
         if not context.is_active():
-            raise error  # the caller is gone; nobody is left to tell
+            context.abort(grpc.StatusCode.CANCELLED, "")  # the caller is gone; nobody is left to tell
         places = " < ".join(
             f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}"
             for frame in reversed(traceback.extract_tb(error.__traceback__)[-5:])

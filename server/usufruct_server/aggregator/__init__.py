@@ -1,1 +1,3 @@
-"""The aggregator: adds encrypted updates; has no key."""
+"""The aggregator: adds encrypted updates. It has no key, sees no plaintext, and keeps nothing after the
+round.
+"""

@@ -98,6 +98,17 @@ def test_a_hostile_upload_is_refused_and_changes_nothing(
     assert total.result_bytes() == before and total.uploads == 1
 
 
+def test_an_upload_that_was_refused_half_way_cannot_be_added_all_the_same(upload: bytes) -> None:
+    total = Summation(P, COUNT)
+    incoming = total.incoming()
+    with pytest.raises(InvalidInput):
+        incoming.feed(with_coefficient(upload, 17, P.coeff_modulus))
+    assert incoming.missing_bytes == 0
+    with pytest.raises(InvalidInput):
+        total.commit(incoming)
+    assert total.uploads == 0
+
+
 def test_the_largest_coefficient_is_accepted(upload: bytes) -> None:
     total = Summation(P, COUNT)
     total.add(with_coefficient(upload, 17, P.coeff_modulus - 1))

@@ -115,7 +115,7 @@ def test_a_challenge_that_worked_cannot_come_back_when_its_memory_is_cleared(
 
 @pytest.mark.parametrize("position", range(32))
 def test_an_altered_challenge_is_not_ours(server: Authenticator, position: int) -> None:
-    challenge, expires = server.challenge(ACCOUNT.address)
+    challenge, _expires = server.challenge(ACCOUNT.address)
     altered = bytearray(challenge)
     altered[position] ^= 1
     signature = sign_challenge(ACCOUNT, SERVER, bytes(altered), int.from_bytes(altered[:5], "big"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 
 import grpc
@@ -44,7 +45,7 @@ def test_chunks_lose_nothing(data: bytes, size: int) -> None:
 def test_bodies_are_read_exactly_however_they_are_cut(first: bytes, second: bytes, cuts: list[int]) -> None:
     data = first + second
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    messages = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    messages = [data[a:b] for a, b in itertools.pairwise(edges)]
     stream = IncomingStream([HEADER.SerializeToString(), *messages])
     assert stream.header(aggregation_pb2.UploadHeader) == HEADER
     assert stream.read(len(first), 300) == first

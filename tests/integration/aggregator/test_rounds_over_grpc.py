@@ -1,0 +1,538 @@
+"""A round at the aggregator: exact for the honest, refused with its own reason for everyone else."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import secrets
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+from eth_account import Account
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from usufruct.encryption.parameters import HEADER_BYTES
+from usufruct.errors import InvalidInput, NotAuthenticated, Refused, RoundFailed, UsufructError
+from usufruct.v1 import aggregation_pb2, aggregation_pb2_grpc
+from usufruct.wire.channel import pinned_channel
+from usufruct.wire.raw import FETCH_SUM, UPLOAD, with_header
+from usufruct.wire.signatures import signed_upload_header, verify_sum_header
+from usufruct.wire.status import rpc_errors
+
+
+def refused(reason: str):
+    """Expects an error of ours with this reason."""
+
+    class Expectation:
+        def __enter__(self):
+            self._raises = pytest.raises(UsufructError)
+            self.info = self._raises.__enter__()
+            return self
+
+        def __exit__(self, *exc):
+            handled = self._raises.__exit__(*exc)
+            assert self.info.value.reason == reason, self.info.value
+            return handled
+
+    return Expectation()
+
+
+def test_three_holders_sum_exactly(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder:
+        ends = builder.open_round(r, 60)
+        assert 50 < ends - time.time() <= 61
+        assert [network.send(r, d) for d in network.operators] == [1, 2, 3]
+        fetched = builder.fetch_sum(r, 10)
+        sums = network.key.decrypt(fetched.sum_bytes, r.parameter_count, 3)
+        builder.close_round(r)
+    np.testing.assert_array_equal(sums, np.sum(list(network.values.values()), axis=0))
+    assert fetched.upload_digests == {d: hashlib.sha256(u).digest() for d, u in network.uploads.items()}
+    assert network.server.rounds.open_rounds == 0
+
+
+def test_a_fetch_waits_for_the_last_holder(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder, ThreadPoolExecutor(1) as background:
+        builder.open_round(r, 60)
+        waiting = background.submit(builder.fetch_sum, r, 30)
+        network.send(r, 3)
+        network.send(r, 5)
+        assert not waiting.done()
+        network.send(r, 8)
+        assert (
+            network.key.decrypt(waiting.result(10).sum_bytes, r.parameter_count, 3).size == r.parameter_count
+        )
+
+
+def test_holders_may_send_at_the_same_time(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder, ThreadPoolExecutor(3) as background:
+        builder.open_round(r, 60)
+        counts = sorted(background.map(lambda d: network.send(r, d), network.operators))
+        assert counts == [1, 2, 3]
+        builder.fetch_sum(r, 10)
+
+
+def test_the_sum_can_be_fetched_again_until_it_is_closed(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder:
+        builder.open_round(r, 60)
+        for d in network.operators:
+            network.send(r, d)
+        assert builder.fetch_sum(r, 10) == builder.fetch_sum(r, 10)
+        builder.close_round(r)
+        builder.close_round(r)
+        with refused("ROUND_UNKNOWN"):
+            builder.fetch_sum(r, 10)
+
+
+def test_an_open_round_is_opened_once(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder:
+        assert builder.open_round(r, 60) == builder.open_round(r, 60)
+        with refused("ROUND_VIEW_CHANGED"):
+            builder.open_round(dataclasses.replace(r, view_hash=secrets.token_bytes(32)), 60)
+
+
+# -- at the deadline ------------------------------------------------------------------------------------------
+
+
+def test_at_the_deadline_the_missing_are_named_and_all_is_forgotten(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder:
+        builder.open_round(r, 1)
+        network.send(r, 5)
+        with refused("ROUND_INCOMPLETE") as expectation:
+            builder.fetch_sum(r, 10)
+        assert expectation.info.value.details["missing"] == "3,8"
+        assert network.server.rounds.open_rounds == 0
+        with refused("ROUND_UNKNOWN"):
+            network.send(r, 8)
+        with refused("ROUND_UNKNOWN"):
+            builder.fetch_sum(r, 10)
+
+
+def test_a_fetch_that_waits_is_told_when_its_round_is_closed(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder, network.as_builder() as again, ThreadPoolExecutor(1) as background:
+        builder.open_round(r, 60)
+        waiting = background.submit(builder.fetch_sum, r, 30)
+        wait_for_fetch(network, r)
+        again.close_round(r)
+        with refused("ROUND_UNKNOWN"):
+            waiting.result(10)
+
+
+def test_a_fetch_that_waits_is_told_when_the_aggregator_stops(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder, ThreadPoolExecutor(1) as background:
+        builder.open_round(r, 60)
+        waiting = background.submit(builder.fetch_sum, r, 30)
+        wait_for_fetch(network, r)
+        start = time.monotonic()
+        network.server.stop()
+        with refused("INTERRUPTED"):
+            waiting.result(10)
+        assert time.monotonic() - start < 5
+
+
+def wait_for_fetch(network, r) -> None:
+    """Returns once a fetch of ``r`` is waiting: its condition then has a waiter."""
+    opened = network.server.rounds.of_builder(network.builder.address, r.job_id, r.attempt)
+    with opened._changed:
+        while not opened._fetching:
+            opened._changed.wait(0.01)
+
+
+def test_a_builder_that_goes_away_frees_its_fetch(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder:
+        builder.open_round(r, 60)
+        opened = network.server.rounds.of_builder(network.builder.address, r.job_id, r.attempt)
+        call = builder._fetch_sum(
+            aggregation_pb2.FetchSumRequest(job_id=r.job_id, attempt=r.attempt).SerializeToString(),
+            timeout=30,
+        )
+        wait_for_fetch(network, r)
+        call.cancel()
+        with opened._changed:
+            assert opened._changed.wait_for(lambda: opened._fetching == 0, timeout=10)
+
+
+# -- who may ----------------------------------------------------------------------------------------------------
+
+
+def test_only_the_builder_that_opened_a_round_fetches_it(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder, network.as_builder(network.stranger) as stranger:
+        builder.open_round(r, 60)
+        for d in network.operators:
+            network.send(r, d)
+        with refused("NOT_YOURS"):
+            stranger.fetch_sum(r, 10)
+        stranger.close_round(r)  # closes nothing
+        builder.fetch_sum(r, 10)
+
+
+def test_nobody_can_take_a_rounds_place(network) -> None:
+    """Job ids are public. A stranger may open a round of that name, with another view: it stays apart."""
+    r = network.new_round()
+    with network.as_builder() as builder, network.as_builder(network.stranger) as stranger:
+        stranger.open_round(dataclasses.replace(r, view_hash=secrets.token_bytes(32)), 60)
+        builder.open_round(r, 60)
+        for d in network.operators:
+            network.send(r, d)
+        builder.fetch_sum(r, 10)
+
+    with network.as_builder(Account.create()) as third, refused("NOT_YOURS"):
+        third.open_round(r, 60)
+
+
+def test_without_a_proved_key_nothing_is_opened_fetched_or_closed(network) -> None:
+    r = network.new_round()
+    with pinned_channel(network.peer.endpoint, network.peer.fingerprint) as channel:
+        stub = aggregation_pb2_grpc.AggregationServiceStub(channel)
+        for call in (
+            lambda: stub.OpenRound(aggregation_pb2.OpenRoundRequest(job_id=r.job_id), timeout=5),
+            lambda: stub.CloseRound(aggregation_pb2.CloseRoundRequest(job_id=r.job_id), timeout=5),
+            lambda: list(channel.unary_stream(FETCH_SUM)(b"", timeout=5)),
+        ):
+            with pytest.raises(NotAuthenticated), rpc_errors():
+                call()
+
+
+def test_an_aggregator_may_serve_named_builders_only(start) -> None:
+    network = start(allowed_builders=frozenset({Account.create().address}))
+    with network.as_builder() as builder, refused("POLICY_REFUSED"):
+        builder.open_round(network.new_round(), 60)
+
+
+# -- what may be sent -------------------------------------------------------------------------------------------
+
+
+def test_the_same_upload_again_is_welcome(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder:
+        builder.open_round(r, 60)
+        assert [network.send(r, 3), network.send(r, 3), network.send(r, 5), network.send(r, 8)] == [
+            1,
+            1,
+            2,
+            3,
+        ]
+        assert network.send(r, 3) == 3
+        sums = network.key.decrypt(builder.fetch_sum(r, 10).sum_bytes, r.parameter_count, 3)
+    np.testing.assert_array_equal(sums, np.sum(list(network.values.values()), axis=0))
+
+
+def test_another_upload_of_the_same_attempt_is_refused(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder:
+        builder.open_round(r, 60)
+        network.send(r, 3)
+        with refused("UPLOAD_CHANGED"):
+            network.send(r, 3, upload=network.uploads[5])
+        network.send(r, 5)
+        network.send(r, 8)
+        with refused("UPLOAD_CHANGED"):
+            network.send(r, 3, upload=network.uploads[5])
+        sums = network.key.decrypt(builder.fetch_sum(r, 10).sum_bytes, r.parameter_count, 3)
+    np.testing.assert_array_equal(sums, np.sum(list(network.values.values()), axis=0))
+
+
+def with_bad_coefficient(upload: bytes) -> bytes:
+    planes = bytearray(upload)
+    for start, size in ((0, 4), (8192 * 4, 2), (8192 * 6, 1)):
+        planes[HEADER_BYTES + start : HEADER_BYTES + start + size] = b"\xff" * size
+    return bytes(planes)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda upload: upload[:-1],
+        lambda upload: upload + b"\0",
+        lambda upload: b"",
+        with_bad_coefficient,
+        lambda upload: b"SEAL" + upload[4:],
+        lambda upload: upload[:6] + b"\x03\x00" + upload[8:],
+    ],
+    ids=["short", "long", "empty", "coefficient out of range", "other magic", "a sum"],
+)
+def test_a_spoilt_upload_is_refused_and_the_right_one_still_counts(network, spoil) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder:
+        builder.open_round(r, 60)
+        with refused("UPLOAD_INVALID"):
+            network.send(r, 3, upload=spoil(network.uploads[3]))
+        for d in network.operators:
+            network.send(r, d)
+        sums = network.key.decrypt(builder.fetch_sum(r, 10).sum_bytes, r.parameter_count, 3)
+    np.testing.assert_array_equal(sums, np.sum(list(network.values.values()), axis=0))
+
+
+def raw_send(network, header, *bodies: bytes) -> None:
+    with pinned_channel(network.peer.endpoint, network.peer.fingerprint) as channel, rpc_errors():
+        channel.stream_unary(UPLOAD)(with_header(header, *bodies), timeout=10)
+
+
+def signed(network, r, d: int, upload: bytes):
+    return signed_upload_header(
+        network.operators[d],
+        job_id=r.job_id,
+        round=r.round,
+        attempt=r.attempt,
+        dataset_id=d,
+        view_hash=r.view_hash,
+        upload_digest=hashlib.sha256(upload).digest(),
+        upload_bytes=len(upload),
+    )
+
+
+@pytest.mark.parametrize("flip", [HEADER_BYTES, 60_000, 100_000])
+def test_a_ciphertext_tampered_with_on_the_way_is_refused(network, flip: int) -> None:
+    """The signed digest no longer fits, whatever the altered bit does to the ciphertext."""
+    r, upload = network.new_round(), network.uploads[3]
+    tampered = bytearray(upload)
+    tampered[flip] ^= 1
+    with network.as_builder() as builder:
+        builder.open_round(r, 60)
+        with refused("UPLOAD_INVALID"):
+            raw_send(network, signed(network, r, 3, upload), bytes(tampered))
+        assert network.send(r, 3) == 1
+
+
+def test_a_body_of_another_length_than_announced_is_refused(network) -> None:
+    r, upload = network.new_round(), network.uploads[3]
+    with network.as_builder() as builder:
+        builder.open_round(r, 60)
+        with refused("MALFORMED"):
+            raw_send(network, signed(network, r, 3, upload), upload[:-5])
+        with refused("TOO_LARGE"):
+            raw_send(network, signed(network, r, 3, upload), upload, b"more")
+        with (
+            refused("MALFORMED"),
+            pinned_channel(network.peer.endpoint, network.peer.fingerprint) as channel,
+            rpc_errors(),
+        ):
+            channel.stream_unary(UPLOAD)(iter([]), timeout=10)
+        assert network.send(r, 3) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"dataset_id": 5}, "BAD_SIGNATURE"),
+        ({"dataset_id": 4}, "ROSTER_MISMATCH"),
+        ({"round": 5}, "ROUND_UNKNOWN"),
+        ({"attempt": 7}, "ROUND_UNKNOWN"),
+        ({"job_id": b"\x01" * 32}, "ROUND_UNKNOWN"),
+        ({"view_hash": b"\x01" * 32}, "ROUND_UNKNOWN"),
+        ({"upload_digest": b"\x01" * 32}, "BAD_SIGNATURE"),
+        ({"upload_bytes": 7}, "UPLOAD_INVALID"),
+        ({"signature": b"\x01" * 65}, "BAD_SIGNATURE"),
+        ({"signature": b""}, "BAD_SIGNATURE"),
+        ({"upload_digest": b"\x01" * 31}, "MALFORMED"),
+    ],
+)
+def test_every_field_of_the_header_is_signed_or_looked_up(network, change: dict, reason: str) -> None:
+    r, upload = network.new_round(), network.uploads[3]
+    header = signed(network, r, 3, upload)
+    for name, value in change.items():
+        setattr(header, name, value)
+    with network.as_builder() as builder:
+        builder.open_round(r, 60)
+        with refused(reason):
+            raw_send(network, header, upload)
+        assert network.send(r, 3) == 1
+
+
+def test_a_stranger_cannot_send_in_a_holders_name(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder:
+        builder.open_round(r, 60)
+        with refused("BAD_SIGNATURE"):
+            network.send(r, 3, operator=network.stranger)
+
+
+def test_a_round_that_nobody_opened_takes_nothing(network) -> None:
+    with refused("ROUND_UNKNOWN"):
+        network.send(network.new_round(), 3)
+
+
+# -- bounds -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "timeout", "reason"),
+    [
+        ({"parameter_count": 100_001}, 60, "TOO_LARGE"),
+        ({"parameter_count": 0}, 60, "MALFORMED"),
+        ({}, 601, "TOO_LARGE"),
+        ({}, 0, "MALFORMED"),
+        ({"operators": {}}, 60, "MALFORMED"),
+        ({"operators": {n: "0x" + "11" * 20 for n in range(65)}}, 60, "TOO_LARGE"),
+        ({"operators": {1: "nobody"}}, 60, "MALFORMED"),
+        ({"job_id": b"short"}, 60, "MALFORMED"),
+        ({"view_hash": b""}, 60, "MALFORMED"),
+    ],
+)
+def test_what_is_too_large_or_malformed_is_not_opened(
+    network, change: dict, timeout: int, reason: str
+) -> None:
+    with network.as_builder() as builder:
+        with refused(reason):
+            builder.open_round(network.new_round(**change), timeout)
+    assert network.server.rounds.open_rounds == 0
+
+
+def test_a_parameter_set_of_another_version_is_not_opened(network) -> None:
+    with network.as_builder() as builder:
+        request = aggregation_pb2.OpenRoundRequest(
+            job_id=bytes(32), view_hash=bytes(32), parameters="ckks", parameter_count=1, timeout_seconds=1
+        )
+        with refused("SPEC_INVALID"), rpc_errors():
+            builder._stub.OpenRound(request, timeout=5)
+
+
+def test_one_builder_opens_so_many_rounds_and_no_more(network) -> None:
+    with network.as_builder() as builder, network.as_builder(network.stranger) as other:
+        rounds = [network.new_round() for _ in range(3)]
+        builder.open_round(rounds[0], 60)
+        builder.open_round(rounds[1], 60)
+        with refused("TOO_MANY"):
+            builder.open_round(rounds[2], 60)
+        other.open_round(network.new_round(), 60)
+        builder.close_round(rounds[0])
+        builder.open_round(rounds[2], 60)
+
+
+def test_memory_is_bounded_over_all_rounds(start) -> None:
+    from conftest import LIMITS
+
+    r = None
+    network = start(dataclasses.replace(LIMITS, max_memory_bytes=1_500_000))
+    with network.as_builder() as builder:
+        r = network.new_round()  # 2 blocks: 262 kB of accumulators, 115 kB for result and each upload
+        builder.open_round(r, 60)
+        builder.open_round(network.new_round(), 60)
+        with network.as_builder(network.stranger) as other:
+            with refused("TOO_LARGE"):
+                other.open_round(network.new_round(), 60)
+            builder.close_round(r)
+            other.open_round(network.new_round(), 60)
+
+
+def test_a_caller_that_sends_no_header_is_cut_off(network, monkeypatch: pytest.MonkeyPatch) -> None:
+    from usufruct_server.aggregator import service
+
+    monkeypatch.setattr(service, "HEADER_SECONDS", 0.3)
+    release = threading.Event()
+
+    def silent():
+        release.wait()
+        yield b""
+
+    with pinned_channel(network.peer.endpoint, network.peer.fingerprint) as channel:
+        start = time.monotonic()
+        with pytest.raises(grpc.RpcError) as cut:
+            channel.stream_unary(UPLOAD)(silent(), timeout=20)
+        release.set()
+    assert time.monotonic() - start < 5 and cut.value.code() is grpc.StatusCode.CANCELLED
+
+
+# -- the builder does not believe the aggregator ------------------------------------------------------------------
+
+
+def sum_header(network, r) -> aggregation_pb2.SumHeader:
+    return aggregation_pb2.SumHeader(
+        uploads=[signed(network, r, d, network.uploads[d]) for d in network.operators]
+    )
+
+
+def check(r, header) -> None:
+    verify_sum_header(
+        header,
+        job_id=r.job_id,
+        round=r.round,
+        attempt=r.attempt,
+        view_hash=r.view_hash,
+        operators=dict(r.operators),
+    )
+
+
+def test_a_sum_that_leaves_somebody_out_or_counts_somebody_twice_is_refused(network) -> None:
+    r = network.new_round()
+    whole = sum_header(network, r)
+    check(r, whole)
+    fewer = aggregation_pb2.SumHeader(uploads=whole.uploads[:2])
+    twice = aggregation_pb2.SumHeader(uploads=[*whole.uploads[:2], whole.uploads[1]])
+    more = aggregation_pb2.SumHeader(uploads=[*whole.uploads, whole.uploads[1]])
+    for header in (fewer, twice, more):
+        with pytest.raises(RoundFailed) as failed:
+            check(r, header)
+        assert failed.value.reason == "ROSTER_MISMATCH"
+
+
+def test_a_sum_with_an_upload_of_another_round_or_key_is_refused(network) -> None:
+    r, other = network.new_round(), network.new_round()
+    header = sum_header(network, r)
+    header.uploads[1].CopyFrom(signed(network, other, 5, network.uploads[5]))
+    with pytest.raises(RoundFailed):
+        check(r, header)
+    header = sum_header(network, r)
+    header.uploads[1].upload_digest = bytes(32)
+    with pytest.raises(InvalidInput) as failed:
+        check(r, header)
+    assert failed.value.reason == "BAD_SIGNATURE"
+
+
+def test_too_many_fetches_of_one_sum_are_refused(network) -> None:
+    r = network.new_round()
+    with network.as_builder() as builder, ThreadPoolExecutor(2) as background:
+        builder.open_round(r, 60)
+        waiting = [background.submit(builder.fetch_sum, r, 30) for _ in range(2)]
+        opened = network.server.rounds.of_builder(network.builder.address, r.job_id, r.attempt)
+        with opened._changed:
+            while opened._fetching < 2:
+                opened._changed.wait(0.01)
+        with pytest.raises(Refused) as failed:
+            builder.fetch_sum(r, 5)
+        assert failed.value.reason == "TOO_MANY"
+        for d in network.operators:
+            network.send(r, d)
+        assert waiting[0].result(10) == waiting[1].result(10)
+
+
+# -- surroundings -------------------------------------------------------------------------------------------------
+
+
+def test_health_and_reflection_answer(network) -> None:
+    with pinned_channel(network.peer.endpoint, network.peer.fingerprint) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "usufruct.v1.AggregationService", "usufruct.v1.AuthService"):
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        services = ProtoReflectionDescriptorDatabase(channel).get_services()
+    assert {"usufruct.v1.AggregationService", "usufruct.v1.AuthService", "grpc.health.v1.Health"} <= set(
+        services
+    )
+
+
+def test_the_aggregator_loads_no_key_no_seal_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, usufruct_server.aggregator.commands\n"
+        "bad = {'tenseal', 'torch', 'zstandard', 'usufruct.encryption.keys', 'usufruct.encryption.update',\n"
+        "       'usufruct.encryption.seal_raw', 'usufruct.privacy', 'usufruct.graph', 'usufruct_server.holder'}\n"
+        "print(bad & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
