@@ -1,0 +1,58 @@
+"""One development chain, one holder's server and one aggregator for all tests of this folder; all of them real."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from holder_world import Builder, World
+from usufruct.chain.dev_chain import DevChain
+from usufruct.wire.channel import PinnedEndpoint
+from usufruct.wire.tls import create_identity
+from usufruct_server.aggregator.config import AggregatorConfig
+from usufruct_server.aggregator.server import AggregatorServer
+from usufruct_server.holder.opening import open_operator
+from usufruct_server.holder.server import HolderServer
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with DevChain() as dev:
+        yield World.make(dev, tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def aggregator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PinnedEndpoint]:
+    folder = tmp_path_factory.mktemp("aggregator")
+    create_identity(folder)
+    with AggregatorServer(AggregatorConfig("127.0.0.1:0", folder)) as server:
+        yield server.peer
+
+
+@pytest.fixture(scope="session")
+def served(world: World) -> Iterator[HolderServer]:
+    config = world.holder("first", port=free_port())
+    server = HolderServer(config, open_operator(config))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def peer(served: HolderServer) -> PinnedEndpoint:
+    return PinnedEndpoint(served.config.endpoint, served.identity.fingerprint)
+
+
+@pytest.fixture
+def builder(world: World) -> Iterator[Builder]:
+    builder = Builder(world)
+    yield builder
+    builder.close()

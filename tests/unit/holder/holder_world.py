@@ -1,0 +1,272 @@
+"""A development chain with one or more registered holders, and a builder that speaks the wire protocol by hand."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+from torch import nn
+from usufruct import graph
+from usufruct.chain import Chain, Sender, deploy
+from usufruct.chain.dev_chain import DevChain
+from usufruct.domain.dataset_card import Column, DatasetCard, Label
+from usufruct.domain.round_view import RoundView
+from usufruct.domain.training_job import (
+    AggregatorRef,
+    EncryptionPlan,
+    LegTerms,
+    LocalOptimizer,
+    NoiseMode,
+    TrainingJobSpec,
+    TrainingPlan,
+)
+from usufruct.encryption import DEFAULT_PARAMETERS
+from usufruct.encryption.keys import RoundKey
+from usufruct.privacy import LocalPlan
+from usufruct.v1 import jobs_pb2, jobs_pb2_grpc, rounds_pb2
+from usufruct.wire.auth import authenticated_channel
+from usufruct.wire.channel import PinnedEndpoint, pinned_channel
+from usufruct.wire.jobs import purpose_hash, signed_grant_from_proto, spec_hash, spec_to_bytes
+from usufruct.wire.model_graph import graph_to_bytes
+from usufruct.wire.raw import RUN_ROUND, with_header
+from usufruct.wire.signatures import sign_view
+from usufruct.wire.status import rpc_errors
+from usufruct_server.holder.config import HolderConfig, read_config
+from usufruct_server.holder.opening import open_admin
+from usufruct_server.holder.register import register
+from usufruct_server.holder.setup_files import Answers, write_files
+
+WIDTH = 2
+COIN = 10**20
+MODEL = graph.trace(nn.Linear(WIDTH, 1), (WIDTH,)).graph
+
+
+def card(person_column: str | None = None) -> DatasetCard:
+    """A card of two numbers and a binary label."""
+    return DatasetCard(
+        name="Two numbers",
+        task="test",
+        description="",
+        columns=tuple(Column(f"x{i}", "number", -1.0, 1.0, missing="midpoint") for i in range(WIDTH)),
+        label=Label("y", (("0",), ("1",))),
+        person_column=person_column,
+        nominal_size=60,
+    )
+
+
+def write_data(path: Path, persons: int = 60, rows: int = 60) -> None:
+    """Rows of random numbers; fewer persons than rows gives somebody two."""
+    generator = np.random.default_rng(1)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["patient", "x0", "x1", "y"])
+        for row in range(rows):
+            x = generator.uniform(-1, 1, size=WIDTH)
+            writer.writerow([f"p{row % persons}", *x.round(3), int(x.sum() > 0)])
+
+
+@dataclass
+class World:
+    """A chain with its contracts, the token, and accounts that have coin."""
+
+    dev: DevChain
+    chain: Chain
+    token: str
+    folder: Path
+
+    @classmethod
+    def make(cls, dev: DevChain, folder: Path) -> World:
+        deployer = Account.create()
+        fund(dev, deployer.address)
+        addresses = deploy(dev.url, deployer, test_token=True)
+        assert addresses.test_token is not None
+        return cls(dev, Chain.connect(dev.url, addresses.compute_access), addresses.test_token, folder)
+
+    def account(self) -> LocalAccount:
+        """A fresh account with coin."""
+        account: LocalAccount = Account.create()
+        fund(self.dev, account.address)
+        return account
+
+    def holder(
+        self, name: str, *, port: int, policy: str = "auto_grant = true\nunknown_builders = \"grant\"",
+        person_column: str | None = None, persons: int = 60, min_cohort: int = 1, cap_micro: int = 9_000_000,
+    ) -> HolderConfig:  # fmt: skip
+        """A registered holder with one dataset."""
+        folder = self.folder / name
+        answers = Answers(
+            name, f"127.0.0.1:{port}", None, self.dev.url, self.chain.compute_access, self.chain.chain_id, self.token
+        )
+        made = write_files(folder, None, answers, None, light=True)
+        write_data(folder / "data.csv", persons)
+        made.card.write_bytes(card(person_column).to_bytes())
+        text = made.config.read_text()
+        before, _, after = text.partition("[policy]")
+        after = after[after.index("[[datasets]]") :]
+        after = after.replace("budget_epsilon = 10.0", f"cap_micro = {cap_micro}").replace("min_cohort = 3", f"min_cohort = {min_cohort}")
+        made.config.write_text(f"{before}[policy]\n{policy}\n\n{after}")
+        for address in (made.operator, made.admin):
+            fund(self.dev, address)
+        config = read_config(made.config)
+        register(config, self.chain, open_admin(config), None, lambda step: None)
+        return config
+
+
+def fund(dev: DevChain, address: str) -> None:
+    """Gives an account coin for gas."""
+    dev.evm.fund(bytes.fromhex(address[2:]), COIN)
+
+
+class Builder:
+    """A model builder by hand: just enough to drive a holder through one job."""
+
+    def __init__(self, world: World, account: LocalAccount | None = None) -> None:
+        self.world = world
+        self.account = account or world.account()
+        self.sender = Sender(world.chain, self.account)
+        self._channels: list[grpc.Channel] = []
+
+    def spec(self, *dataset_ids: int, aggregator: PinnedEndpoint | None = None, **changes: Any) -> TrainingJobSpec:
+        """A small job over the datasets; ``plan`` in ``changes`` replaces figures of the plan."""
+        plan = TrainingPlan(NoiseMode.LOCAL, 2, 1, 2, 200_000_000, 1_000_000, 2_000_000, 10_000_000, 16)
+        plan = replace(plan, **changes.pop("plan", {}))
+        chain = self.world.chain
+        legs = []
+        for index, dataset_id in enumerate(dataset_ids):
+            entry = chain.dataset(dataset_id)
+            weight = 10**9 // len(dataset_ids) + (10**9 % len(dataset_ids) if index == 0 else 0)
+            legs.append(
+                LegTerms(
+                    dataset_id, entry.holder_id, entry.card_hash, 60, chain.holder(entry.holder_id).operator, entry.token,
+                    entry.price_units, entry.order, local_plan(plan, entry.order).loss_per_attempt_micro, weight,
+                )
+            )  # fmt: skip
+        fields: dict[str, Any] = {
+            "chain_id": chain.chain_id, "compute_access": chain.compute_access, "builder": self.account.address,
+            "nonce": secrets.token_bytes(32), "model_graph": graph_to_bytes(MODEL),
+            "loss": "binary_cross_entropy_with_logits", "optimizer": LocalOptimizer("sgd", 100_000_000), "plan": plan,
+            "legs": tuple(legs), "encryption": EncryptionPlan(DEFAULT_PARAMETERS.name, 16, 10**9, WIDTH + 1),
+            "aggregator": AggregatorRef(*_aggregator(aggregator)), "min_cohort": len(legs), "purpose": "a test",
+            "deliver_by_seconds": int(time.time()) + 3600, "round_timeout_seconds": 60,
+        }  # fmt: skip
+        return TrainingJobSpec(**{**fields, **changes})
+
+    def channel(self, holder: PinnedEndpoint) -> grpc.Channel:
+        """A pinned channel that proves this builder's key."""
+        plain = pinned_channel(holder.endpoint, holder.fingerprint)
+        self._channels.append(plain)
+        return authenticated_channel(plain, self.account, holder.fingerprint)
+
+    def jobs(self, holder: PinnedEndpoint) -> Any:
+        """The holder's JobService."""
+        return jobs_pb2_grpc.JobServiceStub(self.channel(holder))  # type: ignore[no-untyped-call]
+
+    def propose(self, holder: PinnedEndpoint, dataset_id: int, spec_bytes: bytes, request_id: str = "r1") -> jobs_pb2.Proposal:
+        """Proposes; errors are ours."""
+        request = jobs_pb2.ProposeJobRequest(request_id=request_id, dataset_id=dataset_id, spec=spec_bytes)
+        with rpc_errors():
+            answer: jobs_pb2.Proposal = self.jobs(holder).ProposeJob(request, timeout=60)
+        return answer
+
+    def open(self, spec: TrainingJobSpec, spec_bytes: bytes, *proposals: jobs_pb2.Proposal) -> None:
+        """Pays and opens the job on chain."""
+        price = sum(terms.price_units for terms in spec.legs)
+        self.sender.mint_test_token(self.world.token, self.account.address, price)
+        self.sender.deposit(self.world.token, price)
+        legs = [(signed_grant_from_proto(p.grant), spec.reservation_micro(p.dataset_id)) for p in proposals]
+        self.sender.open_job(
+            spec.nonce, spec_hash(spec_bytes), purpose_hash(spec.purpose), legs, spec.deliver_by_seconds, spec.min_cohort
+        )
+
+    def granted_and_open(self, holder: PinnedEndpoint, dataset_id: int, **changes: Any) -> TrainingJobSpec:
+        """Proposes and opens a job over one dataset."""
+        spec = self.spec(dataset_id, **changes)
+        data = spec_to_bytes(spec)
+        proposal = self.propose(holder, dataset_id, data, request_id=secrets.token_hex(8))
+        assert proposal.state == jobs_pb2.PROPOSAL_STATE_GRANTED, proposal.reason
+        self.open(spec, data, proposal)
+        return spec
+
+    def start(self, holder: PinnedEndpoint, job_id: bytes, dataset_id: int) -> jobs_pb2.Leg:
+        """StartLeg."""
+        with rpc_errors():
+            leg: jobs_pb2.Leg = self.jobs(holder).StartLeg(
+                jobs_pb2.StartLegRequest(job_id=job_id, dataset_id=dataset_id), timeout=120
+            )
+        return leg
+
+    def finish(self, holder: PinnedEndpoint, job_id: bytes, dataset_id: int, rounds: int) -> jobs_pb2.FinishLegResponse:
+        """FinishLeg."""
+        request = jobs_pb2.FinishLegRequest(job_id=job_id, dataset_id=dataset_id, rounds_done=rounds)
+        with rpc_errors():
+            answer: jobs_pb2.FinishLegResponse = self.jobs(holder).FinishLeg(request, timeout=120)
+        return answer
+
+    def run_round(self, holder: PinnedEndpoint, header: rounds_pb2.RoundHeader, *bodies: bytes) -> Iterator[rounds_pb2.RoundEvent]:
+        """RunRound, as a stream of events."""
+        call: Any = self.channel(holder).stream_stream(RUN_ROUND)  # type: ignore[attr-defined]
+        with rpc_errors():
+            for event in call(with_header(header, *bodies), timeout=120):
+                yield rounds_pb2.RoundEvent.FromString(event)
+
+    def close(self) -> None:
+        """Closes all channels."""
+        for channel in self._channels:
+            channel.close()
+
+
+@dataclass(frozen=True)
+class RoundParts:
+    """One round's attempt as the builder sends it."""
+
+    key: RoundKey
+    weights: bytes
+    view: RoundView
+    header: rounds_pb2.RoundHeader
+
+
+def round_parts(
+    builder: LocalAccount, spec: TrainingJobSpec, dataset_id: int, round_: int = 1, attempt: int = 1,
+    roster: tuple[int, ...] | None = None, weights: bytes | None = None, key: RoundKey | None = None,
+) -> RoundParts:  # fmt: skip
+    """Key, weights, view and signed header of an attempt."""
+    key = key or RoundKey.generate(DEFAULT_PARAMETERS)
+    weights = graph.pack_vector(MODEL, np.zeros(WIDTH + 1, dtype=np.float32)) if weights is None else weights
+    members = roster if roster is not None else tuple(terms.dataset_id for terms in spec.legs)
+    digests = hashlib.sha256(key.public_key_bytes).digest(), hashlib.sha256(weights).digest()
+    view = RoundView(spec.job_id, spec_hash(spec_to_bytes(spec)), round_, attempt, *digests, members)
+    header = rounds_pb2.RoundHeader(
+        job_id=spec.job_id, dataset_id=dataset_id, round=round_, attempt=attempt, roster=members,
+        public_key_bytes=len(key.public_key_bytes), public_key_digest=digests[0], weights_bytes=len(weights),
+        weights_digest=digests[1], view_signature=sign_view(builder, view.hash),
+    )  # fmt: skip
+    return RoundParts(key, weights, view, header)
+
+
+def local_plan(plan: TrainingPlan, order: int) -> LocalPlan:
+    """The accountant's plan, written out here a second time on purpose."""
+    return LocalPlan(
+        plan.sample_rate_nano / 1e9, plan.max_grad_norm_micro / 1e6, plan.noise_multiplier_micro / 1e6, plan.local_steps,
+        plan.rounds, plan.spare_attempts, plan.micro_batch_size, 60, order, plan.delta_pico / 1e12,
+    )  # fmt: skip
+
+
+def registered(config: HolderConfig) -> int:
+    """The one dataset's number."""
+    (dataset_id,) = json.loads(config.registration_path.read_text())["datasets"].values()
+    return int(dataset_id)
+
+
+def _aggregator(aggregator: PinnedEndpoint | None) -> tuple[str, bytes]:
+    return (aggregator.endpoint, aggregator.fingerprint) if aggregator else ("127.0.0.1:1", bytes(32))
