@@ -16,7 +16,14 @@ from usufruct.builder.store import JobState
 from usufruct.chain import LegEntry, LegState, receipt_hash
 from usufruct.chain.events import LegDelivered
 from usufruct.domain import ids
-from usufruct.domain.leg_receipt import LegReceipt, MechanismKind, NeighbouringRelation, Rounding
+from usufruct.domain.leg_receipt import (
+    ACCOUNTANT_VERSION,
+    RECEIPT_VERSION,
+    LegReceipt,
+    MechanismKind,
+    NeighbouringRelation,
+    Rounding,
+)
 from usufruct.domain.training_job import PICO, LegTerms, TrainingJobSpec
 from usufruct.errors import ChainError, UsufructError
 from usufruct.wire import jobs
@@ -102,6 +109,8 @@ def check_receipt(
     """What a receipt on chain says otherwise than the spec and this builder's own record; empty when all is well."""
     terms, plan = spec.leg(leg.dataset_id), spec.plan
     wanted: dict[str, Any] = {
+        "version": RECEIPT_VERSION,
+        "accountant_version": ACCOUNTANT_VERSION,
         "leg_id": ids.leg_id(spec.job_id, leg.dataset_id),
         "job_id": spec.job_id,
         "dataset_id": leg.dataset_id,
@@ -111,12 +120,15 @@ def check_receipt(
         "neighbouring": int(NeighbouringRelation.ADD_OR_REMOVE_ONE),
         "rounding": int(Rounding.AFTER_NOISE),
         "order": terms.order,
+        "min_honest": plan.min_honest,
+        "max_colluding": plan.max_colluding,
         "steps_per_attempt": plan.local_steps,
         "attempts_reserved": plan.attempts,
         "dimension": spec.encryption.parameter_count,
         "sample_rate_nano": plan.sample_rate_nano,
         "clip_norm_micro": plan.max_grad_norm_micro,
         "noise_multiplier_micro": plan.noise_multiplier_micro,
+        **dict.fromkeys(("scale_micro", "delta_two_micro", "delta_one_micro", "share_noise_micro"), 0),
         "loss_micro": spec.reservation_micro(leg.dataset_id),
     }
     findings = [

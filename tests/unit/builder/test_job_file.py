@@ -1,0 +1,93 @@
+"""A job file is read whole, or refused with file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from listed_datasets import make_dataset
+from usufruct.builder.job_file import build_model, read_job_file, read_validation_csv
+from usufruct.builder.settings import SGD, Privacy
+from usufruct.errors import ConfigError, InvalidInput
+
+GOOD = """
+[network]
+rpc = "http://127.0.0.1:8545"
+contract = "0x1111111111111111111111111111111111111111"
+key = "builder.json"
+aggregator = "127.0.0.1:7100#sha256:00"
+
+[data]
+task = "test"
+validation = "mine.csv"
+
+[model]
+hidden = [4]
+
+[training]
+loss = "binary_cross_entropy_with_logits"
+rounds = 5
+lr = 0.5
+local_steps = 2
+
+[privacy]
+epsilon = 3.0
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "job.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file_is_read_and_paths_are_relative_to_it(tmp_path: Path) -> None:
+    job = read_job_file(written(tmp_path, GOOD))
+    assert (job.key, job.validation) == (tmp_path / "builder.json", tmp_path / "mine.csv")
+    assert job.optimizer == SGD(lr=0.5, local_steps=2)
+    assert job.privacy == Privacy(epsilon=3.0)
+    model = build_model(job, make_dataset(1).card)
+    assert [tuple(p.shape) for p in model.parameters()] == [(4, 2), (4,), (1, 4), (1,)]
+    again = build_model(job, make_dataset(1).card)
+    assert torch.equal(next(model.parameters()), next(again.parameters())), "the seed must fix the weights"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("rounds = 5", "", "rounds"),
+        ("rounds = 5", 'rounds = "5"', "rounds"),
+        ("lr = 0.5", "lr = 0.5\nlearning_rate = 1", "learning_rate"),
+        ("[model]", "[modle]", "modle"),
+        ('task = "test"', "", "data"),
+        ('task = "test"', 'task = "test"\ndatasets = [1]', "data"),
+        ("hidden = [4]", "hidden = [0]", "hidden"),
+        ("[privacy]\nepsilon = 3.0", "", "privacy"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, key: str) -> None:
+    path = written(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        read_job_file(path)
+    assert caught.value.details["field"] == key
+    assert str(path) in caught.value.message
+
+
+def test_broken_toml_names_the_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="line 3"):
+        read_job_file(written(tmp_path, "[network]\n\nrpc = \n"))
+
+
+def test_figures_out_of_range_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput):
+        read_job_file(written(tmp_path, GOOD.replace("lr = 0.5", "lr = -1")))
+
+
+def test_validation_rows_are_prepared_as_the_holders_prepare_theirs(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("a,b,y\n0,1,1\n0.5,9,0\n")
+    features, labels = read_validation_csv(tmp_path / "mine.csv", make_dataset(1).card)
+    assert features.tolist() == [[-1.0, 1.0], [0.0, 1.0]]
+    assert labels.tolist() == [1, 0]
+    with pytest.raises(ConfigError):
+        read_validation_csv(tmp_path / "none.csv", make_dataset(1).card)
