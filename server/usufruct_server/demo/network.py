@@ -19,14 +19,14 @@ from typing import Any, Final, Self
 from eth_account.signers.local import LocalAccount
 from usufruct.chain import Addresses, Chain, Sender, create_key, deploy
 from usufruct.chain.rpc import Rpc
-from usufruct.domain.dataset_card import DatasetCard, card_hash
+from usufruct.domain.dataset_card import DatasetCard
 from usufruct.errors import ConfigError
-from usufruct.privacy import loss_for_epsilon_micro
-from usufruct.wire.tls import TlsIdentity, create_identity
+from usufruct.wire.tls import create_identity
 
 from usufruct_server.demo.processes import Command, Process, stop_all
 from usufruct_server.demo.toml_text import to_toml
-from usufruct_server.holder.registration import Registration, write_registration
+from usufruct_server.holder.config import read_config
+from usufruct_server.holder.register import register
 
 MONEY: Final = "test-USD"
 TOKEN_DECIMALS: Final = 6
@@ -275,43 +275,23 @@ class LocalNetwork:
         keys = _HolderKeys(
             admin=self._new_key(directory / "keys" / "admin.json"),
             operator=self._new_key(directory / "keys" / "operator.json"),
-            tls=create_identity(directory / "state" / "tls"),
         )
+        create_identity(directory / "state" / "tls")
         for number, dataset in enumerate(holder.datasets, 1):
             (directory / f"card-{number}.json").write_bytes(dataset.card.to_bytes())
             write_rows(directory / f"data-{number}.csv", dataset.card, dataset.rows)
         return keys
 
     def _register(self, holder: HolderSetup, keys: _HolderKeys, endpoint: str) -> None:
-        """Registers one holder and its datasets with its admin key, and writes its configuration."""
+        """Writes one holder's configuration and registers it, as ``usufruct holder register`` does."""
         self._fund(keys.admin)
         self._fund(keys.operator)
-        chain = self._chain()
-        admin = Sender(chain, keys.admin)
-        holder_id = admin.register_holder(
-            keys.operator.address, keys.admin.address, endpoint, keys.tls.fingerprint
-        )
-        registration = Registration(chain.chain_id, chain.compute_access, holder_id, {})
-        for dataset in holder.datasets:
-            digest = card_hash(dataset.card.to_bytes())
-            cap = loss_for_epsilon_micro(dataset.budget_epsilon, dataset.order, 1e-5)
-            number = admin.register_dataset(
-                holder_id,
-                digest,
-                self.token,
-                dataset.price_units,
-                dataset.min_cohort,
-                dataset.order,
-                cap,
-                cap,
-            )
-            registration = registration.with_dataset(digest, number)
         directory = self.directory / "holders" / holder.name
-        write_registration(directory / "state" / "registration.json", registration)
         config = directory / "holder.toml"
         config.write_text(to_toml(self._holder_settings(holder, endpoint)), encoding="utf-8")
-        numbers = tuple(registration.datasets.values())
-        self.places[holder.name] = HolderPlace(directory, config, endpoint, holder_id, numbers)
+        found = register(read_config(config), self._chain(), keys.admin, None, lambda text: None)
+        numbers = tuple(found.datasets.values())
+        self.places[holder.name] = HolderPlace(directory, config, endpoint, found.holder_id, numbers)
 
     def _holder_settings(self, holder: HolderSetup, endpoint: str) -> dict[str, Any]:
         """The tables of ``holder.toml``."""
@@ -371,7 +351,6 @@ class LocalNetwork:
 class _HolderKeys:
     admin: LocalAccount
     operator: LocalAccount
-    tls: TlsIdentity
 
 
 def write_rows(path: Path, card: DatasetCard, rows: Sequence[Mapping[str, str]]) -> None:
