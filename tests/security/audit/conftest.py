@@ -11,7 +11,7 @@ from usufruct.audit.collect import collect
 from usufruct.audit.evidence import Evidence
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "integration" / "audit"))
-from finished_job import FinishedNetwork  # noqa: E402
+from finished_job import FinishedNetwork
 
 
 @pytest.fixture(scope="session")
