@@ -1,5 +1,6 @@
 """Audit: collect evidence, judge it, report. Works from a JSON-RPC URL and needs no torch."""
 
+from usufruct.audit.collect import collect
 from usufruct.audit.evidence import CallFacts, Evidence, HolderRecords, KeptRecord, Storage
 from usufruct.audit.findings import Finding, Place, Severity
 from usufruct.audit.reconcile import Judgement, judge
@@ -14,5 +15,6 @@ __all__ = [
     "Place",
     "Severity",
     "Storage",
+    "collect",
     "judge",
 ]

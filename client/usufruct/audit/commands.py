@@ -113,6 +113,13 @@ def fetch(
 
 
 def _collect(rpc: str, contract: str, records: Path | None) -> Evidence:
+    """Collects, and says on a terminal what is being read."""
+    from rich.console import Console
+
     from usufruct.audit.collect import collect
 
-    return collect(rpc, contract, records)
+    errors = Console(stderr=True)
+    if not errors.is_terminal:
+        return collect(rpc, contract, records)
+    with errors.status("connecting to the chain") as status:
+        return collect(rpc, contract, records, progress=status.update)

@@ -90,8 +90,17 @@ def check_records(
             return [], []
         place = Place(holder_id=holder_id, record=0, last_record=anchored - 1)
         return [], [Finding("record-missing", place, "no records of this holder could be had")]
-    findings = [Finding("record-unreadable", Place(holder_id=holder_id, record=problem.sequence),
-                        f"{records.source}: {problem.text}") for problem in records.problems]  # fmt: skip
+    # nobody who registers and never logs anything can spoil the verdict on the others
+    gone = Severity.DISCREPANCY if anchored or records.records else Severity.NOTE
+    findings = [
+        Finding(
+            "record-unreadable",
+            Place(holder_id=holder_id, record=problem.sequence),
+            f"{records.source}: {problem.text}",
+            gone,
+        )
+        for problem in records.problems
+    ]
     by_number: dict[int, KeptRecord] = {}
     for position, kept in enumerate(records.records):
         if kept.sequence in by_number or (

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,15 @@ from usufruct.domain.leg_receipt import (
 )
 from usufruct.domain.usage_record import UsageKind
 from usufruct.privacy import LocalPlan
+from usufruct.v1 import usage_pb2_grpc
+from usufruct.wire.tls import SERVER_OPTIONS, generate_identity, start_server
 from usufruct.wire.usage import record_from_bytes
 from usufruct_server.holder.ledger import Ledger
 from usufruct_server.holder.publisher import Publisher
+from usufruct_server.holder.services.usage import UsageService
 from usufruct_server.holder.usage_log import UsageLog
+
+import grpc  # isort: skip
 
 ORDER, PRICE_UNITS, ROUNDS, SPARE = 6, 2_000_000, 4, 2
 CAP_MICRO = 3_000_000
@@ -48,7 +54,7 @@ PURPOSE = keccak(text="testing the audit")
 
 @dataclass
 class WorkingHolder:
-    """One holder with its keys, ledger and usage log."""
+    """One holder with its keys, ledger, usage log, and the public endpoint that serves it."""
 
     holder_id: int
     dataset_id: int
@@ -57,6 +63,7 @@ class WorkingHolder:
     usage: UsageLog
     publisher: Publisher
     key: LocalAccount
+    server: grpc.Server
 
 
 @dataclass
@@ -121,8 +128,9 @@ class FinishedNetwork:
         return folder
 
     def close(self) -> None:
-        """Stops the chain and closes the ledgers."""
+        """Stops the servers and the chain, and closes the ledgers."""
         for holder in self.holders:
+            holder.server.stop(None).wait()
             holder.ledger.close()
         self.dev_chain.stop()
 
@@ -136,10 +144,12 @@ class FinishedNetwork:
     def _holder(self, number: int) -> WorkingHolder:
         admin, key = Sender(self.chain, self.admin), self._account()
         operator = Sender(self.chain, key)
-        payout = Account.create().address
-        holder_id = admin.register_holder(
-            operator.address, payout, f"127.0.0.1:{number}", secrets.token_bytes(32)
-        )
+        payout, identity = Account.create().address, generate_identity()
+        ledger = Ledger(self.folder / f"holder{number}.sqlite")
+        server = grpc.server(ThreadPoolExecutor(2), options=list(SERVER_OPTIONS))
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(ledger), server)
+        port = start_server(server, identity, "127.0.0.1:0")
+        holder_id = admin.register_holder(operator.address, payout, f"127.0.0.1:{port}", identity.fingerprint)
         dataset_id = admin.register_dataset(
             holder_id,
             keccak(text=f"card {number}"),
@@ -150,10 +160,11 @@ class FinishedNetwork:
             CAP_MICRO,
             CAP_MICRO // 2,
         )
-        ledger = Ledger(self.folder / f"holder{number}.sqlite")
         ledger.register_dataset(dataset_id, CAP_MICRO, ORDER)
         publisher = Publisher(ledger=ledger, sender=operator, holder_id=holder_id)
-        return WorkingHolder(holder_id, dataset_id, operator, ledger, UsageLog(ledger), publisher, key)
+        return WorkingHolder(
+            holder_id, dataset_id, operator, ledger, UsageLog(ledger), publisher, key, server
+        )
 
     def _refuse(self, holder: WorkingHolder) -> None:
         for reason in ("BUDGET_SHORT", "POLICY_REFUSED"):
@@ -240,7 +251,7 @@ class FinishedNetwork:
             self.builder.deliver(leg, receipt, signature)
         else:
             holder.operator.deliver(leg, receipt)
-        named = receipt_hash(replace(receipt), self.chain.chain_id, self.compute_access)
+        named = receipt_hash(receipt, self.chain.chain_id, self.compute_access)
         holder.usage.record(UsageKind.DELIVERED, loss_micro=loss_micro, round=ROUNDS, document_hash=named,
                             **self._about(job, holder))  # fmt: skip
         holder.publisher.publish()
