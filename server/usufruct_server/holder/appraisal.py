@@ -5,34 +5,44 @@ Nothing a builder claims is taken over; no row is looked at.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
 
 from usufruct.domain.preprocessing import feature_width
 from usufruct.domain.training_job import MICRO, NANO, PICO, TrainingJobSpec
 from usufruct.encryption import parameter_set
-from usufruct.errors import UsufructError
-from usufruct.graph.model_graph import ModelGraph
+from usufruct.errors import InvalidInput, UsufructError
+from usufruct.graph.model_graph import ModelGraph, not_allowed
 from usufruct.privacy import LocalPlan
 from usufruct.wire.model_graph import graph_from_bytes
 
 from usufruct_server.holder.catalogue import ServedDataset
 from usufruct_server.holder.policy import JobFacts
 
+GraphAppraiser = Callable[[ModelGraph, int, str, int], int]
+"""(graph, micro-batch size, loss, classes) -> parameters; raises GRAPH_NOT_ALLOWED or SPEC_INVALID."""
 
-def appraise(spec: TrainingJobSpec, served: ServedDataset | None) -> JobFacts:
-    """The facts about a job on one dataset. Never raises for what a builder wrote."""
+
+def appraise(spec: TrainingJobSpec, served: ServedDataset | None, appraise_graph: GraphAppraiser) -> JobFacts:
+    """The facts about a job on one dataset. Never raises for what a builder wrote.
+
+    Args:
+        appraise_graph: looks at the graph, in a process of its own.
+    Raises:
+        RoundFailed: TRAINER_FAILED, when that process did not answer; the job is not judged.
+    """
     if served is None or all(terms.dataset_id != served.dataset_id for terms in spec.legs):
         return JobFacts("", "", 0, 0)
+    card = served.card.card
     try:
-        parameters, outputs = _graph_bounds(spec.model_graph, spec.plan.micro_batch_size)
         graph = graph_from_bytes(spec.model_graph)
-    except UsufructError as error:
-        return JobFacts(error.message, "", 0, 0)
-    width = feature_width(served.card.card)
-    if graph.input_shape != (width,):
-        return JobFacts(f"the model takes rows of shape {graph.input_shape}; the card gives {width} features", "", 0, 0)
+        width = feature_width(card)
+        if graph.input_shape != (width,):
+            raise not_allowed(f"the model takes rows of shape {graph.input_shape}; the card gives {width} features")
+        parameters = appraise_graph(graph, spec.plan.micro_batch_size, spec.loss, len(card.label.classes))
+    except InvalidInput as error:
+        return JobFacts(error.message, "", 0, 0) if error.reason != "SPEC_INVALID" else JobFacts("", error.message, 0, 0)
     try:
-        return JobFacts("", _plan_problem(spec, served, outputs), _loss_per_attempt(spec, served), parameters)
+        return JobFacts("", _plan_problem(spec), _loss_per_attempt(spec, served), parameters)
     except UsufructError as error:
         return JobFacts("", error.message, 0, parameters)
 
@@ -63,19 +73,7 @@ def graph_of(spec: TrainingJobSpec) -> ModelGraph:
     return graph_from_bytes(spec.model_graph)
 
 
-@lru_cache(maxsize=8)
-def _graph_bounds(model_graph: bytes, micro_batch_size: int) -> tuple[int, int]:
-    """Parameters and outputs of a graph that passes every check; the same graph comes again for each dataset."""
-    from usufruct.graph import GraphLimits, validate
-
-    bounds = validate(graph_from_bytes(model_graph), GraphLimits(physical_batch=micro_batch_size))
-    return bounds.parameters, bounds.outputs
-
-
-def _plan_problem(spec: TrainingJobSpec, served: ServedDataset, outputs: int) -> str:
-    from usufruct_server.holder.training.losses import checked_loss
-
-    checked_loss(spec.loss, outputs, len(served.card.card.label.classes))
+def _plan_problem(spec: TrainingJobSpec) -> str:
     parameters = parameter_set(spec.encryption.parameters)
     if (1 << spec.encryption.value_bits) - 1 > parameters.max_value:
         return "value_bits is more than the encryption parameters carry"

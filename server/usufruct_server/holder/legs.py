@@ -103,6 +103,8 @@ class Legs:
         job_id, dataset_id = job.key
         entry = self._chain.leg(job_id, dataset_id)
         now = max(int(self._clock()), self._chain.block_time_seconds())
+        if job.grant_deadline_seconds <= now:
+            raise Refused("the grant's deadline has passed", reason="GRANT_EXPIRED", dataset_id=dataset_id)
         if entry is None:
             raise Refused("the leg is not open on chain at a final block", reason="LEG_NOT_OPEN", dataset_id=dataset_id)
         if entry.builder != job.builder:
@@ -116,8 +118,6 @@ class Legs:
             raise Refused("the leg has ended on chain", reason="LEG_NOT_OPEN", dataset_id=dataset_id)
         if min(entry.deliver_by_seconds, job.spec.deliver_by_seconds) <= now:
             raise Refused("the leg's deadline has passed", reason="LEG_EXPIRED", dataset_id=dataset_id)
-        if job.grant_deadline_seconds <= now:
-            raise Refused("the grant's deadline has passed", reason="GRANT_EXPIRED", dataset_id=dataset_id)
         return entry
 
     def running(self, job: GrantedJob) -> StoredLeg:

@@ -177,10 +177,10 @@ def _about_the_policy(spec: TrainingJobSpec, dataset: DatasetFacts | None, polic
         return Decision("refuse", "POLICY_NOISE_MODE", "the noise mode is not in noise_modes")
     if terms.token != dataset.token or terms.price_units < max(dataset.price_units, policy.min_price_units):
         return Decision("refuse", "POLICY_PRICE_TOO_LOW", "another token, or less than the price")
-    if spec.plan.attempts > policy.max_rounds:
-        return Decision("refuse", "POLICY_REFUSED", f"more attempts than max_rounds = {policy.max_rounds}")
     if loss > dataset.available_micro:
         return Decision("refuse", "BUDGET_SHORT", f"{loss} of {dataset.available_micro} millionths of a nat left")
+    if spec.plan.attempts > policy.max_rounds:
+        return Decision("refuse", "POLICY_REFUSED", f"more attempts than max_rounds = {policy.max_rounds}")
     limit = dataset.loss_limit_on_chain_micro or dataset.cap_micro
     try:
         limit = min(limit, policy.loss_limit_micro(dataset.order, dataset.delta, dataset.cap_micro))

@@ -18,7 +18,7 @@ from usufruct.domain.usage_record import UsageKind
 from usufruct.errors import InvalidInput, Refused
 from usufruct.wire.jobs import purpose_hash, spec_from_bytes, spec_hash
 
-from usufruct_server.holder.appraisal import appraise
+from usufruct_server.holder.appraisal import GraphAppraiser, appraise
 from usufruct_server.holder.catalogue import Catalogue, ServedDataset
 from usufruct_server.holder.config import Policy
 from usufruct_server.holder.job_store import JobStore, ProposalStatus, StoredProposal
@@ -39,6 +39,7 @@ class Proposals:
 
     Args:
         operator: the key that signs grants.
+        appraise_graph: looks at a proposed graph, in a process of its own.
         clock: UTC seconds.
     """
 
@@ -53,11 +54,12 @@ class Proposals:
         policy: Policy,
         holder_id: int,
         operator: LocalAccount,
+        appraise_graph: GraphAppraiser,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._ledger, self._usage, self._chain = store, ledger, usage, chain
         self._catalogue, self._policy, self._holder_id, self._operator = catalogue, policy, holder_id, operator
-        self._clock = clock
+        self._appraise_graph, self._clock = appraise_graph, clock
         self._guard = threading.Lock()
 
     def propose(self, caller: str, request_id: str, dataset_id: int, spec_bytes: bytes) -> StoredProposal:
@@ -148,7 +150,7 @@ class Proposals:
         )
         served = self._catalogue.find(dataset_id)
         facts = self._facts(served) if served else None
-        job = appraise(spec, served)
+        job = appraise(spec, served, self._appraise_graph)
         return judge(spec, spec.builder, holder, facts, job, policy or self._policy)
 
     def _facts(self, served: ServedDataset) -> DatasetFacts:

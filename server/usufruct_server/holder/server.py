@@ -91,6 +91,7 @@ class HolderServer:
         looks = {s.dataset_id: DataCheck(s.card.path, s.config.data) for s in catalogue.all()}
         trainers = Trainers()
         undo.callback(trainers.close)
+        trainers.warm_up()
         chain = open_chain(config)
         problems = registration_problems(
             config, chain, registration, catalogue, operator.address, self.identity.fingerprint
@@ -105,7 +106,6 @@ class HolderServer:
             ledger.register_dataset(served.dataset_id, served.config.cap_micro, served.config.order)
         self.trainers, self.ledger, self.store, self.catalogue = trainers, ledger, store, catalogue
         self._wire(config, operator, registration.holder_id, chain)
-        trainers.warm_up()
         self._look_at_data(looks)
         self.rounds.recover()
         self.proposals.act_on_decisions()
@@ -117,7 +117,7 @@ class HolderServer:
         usage = UsageLog(ledger, on_record=lambda: self.housekeeping.record_written())
         self.proposals = Proposals(
             store=store, ledger=ledger, usage=usage, chain=chain, catalogue=catalogue, policy=config.policy,
-            holder_id=holder_id, operator=operator,
+            holder_id=holder_id, operator=operator, appraise_graph=trainers.appraise_graph,
         )  # fmt: skip
         self.legs = Legs(store=store, ledger=ledger, chain=chain, catalogue=catalogue, trainers=trainers)
         self.rounds = RoundRunner(

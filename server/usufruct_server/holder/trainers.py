@@ -1,4 +1,7 @@
-"""The warm trainer children of this server: one for each running leg, and a spare one that is warm before it is asked for."""
+"""The warm trainer children of this server: one for each running leg, and a spare one that is warm before a leg needs it.
+
+The spare is started with the server and again with the next proposal, not while a new leg has its first rounds.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import threading
 
 from usufruct.domain.training_job import NANO, TrainingJobSpec
 from usufruct.errors import Refused
+from usufruct.graph.model_graph import ModelGraph
 
 from usufruct_server.holder.appraisal import graph_of, plan_of
 from usufruct_server.holder.catalogue import ServedDataset
@@ -25,6 +29,7 @@ class Trainers:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
+        self._appraising = threading.Lock()
         self._legs: dict[LegKey, Trainer] = {}
         self._spare: Trainer | None = None
         self._closed = False
@@ -34,6 +39,28 @@ class Trainers:
         with self._guard:
             if not self._closed and (self._spare is None or not self._spare.alive):
                 self._spare = Trainer.spawn()
+
+    def appraise_graph(self, graph: ModelGraph, micro_batch_size: int, loss: str, classes: int) -> int:
+        """Has a child without data look at a proposed graph; returns its parameters.
+
+        Raises:
+            InvalidInput: GRAPH_NOT_ALLOWED or SPEC_INVALID. TrainerFailed: no answer in time.
+        """
+        with self._appraising:  # the spare child is nobody's leg until this look has ended
+            self.warm_up()
+            with self._guard:
+                trainer, self._spare = self._spare, None
+            if trainer is None:
+                trainer = Trainer.spawn()
+            try:
+                return trainer.appraise(graph, micro_batch_size, loss, classes)
+            finally:
+                with self._guard:
+                    keep = self._spare is None and trainer.alive and not self._closed
+                    if keep:
+                        self._spare = trainer
+                if not keep:
+                    trainer.stop()
 
     def for_leg(self, spec: TrainingJobSpec, served: ServedDataset) -> Trainer:
         """The leg's child, started and with the data read; a new one where the old one is dead.
@@ -59,8 +86,6 @@ class Trainers:
         except BaseException:
             self.end(key)
             raise
-        finally:
-            self.warm_up()
         _log.info("event=trainer_ready job=%s dataset=%d pid=%d", spec.job_id.hex(), served.dataset_id, trainer.pid)
         return trainer
 

@@ -5,7 +5,8 @@ ends when that socket closes. It holds the only copy of the rows in the clear; w
 carry their noise, rounded to integers, and errors of the catalogue. Its standard streams are closed to data: they go
 nowhere, and an unexpected failure is reported by the type of the exception and a line of this code.
 
-Order of life: imports (slow, before it is needed) → confinement → ``start`` → ``weights`` and ``run`` in turn.
+Order of life: imports (slow, before it is needed) → confinement → ``appraise`` of proposed graphs → ``start`` → ``weights``
+and ``run`` in turn.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ from usufruct.privacy.rounding import round_update
 from usufruct_server.holder.training.card_data import load_card_data
 from usufruct_server.holder.training.dpsgd import train_round
 from usufruct_server.holder.training.losses import checked_loss
-from usufruct_server.holder.training.messages import ConnectionEnded, receive, send, task_from_header
+from usufruct_server.holder.training.messages import (
+    ConnectionEnded,
+    graph_from_header,
+    receive,
+    send,
+    task_from_header,
+)
 from usufruct_server.holder.training.per_sample import ClippedSum
 
 
@@ -71,6 +78,18 @@ class Session:
         return codes.astype("<i4").tobytes()
 
 
+def appraise(header: dict[str, Any]) -> int:
+    """Parameters of a graph that passes every check and fits the loss; no data are opened.
+
+    Raises:
+        UsufructError: GRAPH_NOT_ALLOWED or SPEC_INVALID.
+    """
+    limits = graph.GraphLimits(physical_batch=header["micro_batch_size"])
+    bounds = graph.validate(graph_from_header(header["graph"]), limits)
+    checked_loss(header["loss"], bounds.outputs, header["classes"])
+    return bounds.parameters
+
+
 def serve(connection: socket.socket) -> None:
     """Answers requests until the server closes the socket."""
     session: Session | None = None
@@ -79,7 +98,9 @@ def serve(connection: socket.socket) -> None:
         header, body = receive(connection)
         try:
             request = header["request"]
-            if request == "start":
+            if request == "appraise":
+                send(connection, {"answer": "appraised", "parameters": appraise(header)})
+            elif request == "start":
                 session = None  # a task that is refused leaves none behind, not the one before
                 session = Session(header["task"])
                 send(connection, {"answer": "started"})

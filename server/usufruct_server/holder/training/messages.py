@@ -59,22 +59,7 @@ def task_to_header(task: TrainerTask) -> dict[str, Any]:
     return {
         "card": task.card.to_bytes().decode(),
         "data_path": str(task.data_path),
-        "graph": {
-            "version": task.graph.version,
-            "input_shape": list(task.graph.input_shape),
-            "input_dtype": task.graph.input_dtype,
-            "modules": [[spec.class_name, _pairs(spec.arguments)] for spec in task.graph.modules],
-            "nodes": [
-                [
-                    node.kind.value,
-                    node.module_index,
-                    node.function_name,
-                    _plain(node.arguments),
-                    _pairs(node.keywords),
-                ]
-                for node in task.graph.nodes
-            ],
-        },
+        "graph": graph_to_header(task.graph),
         "plan": asdict(task.plan),
         "loss": task.loss,
         "optimizer": asdict(task.optimizer),
@@ -86,26 +71,44 @@ def task_to_header(task: TrainerTask) -> dict[str, Any]:
 
 def task_from_header(header: dict[str, Any]) -> TrainerTask:
     """The task that :func:`task_to_header` wrote."""
-    graph = header["graph"]
     return TrainerTask(
         card=read_card(header["card"].encode()),
         data_path=Path(header["data_path"]),
-        graph=ModelGraph(
-            graph["version"],
-            tuple(graph["input_shape"]),
-            graph["input_dtype"],
-            tuple(ModuleSpec(name, _from_pairs(arguments)) for name, arguments in graph["modules"]),
-            tuple(
-                Node(NodeKind(kind), index, name, _arguments(arguments), _from_pairs(keywords))
-                for kind, index, name, arguments, keywords in graph["nodes"]
-            ),
-        ),
+        graph=graph_from_header(header["graph"]),
         plan=LocalPlan(**header["plan"]),
         loss=header["loss"],
         optimizer=LocalOptimizer(**header["optimizer"]),
         weight=header["weight"],
         update_range=header["update_range"],
         value_bits=header["value_bits"],
+    )
+
+
+def graph_to_header(graph: ModelGraph) -> dict[str, Any]:
+    """A graph as JSON values; :func:`graph_from_header` gives it back."""
+    return {
+        "version": graph.version,
+        "input_shape": list(graph.input_shape),
+        "input_dtype": graph.input_dtype,
+        "modules": [[spec.class_name, _pairs(spec.arguments)] for spec in graph.modules],
+        "nodes": [
+            [node.kind.value, node.module_index, node.function_name, _plain(node.arguments), _pairs(node.keywords)]
+            for node in graph.nodes
+        ],
+    }
+
+
+def graph_from_header(graph: dict[str, Any]) -> ModelGraph:
+    """The graph that :func:`graph_to_header` wrote."""
+    return ModelGraph(
+        graph["version"],
+        tuple(graph["input_shape"]),
+        graph["input_dtype"],
+        tuple(ModuleSpec(name, _from_pairs(arguments)) for name, arguments in graph["modules"]),
+        tuple(
+            Node(NodeKind(kind), index, name, _arguments(arguments), _from_pairs(keywords))
+            for kind, index, name, arguments, keywords in graph["nodes"]
+        ),
     )
 
 

@@ -22,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from usufruct import errors
 from usufruct.errors import RoundFailed, UsufructError
+from usufruct.graph.model_graph import ModelGraph
 
 from usufruct_server.holder.training.confinement import TrainerLimits
 from usufruct_server.holder.training.messages import (
     ConnectionEnded,
     TrainerTask,
+    graph_to_header,
     receive,
     send,
     task_to_header,
@@ -108,6 +110,34 @@ class Trainer:
         with self._lock:
             self._await_ready(time.monotonic() + timeout_seconds)
 
+    def appraise(
+        self,
+        graph: ModelGraph,
+        micro_batch_size: int,
+        loss: str,
+        classes: int,
+        timeout_seconds: float = START_SECONDS,
+    ) -> int:
+        """Has the child check a proposed graph and whether the loss fits it; no data are opened.
+
+        A stranger's graph is built here and not in the server: whatever it costs or breaks, it is the child.
+
+        Returns:
+            How many parameters the graph has.
+        Raises:
+            UsufructError: GRAPH_NOT_ALLOWED or SPEC_INVALID.
+            TrainerFailed: no answer in time.
+        """
+        header = {
+            "request": "appraise",
+            "graph": graph_to_header(graph),
+            "micro_batch_size": micro_batch_size,
+            "loss": loss,
+            "classes": classes,
+        }
+        answer, _ = self._ask(header, b"", "appraised", timeout_seconds)
+        return int(answer["parameters"])
+
     def start(self, task: TrainerTask, timeout_seconds: float = START_SECONDS) -> None:
         """Gives the child its leg: it checks graph, loss and card, and reads the data. Before any charge.
 
@@ -142,7 +172,7 @@ class Trainer:
             TrainerFailed: the child crashed or did not answer in time; what was charged stays charged.
         """
         header = {"request": "run", "round": round, "attempt": attempt}
-        body = self._ask(header, weights, "update", timeout_seconds)
+        _, body = self._ask(header, weights, "update", timeout_seconds)
         return np.frombuffer(body, dtype="<i4").astype(np.int32, copy=False)
 
     def stop(self) -> None:
@@ -162,7 +192,9 @@ class Trainer:
 
     # -- one question, one answer --
 
-    def _ask(self, header: dict[str, Any], body: bytes, expected: str, timeout_seconds: float) -> bytearray:
+    def _ask(
+        self, header: dict[str, Any], body: bytes, expected: str, timeout_seconds: float
+    ) -> tuple[dict[str, Any], bytearray]:
         deadline_seconds = time.monotonic() + timeout_seconds
         with self._lock:
             self._await_ready(deadline_seconds)
@@ -178,7 +210,7 @@ class Trainer:
                 raise self._failed(
                     f"{header['request']!r} failed ({answer.get('where', 'unexpected answer')})"
                 )
-            return payload
+            return answer, payload
 
     def _await_ready(self, deadline_seconds: float) -> None:
         if self._ready:
