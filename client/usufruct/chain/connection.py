@@ -253,6 +253,10 @@ class Chain:
         root: bytes = self._view("UsageLog", "rootOf", holder_id, first_sequence)
         return root
 
+    def verify_usage(self, holder_id: int, first_sequence: int, leaf: bytes, proof: list[bytes]) -> bool:
+        """Whether the contract accepts that a leaf is in the batch that starts at ``first_sequence``."""
+        return bool(self._view("UsageLog", "verify", holder_id, first_sequence, leaf, proof))
+
     # -- events --------------------------------------------------------------------------------------------------
 
     def events(self, from_block: int | None = None, to_block: int | None = None) -> Iterator[Event]:

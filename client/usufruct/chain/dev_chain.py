@@ -23,6 +23,7 @@ from usufruct.errors import ConfigError
 
 CLIENT_VERSION = "UsufructDevelopmentChain/1"
 MOST_BODY_BYTES = 4 << 20
+MOST_BRACKETS = 500
 _TAGS = ("latest", "pending", "safe", "finalized")
 
 
@@ -181,12 +182,15 @@ class _Methods:
         """The JSON-RPC answer to one request; never raises."""
         answer: dict[str, Any] = {"jsonrpc": "2.0", "id": None}
         try:
+            # py-evm raises Python's recursion limit so far that deep nesting would overrun a thread's stack
+            if body.count(b"[") + body.count(b"{") > MOST_BRACKETS:
+                raise ValueError("nested too deeply")
             request = json.loads(body)
             answer["id"] = request.get("id")
             method, params = request["method"], request.get("params", [])
         except (ValueError, KeyError, AttributeError, RecursionError):
             return {**answer, "error": {"code": -32600, "message": "one JSON-RPC 2.0 request is wanted"}}
-        if method not in self._methods or not isinstance(params, list):
+        if not isinstance(method, str) or method not in self._methods or not isinstance(params, list):
             return {
                 **answer,
                 "error": {"code": -32601, "message": "the development chain has no such method"},

@@ -182,6 +182,7 @@ class DevEvm:
                 raise Rejected("the transaction cannot be read") from error
             if transaction.hash in self._mined:
                 raise Rejected("already known")
+            self._check_sender(transaction)
             self._begin()
             try:
                 _, receipt, computation = self._chain.apply_transaction(transaction)
@@ -190,6 +191,18 @@ class DevEvm:
             header = self._end()
             self._record(transaction, receipt, computation, header)
             return bytes(transaction.hash)
+
+    def _check_sender(self, transaction: Any) -> None:
+        """The two common faults, in the words that other nodes use."""
+        state = self._vm(self.head).state
+        due = state.get_nonce(transaction.sender)
+        if transaction.nonce != due:
+            raise Rejected(f"nonce too {'low' if transaction.nonce < due else 'high'}")
+        if (
+            state.get_balance(transaction.sender)
+            < transaction.value + transaction.gas * transaction.max_fee_per_gas
+        ):
+            raise Rejected("insufficient funds for gas * price + value")
 
     def _record(self, transaction: Any, receipt: Any, computation: Any, header: Header) -> None:
         logs = tuple(

@@ -16,7 +16,6 @@ from eth_utils.abi import (
     collapse_if_tuple,
     event_abi_to_log_topic,
     function_abi_to_4byte_selector,
-    get_abi_input_types,
     get_abi_output_types,
 )
 from eth_utils.address import to_checksum_address
@@ -50,14 +49,11 @@ class Interface:
 
     def encode_call(self, function: str, *arguments: Any) -> bytes:
         """Calldata of a call. Raises :class:`InvalidInput` if an argument does not fit its type."""
-        return self._selectors[function] + _encode(
-            get_abi_input_types(self._functions[function]), arguments, function
-        )
+        return self._selectors[function] + _encode(self._functions[function]["inputs"], arguments, function)
 
     def encode_creation(self, *arguments: Any) -> bytes:
         """Data of the transaction that deploys the contract."""
-        types = [collapse_if_tuple(i) for i in self._constructor["inputs"]]
-        return self.bytecode + _encode(types, arguments, self.name)
+        return self.bytecode + _encode(self._constructor["inputs"], arguments, self.name)
 
     def decode_result(self, function: str, data: bytes) -> Any:
         """What a call returned: one value, or a tuple of several."""
@@ -69,8 +65,8 @@ class Interface:
         """Name and arguments of a transaction's calldata; raises :class:`ChainError` if it calls none of these."""
         for name, selector in self._selectors.items():
             if data[:4] == selector:
-                function = self._functions[name]
-                return name, _decode(get_abi_input_types(function), function["inputs"], data[4:])
+                inputs = self._functions[name]["inputs"]
+                return name, _decode([collapse_if_tuple(one) for one in inputs], inputs, data[4:])
         raise ChainError(f"{self.name} has no such function in this version")
 
     def decode_log(self, topics: list[bytes], data: bytes) -> tuple[str, dict[str, Any]]:
@@ -109,11 +105,25 @@ def _as_function(error: Any) -> Any:
     return {**error, "type": "function"}
 
 
-def _encode(types: list[str], values: tuple[Any, ...], where: str) -> bytes:
+def _encode(inputs: list[Any], values: tuple[Any, ...], where: str) -> bytes:
     try:
-        return encode(types, values)
+        for one, value in zip(inputs, values, strict=True):
+            _check_lengths(one, value)
+        return encode([collapse_if_tuple(one) for one in inputs], values)
     except (EncodingError, TypeError, ValueError) as error:
         raise InvalidInput(f"{where}: a value does not fit the contract: {error}", field=where) from error
+
+
+def _check_lengths(one: Any, value: Any) -> None:
+    """eth-abi pads short bytes with zeros; a hash that was cut off must not pass for another one."""
+    if one["type"] == "tuple":
+        for component, part in zip(one["components"], value, strict=True):
+            _check_lengths(component, part)
+    elif one["type"].endswith("[]"):
+        for part in value:
+            _check_lengths({**one, "type": one["type"][:-2]}, part)
+    elif one["type"] == "bytes32" and len(value) != 32:
+        raise ValueError(f"{one['name']} must have 32 bytes")
 
 
 def _decode(types: list[str], inputs: list[dict[str, Any]], data: bytes) -> tuple[Any, ...]:

@@ -21,7 +21,9 @@ from usufruct.domain.leg_receipt import LegReceipt
 from usufruct.errors import ChainError
 
 DEFAULT_GRANT_TERM_SECONDS = 30 * 86_400
-_NONCE_TRIES = 3
+_NONCE_TRIES = 5
+_NONCE_TAKEN = ("nonce", "already known", "underpriced")
+"""How nodes say that a transaction of this number exists: mined, the same one, or another one that waits."""
 _Kind = TypeVar("_Kind", bound=Event)
 
 
@@ -88,8 +90,8 @@ class Account:
             try:
                 self.rpc.request("eth_sendRawTransaction", to_hex(bytes(signed.raw_transaction)))
             except RpcRefused as error:
-                # another process with the same key was faster; count again
-                if "nonce" in error.message.lower():
+                # another process with the same key was faster: count again
+                if any(word in error.message for word in _NONCE_TAKEN):
                     continue
                 raise self._refused(error, doing) from error
             return to_hex(bytes(signed.hash))

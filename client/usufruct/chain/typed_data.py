@@ -101,6 +101,10 @@ def _domain(name: str, chain_id: int, contract: str) -> bytes:
 
 def _digest(name: str, fields: tuple[str, ...], values: tuple[object, ...], domain: bytes) -> bytes:
     type_hash = keccak(text=f"{name}({','.join(fields)})")
+    for field, value in zip(fields, values, strict=True):
+        # eth-abi would pad: a spec hash that is missing would become zero, which allows any spec
+        if field.startswith("bytes32 ") and (not isinstance(value, bytes) or len(value) != 32):
+            raise InvalidInput(f"{name}: {field} must be 32 bytes", field=field.split(" ")[1])
     try:
         # no field is of a dynamic type, so the ABI encoding is EIP-712's encodeData
         encoded = encode(["bytes32", *(field.split(" ")[0] for field in fields)], [type_hash, *values])
