@@ -116,7 +116,7 @@ def _collect(rpc: str, contract: str, records: Path | None) -> Evidence:
     """Collects, and says on a terminal what is being read."""
     from rich.console import Console
 
-    from usufruct.audit.collect import collect
+    from usufruct.audit.collection import collect
 
     errors = Console(stderr=True)
     if not errors.is_terminal:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from usufruct.audit.collect import collect
+from usufruct.audit.collection import collect
 from usufruct.audit.evidence import Evidence
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "integration" / "audit"))
