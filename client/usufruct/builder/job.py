@@ -17,12 +17,13 @@ from usufruct.builder import weights as model_weights
 from usufruct.builder.peers import Peers
 from usufruct.builder.progress import Progress
 from usufruct.builder.results import LegResult, RoundResult
-from usufruct.builder.rounds import LOST, Attempt, OpenedSum, RoundDriver
+from usufruct.builder.rounds import LOST, Attempt, OnEvent, OpenedSum, RoundDriver
 from usufruct.builder.store import JobState, JobStore
 from usufruct.domain import ids
 from usufruct.domain.training_job import PICO
 from usufruct.encryption.parameters import parameter_set
 from usufruct.errors import InvalidInput, RoundFailed, UsufructError
+from usufruct.v1 import rounds_pb2
 from usufruct.wire import jobs
 from usufruct.wire.model_graph import graph_from_bytes
 
@@ -195,7 +196,7 @@ class JobHandle:
             if attempt is None:
                 return None
             try:
-                opened = self._open_driver().run(attempt, progress.event)
+                opened = self._open_driver().run(attempt, self._listener(attempt, progress))
             except UsufructError as error:
                 if attempt.key.used or error.reason not in _RETRY_SAME:
                     self._pending = None
@@ -212,6 +213,14 @@ class JobHandle:
             result = self._apply(index, attempt, opened, time.monotonic() - started)
             self._open_driver().forget(attempt)
             return result
+
+    def _listener(self, attempt: Attempt, progress: Progress) -> OnEvent:
+        def heard(dataset_id: int, event: rounds_pb2.RoundEvent) -> None:
+            state = rounds_pb2.RoundState.Name(event.state).removeprefix("ROUND_STATE_")
+            log.info("attempt %d: dataset %d %s", attempt.number, dataset_id, state)
+            progress.event(dataset_id, event)
+
+        return heard
 
     def _next_attempt(self, index: int) -> Attempt | None:
         """The attempt that was begun in this process, or a fresh one whose number is durable before it is sent."""

@@ -164,6 +164,7 @@ class Proposal:
 
     def withdraw(self) -> None:
         """Forgets a proposal that has not been opened. Grants that were given stay unused and expire."""
+        self._store.lock()
         if self._store.state().phase == "proposed":
             self._hang_up()
             self._store.discard()
@@ -325,6 +326,7 @@ def new_proposal(
     )
     checkpoint = model_weights.vector_to_checkpoint(traced.graph, traced.parameter_names, vector)
     store = JobStore.create(spec.job_id, spec_bytes, record, checkpoint)
+    store.unlock()  # whoever opens the job drives it: this process, or another one in some days
     proposal = Proposal(network, store, model, checked_validation)
     try:
         proposal.status()
