@@ -60,7 +60,7 @@ class Proposals:
         self._store, self._ledger, self._usage, self._chain = store, ledger, usage, chain
         self._catalogue, self._policy, self._holder_id, self._operator = catalogue, policy, holder_id, operator
         self._appraise_graph, self._clock = appraise_graph, clock
-        self._guard = threading.Lock()
+        self._guard, self._logging = threading.Lock(), threading.Lock()
 
     def propose(self, caller: str, request_id: str, dataset_id: int, spec_bytes: bytes) -> StoredProposal:
         """Judges a proposal. The same again: the same proposal.
@@ -199,9 +199,15 @@ class Proposals:
             stored.job_id, stored.dataset_id, state, now_seconds=int(self._clock()), **columns
         )
         self._log_outcome(settled)
-        return settled
+        return replace(settled, logged=True)
 
     def _log_outcome(self, stored: StoredProposal) -> None:
+        with self._logging:
+            now = self._store.proposal(stored.job_id, stored.dataset_id)
+            if now is not None and not now.logged:
+                self._log_once(stored)
+
+    def _log_once(self, stored: StoredProposal) -> None:
         about: dict[str, Any] = {
             "dataset_id": stored.dataset_id, "job_id": stored.job_id, "builder": stored.builder, "spec_hash": stored.spec_hash,
         }  # fmt: skip

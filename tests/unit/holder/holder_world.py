@@ -49,6 +49,7 @@ from usufruct_server.holder.setup_files import Answers, write_files
 
 WIDTH = 2
 COIN = 10**20
+GRANT_ALL = 'auto_grant = true\nunknown_builders = "grant"\nmax_rounds = 11000'
 MODEL = graph.trace(nn.Linear(WIDTH, 1), (WIDTH,)).graph
 
 
@@ -100,7 +101,7 @@ class World:
         return account
 
     def holder(
-        self, name: str, *, port: int, policy: str = "auto_grant = true\nunknown_builders = \"grant\"",
+        self, name: str, *, port: int, policy: str = GRANT_ALL,
         person_column: str | None = None, persons: int = 60, min_cohort: int = 1, cap_micro: int = 9_000_000,
     ) -> HolderConfig:  # fmt: skip
         """A registered holder with one dataset."""
