@@ -83,8 +83,9 @@ def install() -> None:
 
 
 def test(arguments: list[str]) -> int:
-    """``forge test``; with node's folder first in the path, because forge starts the compiler through it."""
-    install()
+    """``forge test`` on the artefacts as compiled now; with node's folder first in the path, because forge starts the compiler through it."""
+    if check_artefacts() != 0:
+        return 1
     binaries = sorted((HERE / "node_modules" / "@foundry-rs").glob("forge-*/bin/forge*"))
     forge = str(binaries[0]) if binaries else shutil.which("forge")
     if forge is None:

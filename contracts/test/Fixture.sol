@@ -26,6 +26,7 @@ interface Vm {
     function parseJsonAddress(string calldata json, string calldata key) external pure returns (address);
     function parseJsonBytes32(string calldata json, string calldata key) external pure returns (bytes32);
     function parseJsonBytes32Array(string calldata json, string calldata key) external pure returns (bytes32[] memory);
+    function parseJsonBytes(string calldata json, string calldata key) external pure returns (bytes memory);
     function parseJsonBytesArray(string calldata json, string calldata key) external pure returns (bytes[] memory);
     function assertEq(uint256 left, uint256 right) external pure;
     function assertEq(bytes32 left, bytes32 right) external pure;
@@ -73,15 +74,33 @@ abstract contract Deployment {
 
     function deployAll() internal {
         vm.warp(START);
-        registry = new Registry(vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + 2));
-        usageLog = new UsageLog(registry);
-        access = new ComputeAccess(registry, usageLog);
-        token = new TestToken();
+        registry = Registry(deployShipped("Registry", abi.encode(addressAfter(2))));
+        usageLog = UsageLog(deployShipped("UsageLog", abi.encode(registry)));
+        access = ComputeAccess(deployShipped("ComputeAccess", abi.encode(registry, usageLog)));
+        token = TestToken(deployShipped("TestToken", ""));
         vm.prank(admin);
         holderId = registry.registerHolder(operator, payout, "127.0.0.1:7000", FINGERPRINT);
         datasetId = register(1);
         secondDatasetId = register(1);
         fund(builder, MONEY);
+    }
+
+    /// Deploys the very bytecode that the Python package ships, not what this test run compiled.
+    function deployShipped(string memory name, bytes memory arguments) internal returns (address where) {
+        string memory path = string.concat("../client/usufruct/chain/artefacts/", name, ".json");
+        bytes memory code = bytes.concat(vm.parseJsonBytes(vm.readFile(path), ".bytecode"), arguments);
+        assembly ("memory-safe") {
+            where := create(0, add(code, 32), mload(code))
+            if iszero(where) {
+                returndatacopy(0, 0, returndatasize())
+                revert(0, returndatasize())
+            }
+        }
+    }
+
+    /// Address of the contract that this one creates after `others` more.
+    function addressAfter(uint256 others) internal view returns (address) {
+        return vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + others);
     }
 
     function register(uint16 minCohort) internal returns (uint64) {

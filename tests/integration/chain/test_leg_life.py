@@ -7,10 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from conftest import CAP, LOSS, PRICE, PURPOSE, SPEC, World
+from chain_world import CAP, LOSS, PRICE, PURPOSE, SPEC, World
 from eth_utils.crypto import keccak
-
-from usufruct.chain import LegState, events, grant_hash, receipt_hash, sign_acknowledgement, sign_grant, sign_receipt
+from usufruct.chain import (
+    LegState,
+    events,
+    grant_hash,
+    receipt_hash,
+    sign_acknowledgement,
+    sign_grant,
+    sign_receipt,
+)
+from usufruct.chain.connection import grant_struct
+from usufruct.chain.interface import interface
 from usufruct.domain.usage_record import leaf, merkle_proof, merkle_root
 from usufruct.errors import ChainError
 
@@ -59,7 +68,9 @@ def test_asking_twice_never_doubles(world: World) -> None:
     args = (world.operator.address, world.admin.address, "127.0.0.1:7000", b"\x01" * 32)
     assert world.admin.register_holder(*args) == world.holder_id
     assert world.chain.holder_count() == 1
-    same = world.admin.register_dataset(world.holder_id, b"\x01" * 32, world.token, PRICE, 1, 16, CAP, 5_000_000)
+    same = world.admin.register_dataset(
+        world.holder_id, b"\x01" * 32, world.token, PRICE, 1, 16, CAP, 5_000_000
+    )
     assert same == world.datasets[0]
     assert world.chain.dataset_count() == 3
 
@@ -68,9 +79,13 @@ def test_a_stranger_may_send_what_others_signed(world: World) -> None:
     chain = world.chain
     leg = world.leg(world.open(world.datasets[:1]), world.datasets[0])
     receipt = world.receipt(leg)
-    world.stranger.deliver(leg, receipt, sign_receipt(world.operator_key, receipt, chain.chain_id, chain.compute_access))
+    world.stranger.deliver(
+        leg, receipt, sign_receipt(world.operator_key, receipt, chain.chain_id, chain.compute_access)
+    )
     digest = receipt_hash(receipt, chain.chain_id, chain.compute_access)
-    signature = sign_acknowledgement(world.builder_key, leg.leg_id, digest, chain.chain_id, chain.compute_access)
+    signature = sign_acknowledgement(
+        world.builder_key, leg.leg_id, digest, chain.chain_id, chain.compute_access
+    )
     world.stranger.acknowledge(leg, signature)
     assert world.leg(leg.job_id, leg.dataset_id).state is LegState.PAID
 
@@ -110,7 +125,9 @@ def test_a_grant_with_a_fault_is_refused_by_view_and_by_open_job_alike(world: Wo
         signed = world.grant(world.datasets[0], **changes)
         assert world.chain.check_grant(signed, SPEC, PURPOSE, world.builder.address, LOSS) == reason, fault
         with pytest.raises(ChainError) as refused:
-            world.builder.open_job(secrets.token_bytes(32), SPEC, PURPOSE, [(signed, LOSS)], world.now() + 1800, 1)
+            world.builder.open_job(
+                secrets.token_bytes(32), SPEC, PURPOSE, [(signed, LOSS)], world.now() + 1800, 1
+            )
         assert refused.value.reason == reason, fault
     assert world.chain.deposit_of(world.token, world.builder.address) == 20 * PRICE
 
@@ -121,7 +138,13 @@ def test_a_grant_signed_by_another_key_or_for_another_contract_is_refused(world:
     by_builder = sign_grant(world.builder_key, good.grant, chain.chain_id, chain.registry)
     elsewhere = sign_grant(world.operator_key, good.grant, chain.chain_id, chain.usage_log)
     other_chain = sign_grant(world.operator_key, good.grant, chain.chain_id + 1, chain.registry)
-    for bad in (by_builder, elsewhere, other_chain, replace(good, signature=b""), replace(good, signature=bytes(65))):
+    for bad in (
+        by_builder,
+        elsewhere,
+        other_chain,
+        replace(good, signature=b""),
+        replace(good, signature=bytes(65)),
+    ):
         assert chain.check_grant(bad, SPEC, PURPOSE, world.builder.address, LOSS) == "GRANT_BAD_SIGNATURE"
 
 
@@ -136,13 +159,18 @@ def test_budget_money_cohort_and_retirement_each_have_their_reason(world: World)
     with pytest.raises(ChainError) as refused:
         world.open([world.datasets[1]])
     assert refused.value.reason == "MONEY_SHORT"
-    shy = world.admin.register_dataset(world.holder_id, b"\x09" * 32, world.token, PRICE, 2, 16, CAP, 5_000_000)
+    shy = world.admin.register_dataset(
+        world.holder_id, b"\x09" * 32, world.token, PRICE, 2, 16, CAP, 5_000_000
+    )
     world.builder.deposit(world.token, PRICE)
     with pytest.raises(ChainError) as refused:
         world.open([shy])
     assert refused.value.reason == "COHORT_TOO_SMALL"
     world.admin.retire_dataset(shy)
-    assert world.chain.check_grant(world.grant(shy), SPEC, PURPOSE, world.builder.address, LOSS) == "DATASET_RETIRED"
+    assert (
+        world.chain.check_grant(world.grant(shy), SPEC, PURPOSE, world.builder.address, LOSS)
+        == "DATASET_RETIRED"
+    )
     assert not world.chain.dataset(shy).active
 
 
@@ -167,9 +195,6 @@ def test_two_jobs_at_once_cannot_both_take_the_last_of_a_budget(world: World) ->
 def test_solidity_and_python_hash_alike(world: World) -> None:
     leg = world.leg(world.open(world.datasets[:1]), world.datasets[0])
     signed = world.grant(world.datasets[1])
-    from usufruct.chain.connection import grant_struct
-    from usufruct.chain.interface import interface
-
     data = interface("Registry").encode_call("hashGrant", grant_struct(signed))
     there = world.chain.rpc.call(world.chain.registry, data, "latest")
     assert there == grant_hash(signed.grant, world.chain.chain_id, world.chain.registry)
@@ -202,7 +227,9 @@ def test_events_come_in_order_and_typed(world: World) -> None:
     world.operator.deliver(leg, world.receipt(leg))
     world.builder.acknowledge(leg)
     seen = list(world.chain.events())
-    assert [(e.block_number, e.log_index) for e in seen] == sorted((e.block_number, e.log_index) for e in seen)
+    assert [(e.block_number, e.log_index) for e in seen] == sorted(
+        (e.block_number, e.log_index) for e in seen
+    )
     names = [type(e).__name__ for e in seen]
     assert names[:4] == ["HolderRegistered"] + ["DatasetRegistered"] * 3
     assert names[-5:] == ["JobOpened", "LegLocked", "LegLocked", "LegDelivered", "LegPaid"]

@@ -6,7 +6,6 @@ import stat
 from pathlib import Path
 
 import pytest
-
 from usufruct.chain import create_key, key_address, load_key
 from usufruct.errors import ConfigError
 
@@ -36,7 +35,7 @@ def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{}", "[]", "not json", '{"crypto": {}, "version": 3}'])
 def test_what_is_no_key_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "key.json").write_text(content)
-    with pytest.raises(ConfigError, match="key.json") as caught:
+    with pytest.raises(ConfigError, match=r"key\.json") as caught:
         load_key(tmp_path / "key.json", "x")
     assert caught.value.reason == "KEY_INVALID"
 
@@ -47,7 +46,7 @@ def test_a_wrong_passphrase_a_missing_file_and_no_terminal_are_named(
     create_key(tmp_path / "key.json", "right", light=True)
     with pytest.raises(ConfigError, match="passphrase is wrong"):
         load_key(tmp_path / "key.json", "wrong")
-    with pytest.raises(ConfigError, match="missing.json"):
+    with pytest.raises(ConfigError, match=r"missing\.json"):
         load_key(tmp_path / "missing.json", "x")
     with pytest.raises(ConfigError, match="no-such-pass"):
         load_key(tmp_path / "key.json", passphrase_file=tmp_path / "no-such-pass")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import World
+from chain_world import World
+from eth_account import Account
 from typer.testing import CliRunner
-
-from usufruct.chain import Chain, LegState, create_key, read_addresses
+from usufruct.chain import Chain, LegState, Sender, create_key, read_addresses
 from usufruct.chain.commands import app
 from usufruct.chain.dev_chain import DevChain
 from usufruct.chain.rpc import Rpc
@@ -103,10 +105,6 @@ def test_unknown_holders_and_datasets_have_their_reasons(world: World) -> None:
 
 
 def test_an_account_without_coin_is_told_to_get_some(world: World) -> None:
-    from eth_account import Account
-
-    from usufruct.chain import Sender
-
     poor = Sender(world.chain, Account.create())
     with pytest.raises(ChainError, match="enough of the chain's coin") as caught:
         poor.register_holder(poor.address, poor.address, "127.0.0.1:1", b"\x01" * 32)
@@ -132,8 +130,6 @@ def test_many_threads_share_one_sender(world: World) -> None:
 
 
 def test_two_senders_of_one_key_count_their_transactions_again(world: World) -> None:
-    from usufruct.chain import Sender
-
     twins = [Sender(world.chain, world.builder_key) for _ in range(2)]
     failures: list[BaseException] = []
 
@@ -193,7 +189,9 @@ def test_nonsense_is_answered_with_an_error_and_the_chain_goes_on(body: bytes) -
 
 def test_a_web_page_cannot_post_to_the_development_chain() -> None:
     with DevChain() as node:
-        request = urllib.request.Request(node.url, b'{"method": "dev_mine", "id": 1}', {"Content-Type": "text/plain"})
+        request = urllib.request.Request(
+            node.url, b'{"method": "dev_mine", "id": 1}', {"Content-Type": "text/plain"}
+        )
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(request, timeout=10)
         assert caught.value.code == 415
@@ -235,5 +233,17 @@ def test_keys_and_a_deployment_from_the_command_line(tmp_path: Path) -> None:
 
 def test_what_is_no_addresses_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"chain_id": 1}')
-    with pytest.raises(ConfigError, match="a.json"):
+    with pytest.raises(ConfigError, match=r"a\.json"):
         read_addresses(tmp_path / "a.json")
+
+
+def test_the_development_chain_runs_as_a_process_and_ends_when_told() -> None:
+    command = [sys.executable, "-m", "usufruct.cli", "chain", "dev", "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said = json.loads(process.stdout.readline())
+            assert Rpc(said["rpc_url"], 5).number("eth_chainId") == said["chain_id"]
+        finally:
+            process.terminate()
+        assert process.wait(timeout=20) == 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
-
 from usufruct.chain import LegState
 from usufruct.chain.events import _KINDS
 from usufruct.chain.interface import interface
@@ -63,8 +63,6 @@ def test_a_refusal_without_a_known_error_still_says_so(data: bytes | None) -> No
 
 
 def test_artefacts_fit_the_limit_of_deployed_code() -> None:
-    import json
-
     for path in sorted((ROOT / "client/usufruct/chain/artefacts").glob("*.json")):
         artefact = json.loads(path.read_text())
         assert artefact["runtime_bytes"] <= 22_000, path.name
