@@ -19,7 +19,7 @@ SPLIT_SEED: Final = 2024
 HOSPITALS: Final = (("Alder", 219, 220), ("Birch", 119, 120), ("Cedar", 60, 60))
 """(name, rows dealt out, declared nominal size)."""
 
-CHOICE: Final = TrainingChoice(hidden=250, rounds=20, local_steps=5, sample_rate=0.2, learning_rate=0.3)
+CHOICE: Final = TrainingChoice(hidden=250, rounds=20, local_steps=2, sample_rate=0.5, learning_rate=1.0)
 
 
 def load() -> Study:

@@ -188,12 +188,17 @@ def _keep(network: LocalNetwork, console: Console) -> None:
     """Waits for Ctrl-C, and tells when a process ends by itself."""
     console.print("Ctrl-C ends it.", style="bold")
     gone: set[str] = set()
-    waiting = threading.Event()
-    while not waiting.wait(WATCH_SECONDS):
-        for name, process in network.processes.items():
-            if not process.running and name not in gone:
-                gone.add(name)
-                console.print(f"The process {name!r} has ended; its log is {process.log}", highlight=False)
+    never = threading.Event()
+    try:
+        while not never.wait(WATCH_SECONDS):
+            for name, process in network.processes.items():
+                if not process.running and name not in gone:
+                    gone.add(name)
+                    console.print(
+                        f"The process {name!r} has ended; its log is {process.log}", highlight=False
+                    )
+    except KeyboardInterrupt:
+        console.print("Stopping the network.")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

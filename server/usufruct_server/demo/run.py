@@ -39,6 +39,11 @@ def run(study: Study, network: LocalNetwork, console: Console, started: float) -
     Raises:
         UsufructError: a part of the network failed; the message names it.
     """
+    import torch
+
+    torch.set_num_threads(
+        1
+    )  # tiny matrices, and the holders want the cores: waiting threads would spin on them
     os.environ["USUFRUCT_HOME"] = str(network.directory / "builder" / "home")
     job = train(study, network, console)
     say(console, "comparing with the same model without privacy, and with each hospital alone")
@@ -122,12 +127,15 @@ def train(study: Study, network: LocalNetwork, console: Console) -> JobHandle:
         validation=(study.validation.features, study.validation.labels),
         purpose=PURPOSE,
     )
-    say(console, "the job is open on chain: prices locked, privacy losses reserved. Training:")
+    say(
+        console,
+        f"the job is open on chain: prices locked, privacy losses reserved. Training, watched on {study.watched}:",
+    )
     for result in job:
         if not sys.stderr.isatty() and (result.index == 1 or result.index % 5 == 0):  # else there is a bar
             console.print(
-                f"    round {result.index:>2}  epsilon so far {result.epsilon:.2f}  accuracy on {study.watched} "
-                f"{result.validation_accuracy:.3f}  {result.seconds:.2f} s",
+                f"    round {result.index:>2}   epsilon so far {result.epsilon:.2f}   "
+                f"accuracy {result.validation_accuracy:.3f}   {result.seconds:.2f} s",
                 highlight=False,
             )
     return job
@@ -137,7 +145,7 @@ def audit(network: LocalNetwork) -> AuditReport:
     """What ``usufruct audit verify`` does, against the chain and the holders' endpoints."""
     from usufruct.audit import judge
     from usufruct.audit import report as words
-    from usufruct.audit.collect import collect
+    from usufruct.audit.collection import collect
 
     judgement = judge(collect(network.rpc_url, network.compute_access))
     kinds = Counter(entry.record.kind for entry in judgement.records)
