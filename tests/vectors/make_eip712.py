@@ -88,11 +88,19 @@ def vectors() -> dict[str, Any]:
         "receipts_encoded": [abi_encoded(RECEIPT, r) for r in receipts],
         "receipts_hash": receipts_hash,
         "acknowledgements_hash": [
-            typed_hash(name, COMPUTE_ACCESS, "Acknowledgement", acknowledgement, {"legId": r["legId"], "receiptHash": h})
+            typed_hash(
+                name,
+                COMPUTE_ACCESS,
+                "Acknowledgement",
+                acknowledgement,
+                {"legId": r["legId"], "receiptHash": h},
+            )
             for r, h in zip(receipts, receipts_hash, strict=True)
         ],
     }
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("eip712.json").write_text(json.dumps(vectors(), indent=1) + "\n", encoding="utf-8")
+    Path(__file__).with_name("eip712.json").write_text(
+        json.dumps(vectors(), indent=1) + "\n", encoding="utf-8"
+    )
