@@ -14,7 +14,6 @@ from usufruct.errors import InvalidInput, UsufructError
 from usufruct.graph.model_graph import ModelGraph, not_allowed
 from usufruct.privacy import LocalPlan
 from usufruct.wire.model_graph import graph_from_bytes
-
 from usufruct_server.holder.catalogue import ServedDataset
 from usufruct_server.holder.policy import JobFacts
 
@@ -37,10 +36,16 @@ def appraise(spec: TrainingJobSpec, served: ServedDataset | None, appraise_graph
         graph = graph_from_bytes(spec.model_graph)
         width = feature_width(card)
         if graph.input_shape != (width,):
-            raise not_allowed(f"the model takes rows of shape {graph.input_shape}; the card gives {width} features")
+            raise not_allowed(
+                f"the model takes rows of shape {graph.input_shape}; the card gives {width} features"
+            )
         parameters = appraise_graph(graph, spec.plan.micro_batch_size, spec.loss, len(card.label.classes))
     except InvalidInput as error:
-        return JobFacts(error.message, "", 0, 0) if error.reason != "SPEC_INVALID" else JobFacts("", error.message, 0, 0)
+        return (
+            JobFacts(error.message, "", 0, 0)
+            if error.reason != "SPEC_INVALID"
+            else JobFacts("", error.message, 0, 0)
+        )
     try:
         return JobFacts("", _plan_problem(spec), _loss_per_attempt(spec, served), parameters)
     except UsufructError as error:

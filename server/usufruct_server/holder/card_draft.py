@@ -50,7 +50,11 @@ def unfinished(card: Any, place: str = "") -> list[str]:
     if card == FILL_IN:
         return [place]
     if isinstance(card, dict):
-        return [p for key, value in card.items() for p in unfinished(value, f"{place}.{key}" if place else str(key))]
+        return [
+            p
+            for key, value in card.items()
+            for p in unfinished(value, f"{place}.{key}" if place else str(key))
+        ]
     if isinstance(card, list):
         return [p for index, value in enumerate(card) for p in unfinished(value, f"{place}[{index}]")]
     return []
@@ -67,9 +71,13 @@ def _kinds(data: Path) -> dict[str, str]:
     try:
         kinds = _parquet_kinds(data) if data.suffix.lower() == ".parquet" else _csv_kinds(data)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInput(f"{data} cannot be read ({type(error).__name__}).", reason="DATA_UNREADABLE") from error
+        raise InvalidInput(
+            f"{data} cannot be read ({type(error).__name__}).", reason="DATA_UNREADABLE"
+        ) from error
     if len(kinds) < 2:
-        raise InvalidInput(f"{data} needs a header with at least a feature column and a label.", reason="DATA_UNREADABLE")
+        raise InvalidInput(
+            f"{data} needs a header with at least a feature column and a label.", reason="DATA_UNREADABLE"
+        )
     return kinds
 
 
@@ -82,7 +90,9 @@ def _parquet_kinds(data: Path) -> dict[str, str]:
     except pyarrow.ArrowException as error:
         raise InvalidInput(f"{data} is not a Parquet file.", reason="DATA_UNREADABLE") from error
     numbers = (pyarrow.types.is_integer, pyarrow.types.is_floating, pyarrow.types.is_decimal)
-    return {field.name: "number" if any(test(field.type) for test in numbers) else "category" for field in schema}
+    return {
+        field.name: "number" if any(test(field.type) for test in numbers) else "category" for field in schema
+    }
 
 
 def _csv_kinds(data: Path) -> dict[str, str]:

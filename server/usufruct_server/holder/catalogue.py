@@ -9,7 +9,6 @@ from pathlib import Path
 
 from usufruct.domain.dataset_card import DatasetCard, card_hash, read_card
 from usufruct.errors import ConfigError, InvalidInput
-
 from usufruct_server.holder.card_draft import unfinished
 from usufruct_server.holder.config import DatasetConfig, HolderConfig
 from usufruct_server.holder.registration import Registration
@@ -75,7 +74,9 @@ def load_card(path: Path) -> CardFile:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: the dataset card cannot be read ({type(error).__name__}).", file=str(path)) from error
+        raise ConfigError(
+            f"{path}: the dataset card cannot be read ({type(error).__name__}).", file=str(path)
+        ) from error
     try:
         places = unfinished(json.loads(raw))
     except (ValueError, RecursionError) as error:
@@ -111,7 +112,12 @@ def load_catalogue(config: HolderConfig, registration: Registration | None) -> C
             )
         served.append(ServedDataset(dataset_id, entry, card))
     if len({dataset.dataset_id for dataset in served}) != len(served):
-        raise ConfigError(f"{config.path}: two [[datasets]] have the same number or the same card.", file=str(config.path))
+        raise ConfigError(
+            f"{config.path}: two [[datasets]] have the same number or the same card.", file=str(config.path)
+        )
     if not served:
-        raise ConfigError(f"{config.path}: there is no [[datasets]] table; a holder serves at least one.", file=str(config.path))
+        raise ConfigError(
+            f"{config.path}: there is no [[datasets]] table; a holder serves at least one.",
+            file=str(config.path),
+        )
     return Catalogue(served)

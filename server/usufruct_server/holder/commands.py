@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from usufruct.errors import CATALOGUE, ConfigError, InvalidInput
 
 if TYPE_CHECKING:
     from usufruct_server.holder.job_store import JobStore
 
-app = typer.Typer(name="holder", help="For data holders: serve datasets, decide on proposals.", no_args_is_help=True)
+app = typer.Typer(
+    name="holder", help="For data holders: serve datasets, decide on proposals.", no_args_is_help=True
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Config = Annotated[Path, typer.Option("--config", "-c", help="The holder's configuration file.")]
@@ -23,7 +26,9 @@ _HOLDER_TOML = Path("holder.toml")
 
 @app.command()
 def init(
-    data: Annotated[Path | None, typer.Argument(help="CSV or Parquet file to draft a dataset card for.")] = None,
+    data: Annotated[
+        Path | None, typer.Argument(help="CSV or Parquet file to draft a dataset card for.")
+    ] = None,
     directory: Annotated[Path, typer.Option(help="Where to write.")] = Path("."),
     name: Annotated[str, typer.Option(help="The holder's name.")] = "My hospital",
     listen: Annotated[str, typer.Option(help="host:port that the server will bind.")] = "127.0.0.1:7001",
@@ -33,15 +38,21 @@ def init(
     chain_id: Annotated[int | None, typer.Option(help="The chain's number.")] = None,
     token: Annotated[str | None, typer.Option(help="Address of the token that prices are in.")] = None,
     generate_passphrases: Annotated[
-        bool, typer.Option("--generate-passphrases", help="Random passphrases in files of mode 0600; nothing is asked.")
+        bool,
+        typer.Option(
+            "--generate-passphrases", help="Random passphrases in files of mode 0600; nothing is asked."
+        ),
     ] = False,
-    passphrase_file: Annotated[Path | None, typer.Option(help="Its first line becomes both keys' passphrase.")] = None,
-    light: Annotated[bool, typer.Option("--light", help="Weak key derivation, for demonstrations only.")] = False,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="Its first line becomes both keys' passphrase.")
+    ] = None,
+    light: Annotated[
+        bool, typer.Option("--light", help="Weak key derivation, for demonstrations only.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Makes keys, a TLS identity, and drafts of configuration and dataset card (names and kinds of columns only)."""
     from usufruct.chain.keys import new_passphrase
-
     from usufruct_server.holder.setup_files import Answers, write_files
 
     passphrases = None
@@ -72,12 +83,13 @@ def init(
 @app.command()
 def register(
     config: Config = _HOLDER_TOML,
-    payout: Annotated[str | None, typer.Option(help="Address that earnings go to; the admin's unless named.")] = None,
+    payout: Annotated[
+        str | None, typer.Option(help="Address that earnings go to; the admin's unless named.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Registers holder and datasets on chain with the admin key. Again: only what has changed."""
     from usufruct.domain.ids import address
-
     from usufruct_server.holder.config import read_config
     from usufruct_server.holder.opening import open_admin, open_chain
     from usufruct_server.holder.register import register as register_on_chain
@@ -85,7 +97,11 @@ def register(
     settings = read_config(config)
     steps: list[str] = []
     done = register_on_chain(
-        settings, open_chain(settings), open_admin(settings), address(payout, "payout") if payout else None, steps.append
+        settings,
+        open_chain(settings),
+        open_admin(settings),
+        address(payout, "payout") if payout else None,
+        steps.append,
     )
     lines = [f"- {step}" for step in steps] or ["Nothing to do: all is registered."]
     numbers = sorted(done.datasets.values())
@@ -158,7 +174,9 @@ def datasets(config: Config = _HOLDER_TOML, as_json: AsJson = False) -> None:
     from usufruct_server.holder.registration import read_registration
 
     settings = read_config(config)
-    known = read_registration(settings.registration_path, settings.chain.chain_id, settings.chain.compute_access)
+    known = read_registration(
+        settings.registration_path, settings.chain.chain_id, settings.chain.compute_access
+    )
     budgets = {}
     if settings.ledger_path.exists():
         with LedgerReader(settings.ledger_path) as ledger:
@@ -191,7 +209,6 @@ def inbox(
 ) -> None:
     """Lists the proposals that wait for a decision."""
     from usufruct.privacy import epsilon
-
     from usufruct_server.holder.job_store import ProposalStatus
 
     store = _store(config)
@@ -212,7 +229,11 @@ def inbox(
     text = "\n".join(
         f"{row['job_id']} dataset {row['dataset_id']}: {row['builder']} asks for {row['rounds']} rounds over {row['holders']} "
         f"holders, epsilon {row['epsilon']:.2f}, for {row['price_units']} units. Purpose: {row['purpose'] or '(none given)'}"
-        + ("" if row["state"] == "pending" and not row["decision"] else f" [{row['state']} {row['decision']}{row['reason']}]")
+        + (
+            ""
+            if row["state"] == "pending" and not row["decision"]
+            else f" [{row['state']} {row['decision']}{row['reason']}]"
+        )
         for row in rows
     )
     _print({"proposals": rows}, text or "The inbox is empty.", as_json)
@@ -234,7 +255,9 @@ def grant(
 def refuse(
     job: JobArgument,
     dataset: DatasetArgument = None,
-    reason: Annotated[str, typer.Option(help="For this holder's own records; the builder does not see it.")] = "",
+    reason: Annotated[
+        str, typer.Option(help="For this holder's own records; the builder does not see it.")
+    ] = "",
     config: Config = _HOLDER_TOML,
     as_json: AsJson = False,
 ) -> None:
@@ -245,7 +268,9 @@ def refuse(
 @app.command()
 def ledger(
     config: Config = _HOLDER_TOML,
-    export: Annotated[Path | None, typer.Option(help="Write every row as a line of JSON into this file.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write every row as a line of JSON into this file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Verifies the privacy ledger and shows what was reserved and spent."""
@@ -254,11 +279,17 @@ def ledger(
 
     settings = read_config(config)
     if not settings.ledger_path.exists():
-        raise ConfigError(f"{settings.ledger_path} is not there yet; the first `usufruct holder serve` makes it.")
+        raise ConfigError(
+            f"{settings.ledger_path} is not there yet; the first `usufruct holder serve` makes it."
+        )
     with LedgerReader(settings.ledger_path) as book:
         count, head = book.head()
         budgets = {
-            number: {"cap_micro": b.cap_micro, "reserved_micro": b.reserved_micro, "spent_micro": b.spent_micro}
+            number: {
+                "cap_micro": b.cap_micro,
+                "reserved_micro": b.reserved_micro,
+                "spent_micro": b.spent_micro,
+            }
             for number, b in book.datasets().items()
         }
         legs = [
@@ -284,7 +315,11 @@ def ledger(
         f"job {leg['job_id']} dataset {leg['dataset_id']}: {leg['state']}, {leg['charged']} of {leg['attempts']} attempts charged"
         for leg in legs
     ]
-    _print({"rows": count, "head": "0x" + head.hex(), "datasets": budgets, "legs": legs}, "\n".join(lines), as_json)
+    _print(
+        {"rows": count, "head": "0x" + head.hex(), "datasets": budgets, "legs": legs},
+        "\n".join(lines),
+        as_json,
+    )
 
 
 # -- inside -----------------------------------------------------------------------------------------------------
@@ -296,7 +331,9 @@ def _store(config: Path) -> JobStore:
 
     settings = read_config(config)
     if not settings.jobs_path.exists():
-        raise ConfigError(f"{settings.jobs_path} is not there yet; the first `usufruct holder serve` makes it.")
+        raise ConfigError(
+            f"{settings.jobs_path} is not there yet; the first `usufruct holder serve` makes it."
+        )
     return JobStore(settings.jobs_path)
 
 
@@ -311,7 +348,9 @@ def _decide(job: str, dataset: int | None, config: Path, decision: str, note: st
         if wanted and proposal.job_id.hex().startswith(wanted) and dataset in (None, proposal.dataset_id)
     ]
     if not found:
-        raise InvalidInput("No such proposal waits in the inbox; see `usufruct holder inbox`.", reason="NOT_FOUND")
+        raise InvalidInput(
+            "No such proposal waits in the inbox; see `usufruct holder inbox`.", reason="NOT_FOUND"
+        )
     if len({proposal.job_id for proposal in found}) > 1:
         raise InvalidInput("Several jobs begin with these digits; write more of them.", field="job")
     for proposal in found:

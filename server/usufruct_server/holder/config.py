@@ -14,7 +14,6 @@ from usufruct.domain.ids import address
 from usufruct.domain.training_job import MICRO, NoiseMode
 from usufruct.errors import InvalidInput
 from usufruct.privacy import epsilon_floor, loss_for_epsilon_micro
-
 from usufruct_server.holder.toml_file import Table, TomlFile
 
 NOISE_MODES = {"local": NoiseMode.LOCAL, "distributed": NoiseMode.DISTRIBUTED}
@@ -232,10 +231,14 @@ def _policy(table: Table) -> Policy:
         max_loss_per_job_micro=table.whole("max_loss_per_job_micro", None, least=1, most=2**48),
         builders_allow=tuple(_address(table, "builders_allow", a) for a in table.texts("builders_allow")),
         builders_deny=tuple(_address(table, "builders_deny", a) for a in table.texts("builders_deny")),
-        unknown_builders=table.choice("unknown_builders", ("inbox", "refuse", "grant"), standard.unknown_builders),
+        unknown_builders=table.choice(
+            "unknown_builders", ("inbox", "refuse", "grant"), standard.unknown_builders
+        ),
         min_price_units=table.whole("min_price_units", 0, most=2**128 - 1),
         max_rounds=table.whole("max_rounds", standard.max_rounds, least=1, most=11_000),
-        grant_term_seconds=table.whole("grant_term_seconds", standard.grant_term_seconds, least=60, most=366 * 86_400),
+        grant_term_seconds=table.whole(
+            "grant_term_seconds", standard.grant_term_seconds, least=60, most=366 * 86_400
+        ),
     )
     table.only_known()
     return policy
@@ -253,7 +256,8 @@ def _dataset(table: Table) -> DatasetConfig:
         floor = epsilon_floor(order, delta)
         if budget <= floor:
             raise table.error(
-                "budget_epsilon", f"must be above {floor:.2f}, which order {order} states for no loss at all; choose a higher order"
+                "budget_epsilon",
+                f"must be above {floor:.2f}, which order {order} states for no loss at all; choose a higher order",
             )
         cap = loss_for_epsilon_micro(budget, order, delta)
     dataset = DatasetConfig(

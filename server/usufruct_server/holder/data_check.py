@@ -52,7 +52,9 @@ class DataCheck:
         except (subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
             self._process.kill()
             self._process.wait()
-            return DataFinding("DATA_UNREADABLE", "The data cannot be read: the look at them did not end well.")
+            return DataFinding(
+                "DATA_UNREADABLE", "The data cannot be read: the look at them did not end well."
+            )
 
 
 def main(card: Path, data: Path) -> None:

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from eth_account.signers.local import LocalAccount
+
 from usufruct.chain import Chain
 from usufruct.errors import ConfigError, UsufructError
 from usufruct.wire.tls import TlsIdentity, fingerprint_text, load_identity
-
 from usufruct_server.holder.catalogue import load_card, load_catalogue
 from usufruct_server.holder.config import HolderConfig
 from usufruct_server.holder.data_check import DataCheck
@@ -122,12 +122,16 @@ class Doctor:
     def _disk(self) -> str:
         folder = self.config.state_dir
         if not folder.is_dir():
-            raise ConfigError(f"{folder} is not there; run `usufruct holder init`, or set [holder] state_dir.")
+            raise ConfigError(
+                f"{folder} is not there; run `usufruct holder init`, or set [holder] state_dir."
+            )
         if not os.access(folder, os.W_OK | os.X_OK):
             raise ConfigError(f"{folder} cannot be written by this user; change its owner.")
         free = shutil.disk_usage(folder).free
         if free < DISK_BYTES:
-            raise ConfigError(f"{folder} has {free >> 20} MiB left; the ledger stops when the disk is full. Make room.")
+            raise ConfigError(
+                f"{folder} has {free >> 20} MiB left; the ledger stops when the disk is full. Make room."
+            )
         return f"{free >> 30} GiB free in {folder.name}"
 
     def _ledger(self) -> str:
@@ -141,7 +145,10 @@ class Doctor:
         return f"{card.card.name}: {len(card.card.columns)} columns, hash 0x{card.hash.hex()}"
 
     def _data(self, card: Path, data: Path) -> str:
-        load_card(card)
+        try:
+            load_card(card)
+        except ConfigError as error:
+            raise ConfigError(f"Cannot be looked at before the card {card.name} is right.") from error
         finding = DataCheck(card, data).wait()
         if finding.reason:
             raise ConfigError(finding.message)
@@ -151,7 +158,9 @@ class Doctor:
         chain, registration = self._opened_chain(), known_registration(self.config)
         catalogue = load_catalogue(self.config, registration)
         if self._operator is None or self._identity is None:
-            raise ConfigError("The operator key or the TLS key does not open, so the registration cannot be compared.")
+            raise ConfigError(
+                "The operator key or the TLS key does not open, so the registration cannot be compared."
+            )
         problems = registration_problems(
             self.config, chain, registration, catalogue, self._operator.address, self._identity.fingerprint
         )

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 
 from usufruct.errors import UsufructError
-
 from usufruct_server.holder.proposals import Proposals
 from usufruct_server.holder.publisher import Publisher
 from usufruct_server.holder.settlement import Settlement
@@ -35,7 +34,12 @@ class Housekeeping:
         settlement: Settlement,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._proposals, self._publisher, self._settlement, self._clock = proposals, publisher, settlement, clock
+        self._proposals, self._publisher, self._settlement, self._clock = (
+            proposals,
+            publisher,
+            settlement,
+            clock,
+        )
         self._wake = threading.Condition()
         self._waiting_since: float | None = None
         self._enough = False
@@ -89,7 +93,10 @@ class Housekeeping:
         except UsufructError as error:
             _log.warning("event=housekeeping_failed reason=%s retry_seconds=%d", error.reason, RETRY_SECONDS)
             with self._wake:
-                self._waiting_since, self._enough = self._waiting_since or time.monotonic() - OLDEST_SECONDS, False
+                self._waiting_since, self._enough = (
+                    self._waiting_since or time.monotonic() - OLDEST_SECONDS,
+                    False,
+                )
             return RETRY_SECONDS
         except Exception as error:  # the thread has to live; its text may hold anything
             _log.error("event=housekeeping_failed type=%s", type(error).__name__)

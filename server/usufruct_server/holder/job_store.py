@@ -128,9 +128,13 @@ class JobStore:
             if version == 0:
                 self._connection.executescript(_TABLES)
             elif version != _FORMAT:
-                raise ConfigError(f"{path} has format {version}; this version of Usufruct reads {_FORMAT}.", file=str(path))
+                raise ConfigError(
+                    f"{path} has format {version}; this version of Usufruct reads {_FORMAT}.", file=str(path)
+                )
         except sqlite3.DatabaseError as error:
-            raise ConfigError(f"{path} cannot be read as the holder's job store ({error}).", file=str(path)) from error
+            raise ConfigError(
+                f"{path} cannot be read as the holder's job store ({error}).", file=str(path)
+            ) from error
 
     def close(self) -> None:
         """Closes the file."""
@@ -153,7 +157,9 @@ class JobStore:
                     raise Refused("this job was proposed before with another spec", reason="WRONG_SPEC")
                 return known
             if self.proposal_of_request(proposal.builder, proposal.request_id, proposal.dataset_id):
-                raise InvalidInput("request_id was used for another job", reason="REQUEST_ID_REUSED", field="request_id")
+                raise InvalidInput(
+                    "request_id was used for another job", reason="REQUEST_ID_REUSED", field="request_id"
+                )
             p = proposal
             connection.execute(
                 "INSERT INTO proposals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -169,7 +175,9 @@ class JobStore:
 
     def proposal_of_request(self, builder: str, request_id: str, dataset_id: int) -> StoredProposal | None:
         """The proposal that this request made, or None."""
-        return self._proposal("builder = ? AND request_id = ? AND dataset_id = ?", (builder, request_id, dataset_id))
+        return self._proposal(
+            "builder = ? AND request_id = ? AND dataset_id = ?", (builder, request_id, dataset_id)
+        )
 
     def proposals(self, state: ProposalStatus | None = None) -> list[StoredProposal]:
         """All proposals, or those of one state, oldest first."""
@@ -216,7 +224,9 @@ class JobStore:
                 (decision, note, job_id, dataset_id),
             ).rowcount
         if changed != 1:
-            raise InvalidInput("no such proposal waits in the inbox", reason="NOT_FOUND", dataset_id=dataset_id)
+            raise InvalidInput(
+                "no such proposal waits in the inbox", reason="NOT_FOUND", dataset_id=dataset_id
+            )
 
     def settle_proposal(
         self, job_id: bytes, dataset_id: int, state: ProposalStatus, *, reason: str = "", note: str = "",
@@ -227,7 +237,16 @@ class JobStore:
             connection.execute(
                 "UPDATE proposals SET state = ?, reason = ?, note = ?, signed_grant = ?, document_hash = ?, decided_seconds = ? "
                 "WHERE job_id = ? AND dataset_id = ? AND state = 'pending'",
-                (state.value, reason, note, _grant_bytes(signed_grant), document_hash, now_seconds, job_id, dataset_id),
+                (
+                    state.value,
+                    reason,
+                    note,
+                    _grant_bytes(signed_grant),
+                    document_hash,
+                    now_seconds,
+                    job_id,
+                    dataset_id,
+                ),
             )
         found = self.proposal(job_id, dataset_id)
         assert found is not None
@@ -236,7 +255,9 @@ class JobStore:
     def mark_logged(self, job_id: bytes, dataset_id: int) -> None:
         """Notes that the usage log has the proposal's outcome."""
         with self._writing() as connection:
-            connection.execute("UPDATE proposals SET logged = 1 WHERE job_id = ? AND dataset_id = ?", (job_id, dataset_id))
+            connection.execute(
+                "UPDATE proposals SET logged = 1 WHERE job_id = ? AND dataset_id = ?", (job_id, dataset_id)
+            )
 
     # -- legs ---------------------------------------------------------------------------------------------------
 
@@ -281,11 +302,14 @@ class JobStore:
 
     # -- attempts -----------------------------------------------------------------------------------------------
 
-    def note_attempt(self, job_id: bytes, dataset_id: int, round_: int, attempt: int, view_hash: bytes) -> bytes:
+    def note_attempt(
+        self, job_id: bytes, dataset_id: int, round_: int, attempt: int, view_hash: bytes
+    ) -> bytes:
         """Binds an attempt to a view, durably, before it is charged; returns the view it was bound to first."""
         with self._writing() as connection:
             connection.execute(
-                "INSERT OR IGNORE INTO attempts VALUES (?, ?, ?, ?, ?)", (job_id, dataset_id, round_, attempt, view_hash)
+                "INSERT OR IGNORE INTO attempts VALUES (?, ?, ?, ?, ?)",
+                (job_id, dataset_id, round_, attempt, view_hash),
             )
             query = "SELECT view_hash FROM attempts WHERE job_id = ? AND dataset_id = ? AND attempt = ?"
             return bytes(connection.execute(query, (job_id, dataset_id, attempt)).fetchone()[0])
@@ -317,7 +341,23 @@ class JobStore:
 
 
 def _proposal(row: tuple[Any, ...]) -> StoredProposal:
-    job, dataset, request, builder, spec, spec_hash, state, reason, note, decision, grant, document, received, decided, logged = row
+    (
+        job,
+        dataset,
+        request,
+        builder,
+        spec,
+        spec_hash,
+        state,
+        reason,
+        note,
+        decision,
+        grant,
+        document,
+        received,
+        decided,
+        logged,
+    ) = row
     return StoredProposal(
         job, dataset, request, builder, spec, spec_hash, ProposalStatus(state), reason, note, decision,
         signed_grant_from_proto(jobs_pb2.SignedGrant.FromString(grant)) if grant else None,
@@ -335,12 +375,16 @@ def _leg(row: tuple[Any, ...]) -> StoredLeg:
 
 def _column(value: Any) -> Any:
     if isinstance(value, LegReceipt):
-        return json.dumps({k: "0x" + v.hex() if isinstance(v, bytes) else int(v) for k, v in asdict(value).items()})
+        return json.dumps(
+            {k: "0x" + v.hex() if isinstance(v, bytes) else int(v) for k, v in asdict(value).items()}
+        )
     return value.value if isinstance(value, StrEnum) else value
 
 
 def _receipt(text: str) -> LegReceipt:
-    raw: dict[str, Any] = {k: bytes.fromhex(v[2:]) if isinstance(v, str) else v for k, v in json.loads(text).items()}
+    raw: dict[str, Any] = {
+        k: bytes.fromhex(v[2:]) if isinstance(v, str) else v for k, v in json.loads(text).items()
+    }
     return LegReceipt(**raw)
 
 

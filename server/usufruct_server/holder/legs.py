@@ -12,7 +12,6 @@ from usufruct.chain import Chain, LegEntry
 from usufruct.chain import LegState as ChainLegState
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.errors import InvalidInput, Refused, UsufructError
-
 from usufruct_server.holder.catalogue import Catalogue, ServedDataset
 from usufruct_server.holder.job_store import JobStore, LegStatus, ProposalStatus, StoredLeg, StoredProposal
 from usufruct_server.holder.ledger import Ledger
@@ -81,11 +80,15 @@ class Legs:
         proposal = self._store.proposal(job_id, dataset_id)
         served = self._catalogue.find(dataset_id)
         if served is None:
-            raise Refused("this holder serves no such dataset", reason="DATASET_UNKNOWN", dataset_id=dataset_id)
+            raise Refused(
+                "this holder serves no such dataset", reason="DATASET_UNKNOWN", dataset_id=dataset_id
+            )
         if proposal is None or proposal.state is ProposalStatus.REFUSED:
             raise Refused("there is no grant for this job", reason="GRANT_MISSING", dataset_id=dataset_id)
         if proposal.builder != caller:
-            raise Refused("the grant names another builder", reason="GRANT_OTHER_BUILDER", dataset_id=dataset_id)
+            raise Refused(
+                "the grant names another builder", reason="GRANT_OTHER_BUILDER", dataset_id=dataset_id
+            )
         if proposal.state is ProposalStatus.PENDING or proposal.signed_grant is None:
             raise Refused("the proposal waits for a person", reason="GRANT_PENDING", dataset_id=dataset_id)
         job = _granted_job(proposal, served)
@@ -106,7 +109,9 @@ class Legs:
         if job.grant_deadline_seconds <= now:
             raise Refused("the grant's deadline has passed", reason="GRANT_EXPIRED", dataset_id=dataset_id)
         if entry is None:
-            raise Refused("the leg is not open on chain at a final block", reason="LEG_NOT_OPEN", dataset_id=dataset_id)
+            raise Refused(
+                "the leg is not open on chain at a final block", reason="LEG_NOT_OPEN", dataset_id=dataset_id
+            )
         if entry.builder != job.builder:
             raise Refused("the leg is another builder's", reason="GRANT_OTHER_BUILDER", dataset_id=dataset_id)
         if entry.spec_hash != job.spec_hash:
@@ -128,7 +133,9 @@ class Legs:
         """
         leg = self._store.leg(*job.key)
         if leg is None or leg.state is not LegStatus.RUNNING:
-            raise Refused("the leg has not been started, or has ended", reason="LEG_NOT_OPEN", dataset_id=job.key[1])
+            raise Refused(
+                "the leg has not been started, or has ended", reason="LEG_NOT_OPEN", dataset_id=job.key[1]
+            )
         return leg
 
     def find(self, caller: str, job_id: bytes, dataset_id: int) -> tuple[StoredProposal, StoredLeg | None]:
@@ -160,13 +167,19 @@ class Legs:
                 self.running(job)
             plan = job.spec.plan
             terms = job.spec.leg(dataset_id)
-            self._ledger.reserve(dataset_id, job_id, terms.loss_per_attempt_micro, plan.attempts, job.spec_hash)
+            self._ledger.reserve(
+                dataset_id, job_id, terms.loss_per_attempt_micro, plan.attempts, job.spec_hash
+            )
             try:
                 self._trainers.for_leg(job.spec, job.served)
             except UsufructError as error:
                 if error.reason in _DATA_REASONS:
                     self._catalogue.mark(dataset_id, error.reason)
-                    _log.error("event=data_unfit dataset=%d reason=%s advice='run usufruct holder doctor'", dataset_id, error.reason)
+                    _log.error(
+                        "event=data_unfit dataset=%d reason=%s advice='run usufruct holder doctor'",
+                        dataset_id,
+                        error.reason,
+                    )
                 if self._ledger.leg(dataset_id, job_id).charged == 0:
                     self._ledger.release(dataset_id, job_id)
                 raise

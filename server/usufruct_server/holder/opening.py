@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from eth_account.signers.local import LocalAccount
+
 from usufruct.chain import Chain, load_key
 from usufruct.errors import ChainError, ConfigError
 from usufruct.wire.tls import fingerprint_text
-
 from usufruct_server.holder.catalogue import Catalogue
 from usufruct_server.holder.config import HolderConfig
 from usufruct_server.holder.registration import Registration, read_registration
@@ -37,7 +37,9 @@ def open_operator(config: HolderConfig) -> LocalAccount:
 def open_admin(config: HolderConfig) -> LocalAccount:
     """The admin key. Raises :class:`ConfigError`, also where the configuration names none."""
     if config.keys.admin is None:
-        raise ConfigError(f"{config.path}: [keys] admin is missing; registering needs the admin key.", reason="KEY_INVALID")
+        raise ConfigError(
+            f"{config.path}: [keys] admin is missing; registering needs the admin key.", reason="KEY_INVALID"
+        )
     return load_key(config.keys.admin, passphrase_file=config.keys.admin_passphrase_file)
 
 

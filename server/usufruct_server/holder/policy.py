@@ -11,7 +11,6 @@ from typing import Literal
 
 from usufruct.domain.training_job import LegTerms, TrainingJobSpec
 from usufruct.errors import UsufructError
-
 from usufruct_server.holder.config import Policy
 
 Outcome = Literal["grant", "refuse", "inbox"]
@@ -178,7 +177,9 @@ def _about_the_policy(spec: TrainingJobSpec, dataset: DatasetFacts | None, polic
     if terms.token != dataset.token or terms.price_units < max(dataset.price_units, policy.min_price_units):
         return Decision("refuse", "POLICY_PRICE_TOO_LOW", "another token, or less than the price")
     if loss > dataset.available_micro:
-        return Decision("refuse", "BUDGET_SHORT", f"{loss} of {dataset.available_micro} millionths of a nat left")
+        return Decision(
+            "refuse", "BUDGET_SHORT", f"{loss} of {dataset.available_micro} millionths of a nat left"
+        )
     if spec.plan.attempts > policy.max_rounds:
         return Decision("refuse", "POLICY_REFUSED", f"more attempts than max_rounds = {policy.max_rounds}")
     limit = dataset.loss_limit_on_chain_micro or dataset.cap_micro

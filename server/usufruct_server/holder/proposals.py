@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from eth_account.signers.local import LocalAccount
+
 from usufruct.chain import Chain, grant_hash, sign_grant
 from usufruct.domain.grant import Grant
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind
 from usufruct.errors import InvalidInput, Refused
 from usufruct.wire.jobs import purpose_hash, spec_from_bytes, spec_hash
-
 from usufruct_server.holder.appraisal import GraphAppraiser, appraise
 from usufruct_server.holder.catalogue import Catalogue, ServedDataset
 from usufruct_server.holder.config import Policy
@@ -58,7 +58,12 @@ class Proposals:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._ledger, self._usage, self._chain = store, ledger, usage, chain
-        self._catalogue, self._policy, self._holder_id, self._operator = catalogue, policy, holder_id, operator
+        self._catalogue, self._policy, self._holder_id, self._operator = (
+            catalogue,
+            policy,
+            holder_id,
+            operator,
+        )
         self._appraise_graph, self._clock = appraise_graph, clock
         self._guard, self._logging = threading.Lock(), threading.Lock()
 
@@ -73,16 +78,22 @@ class Proposals:
             ChainError: the chain cannot be asked; nothing is kept.
         """
         if not 0 < len(request_id) <= _REQUEST_ID_LENGTH or not request_id.isprintable():
-            raise InvalidInput(f"request_id must be 1 to {_REQUEST_ID_LENGTH} printable characters", field="request_id")
+            raise InvalidInput(
+                f"request_id must be 1 to {_REQUEST_ID_LENGTH} printable characters", field="request_id"
+            )
         hash_ = spec_hash(spec_bytes)
         known = self._store.proposal_of_request(caller, request_id, dataset_id)
         if known:
             if known.spec_hash != hash_:
-                raise InvalidInput("request_id was used for another spec", reason="REQUEST_ID_REUSED", field="request_id")
+                raise InvalidInput(
+                    "request_id was used for another spec", reason="REQUEST_ID_REUSED", field="request_id"
+                )
             return self.current(known)
         spec = spec_from_bytes(spec_bytes)
         if spec.builder != caller:
-            raise Refused("the spec names another builder than the caller", reason="NOT_YOURS", field="builder")
+            raise Refused(
+                "the spec names another builder than the caller", reason="NOT_YOURS", field="builder"
+            )
         before = self._store.proposal(spec.job_id, dataset_id)
         if before:
             if before.spec_hash != hash_:
@@ -124,12 +135,16 @@ class Proposals:
     def current(self, stored: StoredProposal) -> StoredProposal:
         """Acts on a person's decision and completes what a crash left half done."""
         if stored.state is ProposalStatus.PENDING and stored.decision == "refuse":
-            stored = self._settle(stored, ProposalStatus.REFUSED, reason="REFUSED_BY_HOLDER", note=stored.note)
+            stored = self._settle(
+                stored, ProposalStatus.REFUSED, reason="REFUSED_BY_HOLDER", note=stored.note
+            )
         elif stored.state is ProposalStatus.PENDING and stored.decision == "grant":
             person = replace(self._policy, auto_grant=True, unknown_builders="grant")
             decision = self._judge(stored.spec, stored.dataset_id, person)
             if decision.outcome == "refuse":
-                stored = self._settle(stored, ProposalStatus.REFUSED, reason=decision.reason, note=decision.note)
+                stored = self._settle(
+                    stored, ProposalStatus.REFUSED, reason=decision.reason, note=decision.note
+                )
             else:
                 stored = self._grant(stored)
         if stored.state is not ProposalStatus.PENDING and not stored.logged:

@@ -11,7 +11,6 @@ import threading
 from usufruct.chain import Sender
 from usufruct.domain.usage_record import leaf, merkle_root
 from usufruct.errors import ChainError
-
 from usufruct_server.holder.ledger import Ledger, UsageBatch
 
 MOST_RECORDS = 1024

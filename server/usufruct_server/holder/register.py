@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from eth_account.signers.local import LocalAccount
+
 from usufruct.chain import Chain, Sender, key_address
 from usufruct.errors import ConfigError
 from usufruct.wire.tls import load_identity
-
 from usufruct_server.holder.catalogue import load_card
 from usufruct_server.holder.config import HolderConfig
 from usufruct_server.holder.registration import Registration, read_registration, write_registration
@@ -31,11 +31,15 @@ def register(
     identity = load_identity(config.tls_dir)
     operator = key_address(config.keys.operator)
     if operator is None:
-        raise ConfigError(f"{config.keys.operator} names no address; make the key anew.", reason="KEY_INVALID")
+        raise ConfigError(
+            f"{config.keys.operator} names no address; make the key anew.", reason="KEY_INVALID"
+        )
     sender = Sender(chain, admin)
     found = read_registration(config.registration_path, chain.chain_id, chain.compute_access)
     if found is None:
-        holder_id = sender.register_holder(operator, payout or admin.address, config.endpoint, identity.fingerprint)
+        holder_id = sender.register_holder(
+            operator, payout or admin.address, config.endpoint, identity.fingerprint
+        )
         found = Registration(chain.chain_id, chain.compute_access, holder_id, {})
         write_registration(config.registration_path, found)
         tell(f"registered as holder {holder_id}")

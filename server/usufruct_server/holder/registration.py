@@ -49,7 +49,9 @@ def read_registration(path: Path, chain_id: int, compute_access: str) -> Registr
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is damaged; put it back, or delete it and run `usufruct holder register`.") from error
+        raise ConfigError(
+            f"{path} is damaged; put it back, or delete it and run `usufruct holder register`."
+        ) from error
     if (found.chain_id, found.compute_access) != (chain_id, compute_access):
         raise ConfigError(
             f"{path} is about chain {found.chain_id}, contract {found.compute_access}; holder.toml names chain {chain_id}, "

@@ -18,6 +18,7 @@ from enum import IntEnum
 from typing import Any
 
 from eth_account.signers.local import LocalAccount
+
 from usufruct.domain.round_view import RoundView
 from usufruct.domain.usage_record import UsageKind
 from usufruct.encryption import parameter_set
@@ -28,7 +29,6 @@ from usufruct.v1 import rounds_pb2
 from usufruct.wire.aggregation import send_upload
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.signatures import verify_view
-
 from usufruct_server.holder.job_store import JobStore
 from usufruct_server.holder.ledger import Ledger, StoredUpload
 from usufruct_server.holder.legs import GrantedJob, Legs
@@ -254,7 +254,9 @@ class RoundRunner:
             with self._guard:
                 running = self._running.get(job.key)
                 if running is None and len(self._running) >= MOST_ROUNDS:
-                    raise Refused("too many rounds run here at the moment", reason="TOO_MANY", limit=MOST_ROUNDS)
+                    raise Refused(
+                        "too many rounds run here at the moment", reason="TOO_MANY", limit=MOST_ROUNDS
+                    )
             if running is not None and running.view_hash == view.hash:
                 return running
             self.wait_idle(job.key, float(job.spec.round_timeout_seconds))
@@ -270,7 +272,10 @@ class RoundRunner:
             return self._launch(job, view, lambda running: self._resend(running, job, view, stored))
         if not leg.last_round <= request.round <= job.spec.plan.rounds:
             raise RoundFailed(
-                "rounds follow one another", reason="ROUND_OUT_OF_ORDER", round=request.round, attempt=request.attempt
+                "rounds follow one another",
+                reason="ROUND_OUT_OF_ORDER",
+                round=request.round,
+                attempt=request.attempt,
             )
         parameters = parameter_set(job.spec.encryption.parameters)
         public_key = read(request.public_key_bytes, parameters.public_key_bytes)
@@ -283,15 +288,28 @@ class RoundRunner:
         seconds = float(job.spec.round_timeout_seconds)
         trainer = self._checked_trainer(job, request, weights, seconds)
         job_id, dataset_id = job.key
-        if self._store.note_attempt(job_id, dataset_id, request.round, request.attempt, view.hash) != view.hash:
-            raise RoundFailed("the attempt was begun with another view", reason="ROUND_VIEW_CHANGED", attempt=request.attempt)
+        if (
+            self._store.note_attempt(job_id, dataset_id, request.round, request.attempt, view.hash)
+            != view.hash
+        ):
+            raise RoundFailed(
+                "the attempt was begun with another view",
+                reason="ROUND_VIEW_CHANGED",
+                attempt=request.attempt,
+            )
         charge = self._ledger.charge(dataset_id, job_id, request.round, request.attempt)
         # From here on noise may be drawn once, and every outcome is an upload or a lost attempt.
         return self._launch(
-            job, view, lambda running: self._train(running, job, view, trainer, public_key, weights, charge.attempts_charged)
+            job,
+            view,
+            lambda running: self._train(
+                running, job, view, trainer, public_key, weights, charge.attempts_charged
+            ),
         )
 
-    def _checked_trainer(self, job: GrantedJob, request: RoundRequest, weights: bytes, seconds: float) -> Trainer:
+    def _checked_trainer(
+        self, job: GrantedJob, request: RoundRequest, weights: bytes, seconds: float
+    ) -> Trainer:
         """A live trainer that has accepted the weights. One that dies here has drawn nothing, so a second is tried."""
         for _ in range(2):
             trainer = self._trainers.for_leg(job.spec, job.served)
@@ -299,7 +317,11 @@ class RoundRunner:
                 trainer.check_weights(weights, request.round, request.attempt, seconds)
                 return trainer
             except TrainerFailed as error:
-                _log.error("event=trainer_failed before_charge=true job=%s type=%s", job.key[0].hex(), type(error).__name__)
+                _log.error(
+                    "event=trainer_failed before_charge=true job=%s type=%s",
+                    job.key[0].hex(),
+                    type(error).__name__,
+                )
         raise UsufructError("the trainer does not answer; nothing was charged")
 
     def _known_attempt(
@@ -317,7 +339,9 @@ class RoundRunner:
         about = {"round": request.round, "attempt": request.attempt}
         if mine:
             if known is None or known[1] != view.hash:
-                raise RoundFailed("the attempt was charged for another view", reason="ROUND_VIEW_CHANGED", **about)
+                raise RoundFailed(
+                    "the attempt was charged for another view", reason="ROUND_VIEW_CHANGED", **about
+                )
             upload = None
             if not self._usage.has(UsageKind.LOST, dataset_id, job_id, request.attempt):
                 if leg_round > request.round:
@@ -348,7 +372,12 @@ class RoundRunner:
             except UsufructError as failure:
                 error = failure
             except Exception as failure:  # its text may hold data: the type and nothing else
-                _log.error("event=round_failed job=%s dataset=%d type=%s", job.key[0].hex(), job.key[1], type(failure).__name__)
+                _log.error(
+                    "event=round_failed job=%s dataset=%d type=%s",
+                    job.key[0].hex(),
+                    job.key[1],
+                    type(failure).__name__,
+                )
                 error = UsufructError()
             with self._guard:
                 self._running.pop(job.key, None)
@@ -367,14 +396,20 @@ class RoundRunner:
     ) -> None:  # fmt: skip
         job_id, dataset_id = job.key
         try:
-            self._record(UsageKind.CHARGED, job, view, loss_micro=job.spec.leg(dataset_id).loss_per_attempt_micro)
+            self._record(
+                UsageKind.CHARGED, job, view, loss_micro=job.spec.leg(dataset_id).loss_per_attempt_micro
+            )
             running.tell(RoundStatus(RoundProgress.CHARGED, view.hash, b"", 0, attempts_charged))
             self._store.update_leg(job_id, dataset_id, last_round=view.round)
             values = trainer.run(weights, view.round, view.attempt, float(job.spec.round_timeout_seconds))
             if values.size != job.spec.encryption.parameter_count:
-                raise RoundFailed("the trainer answered with another number of values", reason="TRAINER_FAILED")
+                raise RoundFailed(
+                    "the trainer answered with another number of values", reason="TRAINER_FAILED"
+                )
             payload = encrypt_update(parameter_set(job.spec.encryption.parameters), public_key, values)
-            stored = self._ledger.record_upload(dataset_id, job_id, view.round, view.attempt, view.hash, payload)
+            stored = self._ledger.record_upload(
+                dataset_id, job_id, view.round, view.attempt, view.hash, payload
+            )
         except Exception as error:
             _log.error(
                 "event=attempt_lost job=%s dataset=%d attempt=%d type=%s",
@@ -382,7 +417,9 @@ class RoundRunner:
             )  # fmt: skip
             self._record(UsageKind.LOST, job, view)
             reason = "TRAINER_FAILED" if getattr(error, "reason", "") == "TRAINER_FAILED" else "ATTEMPT_LOST"
-            raise RoundFailed("the attempt was charged and lost", reason=reason, attempt=view.attempt) from None
+            raise RoundFailed(
+                "the attempt was charged and lost", reason=reason, attempt=view.attempt
+            ) from None
         self._resend(running, job, view, stored)
 
     def _resend(self, running: _Running, job: GrantedJob, view: RoundView, stored: StoredUpload) -> None:
@@ -402,7 +439,13 @@ class RoundRunner:
         running.tell(replace(status, progress=RoundProgress.SUBMITTED))
 
     def _record(
-        self, kind: UsageKind, job: GrantedJob, view: RoundView, *, loss_micro: int = 0, upload_digest: bytes = b""
+        self,
+        kind: UsageKind,
+        job: GrantedJob,
+        view: RoundView,
+        *,
+        loss_micro: int = 0,
+        upload_digest: bytes = b"",
     ) -> None:
         self._usage.record(
             kind, dataset_id=job.key[1], job_id=job.key[0], builder=job.builder, spec_hash=job.spec_hash, round=view.round,
@@ -425,14 +468,25 @@ def checked_view(request: RoundRequest, job: GrantedJob) -> RoundView:
     members = {terms.dataset_id for terms in spec.legs}
     roster = request.roster
     if list(roster) != sorted(set(roster)) or not members.issuperset(roster) or dataset_id not in roster:
-        raise Refused("the roster is not of this job's legs, or is without this one", reason="ROSTER_MISMATCH")
+        raise Refused(
+            "the roster is not of this job's legs, or is without this one", reason="ROSTER_MISMATCH"
+        )
     minimum = max(spec.min_cohort, job.served.config.min_cohort)
     if len(roster) < minimum:
         raise Refused(
-            "the roster is smaller than the minimum cohort", reason="COHORT_TOO_SMALL", holders=len(roster), minimum=minimum
+            "the roster is smaller than the minimum cohort",
+            reason="COHORT_TOO_SMALL",
+            holders=len(roster),
+            minimum=minimum,
         )
     view = RoundView(
-        spec.job_id, job.spec_hash, request.round, request.attempt, request.public_key_digest, request.weights_digest, roster
+        spec.job_id,
+        job.spec_hash,
+        request.round,
+        request.attempt,
+        request.public_key_digest,
+        request.weights_digest,
+        roster,
     )
     verify_view(view.hash, request.view_signature, job.builder)
     return view

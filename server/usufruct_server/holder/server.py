@@ -14,6 +14,7 @@ import grpc
 from eth_account.signers.local import LocalAccount
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
 from usufruct.chain import Chain, Sender
 from usufruct.errors import ConfigError
 from usufruct.v1 import (
@@ -32,7 +33,6 @@ from usufruct.wire.auth import Authenticator, AuthService
 from usufruct.wire.raw import ROUND_SERVICE, add_raw_methods
 from usufruct.wire.status import ErrorInterceptor
 from usufruct.wire.tls import SERVER_OPTIONS, TlsIdentity, load_identity, start_server
-
 from usufruct_server.holder.catalogue import load_catalogue
 from usufruct_server.holder.config import HolderConfig
 from usufruct_server.holder.data_check import DataCheck
@@ -158,7 +158,9 @@ class HolderServer:
         cast(Any, usage_pb2_grpc).add_UsageServiceServicer_to_server(UsageService(ledger), self._server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME, health.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection(
+            (*_SERVICES, reflection.SERVICE_NAME, health.SERVICE_NAME), self._server
+        )
 
     def _look_at_data(self, looks: dict[int, DataCheck]) -> None:
         """Data that cannot be used are not served; the others are."""

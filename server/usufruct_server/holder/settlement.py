@@ -26,7 +26,6 @@ from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind
 from usufruct.errors import InvalidInput, Refused, RoundFailed
 from usufruct.wire.usage import record_from_bytes
-
 from usufruct_server.holder.job_store import JobStore, LegStatus, StoredLeg, StoredProposal
 from usufruct_server.holder.ledger import Ledger, LegState
 from usufruct_server.holder.legs import Legs
@@ -86,7 +85,9 @@ class Settlement:
             if leg.state is LegStatus.DELIVERED:
                 return leg
             if leg.state is LegStatus.FAILED:
-                raise Refused("the leg has ended without delivery", reason="LEG_EXPIRED", dataset_id=dataset_id)
+                raise Refused(
+                    "the leg has ended without delivery", reason="LEG_EXPIRED", dataset_id=dataset_id
+                )
             if leg.state is LegStatus.RUNNING:
                 if not leg.last_round <= rounds_done <= spec.plan.rounds:
                     raise InvalidInput(
@@ -94,7 +95,10 @@ class Settlement:
                         minimum=leg.last_round,
                     )  # fmt: skip
                 leg = self._store.update_leg(
-                    *key, state=LegStatus.DELIVERING, rounds_done=rounds_done, ended_seconds=int(self._clock())
+                    *key,
+                    state=LegStatus.DELIVERING,
+                    rounds_done=rounds_done,
+                    ended_seconds=int(self._clock()),
                 )
             return self._deliver(proposal, spec, leg)
 
@@ -142,7 +146,12 @@ class Settlement:
             try:
                 self._deliver(proposal, proposal.spec, self._store.leg(leg.job_id, leg.dataset_id) or leg)
             except Refused as error:
-                _log.error("event=leg_not_delivered job=%s dataset=%d reason=%s", leg.job_id.hex(), leg.dataset_id, error.reason)
+                _log.error(
+                    "event=leg_not_delivered job=%s dataset=%d reason=%s",
+                    leg.job_id.hex(),
+                    leg.dataset_id,
+                    error.reason,
+                )
             finally:
                 lock.release()
 
@@ -160,7 +169,9 @@ class Settlement:
         assert leg.receipt is not None
         entry = self._chain.leg(*key)
         if entry is None:
-            raise Refused("the leg is not on chain at a final block", reason="LEG_NOT_OPEN", dataset_id=leg.dataset_id)
+            raise Refused(
+                "the leg is not on chain at a final block", reason="LEG_NOT_OPEN", dataset_id=leg.dataset_id
+            )
         transaction = self._send(entry, leg.receipt)
         loss_micro = leg.receipt.loss_micro
         self._usage.record(
@@ -171,12 +182,19 @@ class Settlement:
         leg = self._store.update_leg(*key, state=LegStatus.DELIVERED, transaction_hash=transaction)
         self._trainers.end(key)
         publish_quietly(self._publisher)
-        _log.info("event=leg_delivered job=%s dataset=%d loss_micro=%d", leg.job_id.hex(), leg.dataset_id, loss_micro)
+        _log.info(
+            "event=leg_delivered job=%s dataset=%d loss_micro=%d",
+            leg.job_id.hex(),
+            leg.dataset_id,
+            loss_micro,
+        )
         return leg
 
     def _send(self, entry: LegEntry, receipt: LegReceipt) -> bytes:
         if entry.state is ChainLegState.REFUNDED:
-            raise RoundFailed("the leg was refunded after its deadline", reason="LEG_EXPIRED", dataset_id=entry.dataset_id)
+            raise RoundFailed(
+                "the leg was refunded after its deadline", reason="LEG_EXPIRED", dataset_id=entry.dataset_id
+            )
         return bytes(self._sender.deliver(entry, receipt).hash)
 
     def _settle_attempts(self, key: LegKey) -> None:
@@ -184,7 +202,9 @@ class Settlement:
         for round_, attempt in self._ledger.charged_attempts(dataset_id, job_id):
             self._rounds.settle_attempt(dataset_id, job_id, round_, attempt, keep_stored=False)
 
-    def _receipt(self, proposal: StoredProposal, spec: TrainingJobSpec, leg: StoredLeg, loss_micro: int) -> LegReceipt:
+    def _receipt(
+        self, proposal: StoredProposal, spec: TrainingJobSpec, leg: StoredLeg, loss_micro: int
+    ) -> LegReceipt:
         plan = spec.plan
         last = self._usage.last_sequence(leg.dataset_id, leg.job_id)
         return LegReceipt(

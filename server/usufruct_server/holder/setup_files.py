@@ -11,7 +11,6 @@ from pathlib import Path
 from usufruct.chain import create_key
 from usufruct.errors import ConfigError
 from usufruct.wire.tls import TlsIdentity, create_identity
-
 from usufruct_server.holder.card_draft import draft_card
 
 
@@ -76,7 +75,10 @@ def write_files(
 
 
 def _toml(directory: Path, data: Path | None, a: Answers, *, with_passphrase_files: bool) -> str:
-    files = ('operator_passphrase_file = "keys/operator.passphrase"', 'admin_passphrase_file = "keys/admin.passphrase"')
+    files = (
+        'operator_passphrase_file = "keys/operator.passphrase"',
+        'admin_passphrase_file = "keys/admin.passphrase"',
+    )
     operator_file, admin_file = files if with_passphrase_files else ("# " + files[0], "# " + files[1])
     data_path = os.path.relpath(data.absolute(), directory.absolute()) if data else "data.csv"
     return f"""# The configuration of a Usufruct data holder. Paths are relative to this file.

@@ -32,7 +32,9 @@ class TomlFile:
         try:
             self.text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise ConfigError(f"{path}: there is no such file; `usufruct holder init` makes one.", file=str(path)) from None
+            raise ConfigError(
+                f"{path}: there is no such file; `usufruct holder init` makes one.", file=str(path)
+            ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read ({type(error).__name__}).", file=str(path)) from error
         try:
@@ -47,7 +49,9 @@ class TomlFile:
         value = self.raw.get(name, _MISSING)
         if value is _MISSING:
             if required:
-                raise ConfigError(f"{self.path}:1: the table [{name}] is missing.", file=str(self.path), line=1, key=name)
+                raise ConfigError(
+                    f"{self.path}:1: the table [{name}] is missing.", file=str(self.path), line=1, key=name
+                )
             value = {}
         if not isinstance(value, dict):
             raise self.error(name, None, 0, f"must be a table, written as [{name}]")
@@ -72,7 +76,11 @@ class TomlFile:
         line = line_of(self.text, table, key, index)
         named = f"[{table}] {key}" if key else table
         return ConfigError(
-            f"{self.path}:{line}: {named} {problem}.", file=str(self.path), line=line, key=key or table, field=named
+            f"{self.path}:{line}: {named} {problem}.",
+            file=str(self.path),
+            line=line,
+            key=key or table,
+            field=named,
         )
 
 
@@ -160,7 +168,9 @@ class Table:
         """Refuses keys that nobody asked for."""
         for key in self.raw:
             if key not in self._known:
-                raise self.error(key, f"is not known here; known are: {', '.join(dict.fromkeys(self._known))}")
+                raise self.error(
+                    key, f"is not known here; known are: {', '.join(dict.fromkeys(self._known))}"
+                )
 
 
 def line_of(text: str, table: str, key: str | None, index: int = 0) -> int:
@@ -181,7 +191,9 @@ def line_of(text: str, table: str, key: str | None, index: int = 0) -> int:
                 here, header_line = seen == index, number if seen == index else header_line
                 if here and key is None:
                     return number
-        elif (here and key is not None and re.match(rf"^\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line)) or (seen < 0 and re.match(rf"^\s*[\"']?{re.escape(table)}[\"']?\s*[=.]", line)):
+        elif (here and key is not None and re.match(rf"^\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line)) or (
+            seen < 0 and re.match(rf"^\s*[\"']?{re.escape(table)}[\"']?\s*[=.]", line)
+        ):
             return number
         for quotes in ('"""', "'''"):
             if line.count(quotes) % 2:

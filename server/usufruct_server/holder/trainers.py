@@ -11,7 +11,6 @@ import threading
 from usufruct.domain.training_job import NANO, TrainingJobSpec
 from usufruct.errors import Refused
 from usufruct.graph.model_graph import ModelGraph
-
 from usufruct_server.holder.appraisal import graph_of, plan_of
 from usufruct_server.holder.catalogue import ServedDataset
 from usufruct_server.holder.training.messages import TrainerTask
@@ -86,7 +85,9 @@ class Trainers:
         except BaseException:
             self.end(key)
             raise
-        _log.info("event=trainer_ready job=%s dataset=%d pid=%d", spec.job_id.hex(), served.dataset_id, trainer.pid)
+        _log.info(
+            "event=trainer_ready job=%s dataset=%d pid=%d", spec.job_id.hex(), served.dataset_id, trainer.pid
+        )
         return trainer
 
     def end(self, key: LegKey) -> None:

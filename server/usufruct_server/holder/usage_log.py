@@ -16,7 +16,6 @@ from collections.abc import Callable
 from usufruct.domain.usage_record import UsageKind, UsageRecord
 from usufruct.errors import CATALOGUE
 from usufruct.wire.usage import record_from_bytes, record_to_bytes
-
 from usufruct_server.holder.ledger import Ledger
 
 REFUSALS_PER_BUILDER = 100
@@ -38,7 +37,11 @@ class UsageLog:
     """
 
     def __init__(
-        self, ledger: Ledger, *, clock: Callable[[], float] = time.time, on_record: Callable[[], None] | None = None
+        self,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], float] = time.time,
+        on_record: Callable[[], None] | None = None,
     ) -> None:
         self._ledger, self._clock, self._on_record = ledger, clock, on_record
         self._guard = threading.Lock()
@@ -52,7 +55,9 @@ class UsageLog:
                 self._remember(record)
             position += len(page)
 
-    def has(self, kind: UsageKind, dataset_id: int, job_id: bytes, attempt: int = 0, document_hash: bytes = b"") -> bool:
+    def has(
+        self, kind: UsageKind, dataset_id: int, job_id: bytes, attempt: int = 0, document_hash: bytes = b""
+    ) -> bool:
         """Whether there is such a record already."""
         with self._guard:
             return (int(kind), dataset_id, job_id, attempt, document_hash) in self._once
@@ -104,7 +109,9 @@ class UsageLog:
         now = int(self._clock())
         with self._guard:
             if now // _HOUR_SECONDS != self._hour:
-                left_out = {b: n - REFUSALS_PER_BUILDER for b, n in self._refusals.items() if n > REFUSALS_PER_BUILDER}
+                left_out = {
+                    b: n - REFUSALS_PER_BUILDER for b, n in self._refusals.items() if n > REFUSALS_PER_BUILDER
+                }
                 for name, count in left_out.items():
                     _log.warning("event=refusals_left_out builder=%s count=%d", name or "all", count)
                 self._hour, self._refusals = now // _HOUR_SECONDS, Counter()

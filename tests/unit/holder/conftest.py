@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from holder_world import Builder, World
+
 from usufruct.chain.dev_chain import DevChain
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.tls import create_identity

@@ -17,6 +17,7 @@ import numpy as np
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from torch import nn
+
 from usufruct import graph
 from usufruct.chain import Chain, Sender, deploy
 from usufruct.chain.dev_chain import DevChain
@@ -107,7 +108,13 @@ class World:
         """A registered holder with one dataset."""
         folder = self.folder / name
         answers = Answers(
-            name, f"127.0.0.1:{port}", None, self.dev.url, self.chain.compute_access, self.chain.chain_id, self.token
+            name,
+            f"127.0.0.1:{port}",
+            None,
+            self.dev.url,
+            self.chain.compute_access,
+            self.chain.chain_id,
+            self.token,
         )
         made = write_files(folder, None, answers, None, light=True)
         write_data(folder / "data.csv", persons)
@@ -115,7 +122,9 @@ class World:
         text = made.config.read_text()
         before, _, after = text.partition("[policy]")
         after = after[after.index("[[datasets]]") :]
-        after = after.replace("budget_epsilon = 10.0", f"cap_micro = {cap_micro}").replace("min_cohort = 3", f"min_cohort = {min_cohort}")
+        after = after.replace("budget_epsilon = 10.0", f"cap_micro = {cap_micro}").replace(
+            "min_cohort = 3", f"min_cohort = {min_cohort}"
+        )
         made.config.write_text(f"{before}[policy]\n{policy}\n\n{after}")
         for address in (made.operator, made.admin):
             fund(self.dev, address)
@@ -138,7 +147,9 @@ class Builder:
         self.sender = Sender(world.chain, self.account)
         self._channels: list[grpc.Channel] = []
 
-    def spec(self, *dataset_ids: int, aggregator: PinnedEndpoint | None = None, **changes: Any) -> TrainingJobSpec:
+    def spec(
+        self, *dataset_ids: int, aggregator: PinnedEndpoint | None = None, **changes: Any
+    ) -> TrainingJobSpec:
         """A small job over the datasets; ``plan`` in ``changes`` replaces figures of the plan."""
         plan = TrainingPlan(NoiseMode.LOCAL, 2, 1, 2, 200_000_000, 1_000_000, 2_000_000, 10_000_000, 16)
         plan = replace(plan, **changes.pop("plan", {}))
@@ -173,7 +184,9 @@ class Builder:
         """The holder's JobService."""
         return jobs_pb2_grpc.JobServiceStub(self.channel(holder))  # type: ignore[no-untyped-call]
 
-    def propose(self, holder: PinnedEndpoint, dataset_id: int, spec_bytes: bytes, request_id: str = "r1") -> jobs_pb2.Proposal:
+    def propose(
+        self, holder: PinnedEndpoint, dataset_id: int, spec_bytes: bytes, request_id: str = "r1"
+    ) -> jobs_pb2.Proposal:
         """Proposes; errors are ours."""
         request = jobs_pb2.ProposeJobRequest(request_id=request_id, dataset_id=dataset_id, spec=spec_bytes)
         with rpc_errors():
@@ -187,7 +200,12 @@ class Builder:
         self.sender.deposit(self.world.token, price)
         legs = [(signed_grant_from_proto(p.grant), spec.reservation_micro(p.dataset_id)) for p in proposals]
         self.sender.open_job(
-            spec.nonce, spec_hash(spec_bytes), purpose_hash(spec.purpose), legs, spec.deliver_by_seconds, spec.min_cohort
+            spec.nonce,
+            spec_hash(spec_bytes),
+            purpose_hash(spec.purpose),
+            legs,
+            spec.deliver_by_seconds,
+            spec.min_cohort,
         )
 
     def granted_and_open(self, holder: PinnedEndpoint, dataset_id: int, **changes: Any) -> TrainingJobSpec:
@@ -207,14 +225,18 @@ class Builder:
             )
         return leg
 
-    def finish(self, holder: PinnedEndpoint, job_id: bytes, dataset_id: int, rounds: int) -> jobs_pb2.FinishLegResponse:
+    def finish(
+        self, holder: PinnedEndpoint, job_id: bytes, dataset_id: int, rounds: int
+    ) -> jobs_pb2.FinishLegResponse:
         """FinishLeg."""
         request = jobs_pb2.FinishLegRequest(job_id=job_id, dataset_id=dataset_id, rounds_done=rounds)
         with rpc_errors():
             answer: jobs_pb2.FinishLegResponse = self.jobs(holder).FinishLeg(request, timeout=120)
         return answer
 
-    def run_round(self, holder: PinnedEndpoint, header: rounds_pb2.RoundHeader, *bodies: bytes) -> Iterator[rounds_pb2.RoundEvent]:
+    def run_round(
+        self, holder: PinnedEndpoint, header: rounds_pb2.RoundHeader, *bodies: bytes
+    ) -> Iterator[rounds_pb2.RoundEvent]:
         """RunRound, as a stream of events."""
         call: Any = self.channel(holder).stream_stream(RUN_ROUND)  # type: ignore[attr-defined]
         with rpc_errors():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from usufruct.domain.training_job import NoiseMode
 from usufruct.errors import ConfigError
 from usufruct.privacy import loss_for_epsilon_micro
@@ -90,7 +91,9 @@ def test_a_good_file_means_what_it_says(tmp_path: Path) -> None:
         ("price_units = 5", "price_units = -5", 31, "price_units"),
     ],
 )
-def test_a_mistake_is_named_with_file_line_and_key(tmp_path: Path, old: str, new: str, line: int, key: str) -> None:
+def test_a_mistake_is_named_with_file_line_and_key(
+    tmp_path: Path, old: str, new: str, line: int, key: str
+) -> None:
     assert GOOD.count(old) == 1
     path = _write(tmp_path, GOOD.replace(old, new))
     with pytest.raises(ConfigError) as caught:

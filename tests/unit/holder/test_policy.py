@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from usufruct.domain.training_job import (
     AggregatorRef,
     EncryptionPlan,

@@ -10,6 +10,7 @@ import pytest
 from conftest import free_port
 from holder_world import Builder, World, registered, round_parts
 from torch import nn
+
 from usufruct import graph
 from usufruct.chain.dev_chain import DevChain
 from usufruct.domain.training_job import TrainingJobSpec
@@ -92,7 +93,9 @@ def test_a_leg_starts_only_with_its_own_grant(
     assert _logged(served, spec.job_id) == ["GRANT_MISSING", "LEG_NOT_OPEN", "GRANT_OTHER_BUILDER"]
 
 
-def test_a_request_id_and_a_job_stand_for_one_spec(served: HolderServer, peer: PinnedEndpoint, builder: Builder) -> None:
+def test_a_request_id_and_a_job_stand_for_one_spec(
+    served: HolderServer, peer: PinnedEndpoint, builder: Builder
+) -> None:
     dataset_id = registered(served.config)
     spec = builder.spec(dataset_id)
     builder.propose(peer, dataset_id, spec_to_bytes(spec), "same")
@@ -115,9 +118,14 @@ def cautious(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, 
         server.stop()
 
 
-def test_a_person_decides_about_what_waits_in_the_inbox(cautious: tuple[World, HolderServer, DevChain]) -> None:
+def test_a_person_decides_about_what_waits_in_the_inbox(
+    cautious: tuple[World, HolderServer, DevChain],
+) -> None:
     world, server, dev = cautious
-    peer, dataset_id = PinnedEndpoint(server.config.endpoint, server.identity.fingerprint), registered(server.config)
+    peer, dataset_id = (
+        PinnedEndpoint(server.config.endpoint, server.identity.fingerprint),
+        registered(server.config),
+    )
     builder = Builder(world)
     jobs = []
     for name in ("yes", "no"):
@@ -131,7 +139,8 @@ def test_a_person_decides_about_what_waits_in_the_inbox(cautious: tuple[World, H
     elsewhere.close()
     stub = builder.jobs(peer)
     yes, no = (
-        stub.GetProposal(jobs_pb2.GetProposalRequest(job_id=spec.job_id, dataset_id=dataset_id)) for spec in jobs
+        stub.GetProposal(jobs_pb2.GetProposalRequest(job_id=spec.job_id, dataset_id=dataset_id))
+        for spec in jobs
     )
     assert yes.state == GRANTED
     assert (no.state, no.reason) == (REFUSED, "REFUSED_BY_HOLDER")
@@ -142,7 +151,9 @@ def test_a_person_decides_about_what_waits_in_the_inbox(cautious: tuple[World, H
     builder.close()
 
 
-def test_a_dataset_in_which_a_person_has_two_rows_is_refused(cautious: tuple[World, HolderServer, DevChain]) -> None:
+def test_a_dataset_in_which_a_person_has_two_rows_is_refused(
+    cautious: tuple[World, HolderServer, DevChain],
+) -> None:
     world, _, _ = cautious
     config = world.holder("third", port=free_port(), person_column="patient", persons=30)
     server = HolderServer(config, open_operator(config))
@@ -168,7 +179,9 @@ def test_a_sum_over_too_few_holders_is_refused(cautious: tuple[World, HolderServ
     server.stop()
 
 
-def test_a_server_refuses_to_start_when_the_chain_says_otherwise(cautious: tuple[World, HolderServer, DevChain]) -> None:
+def test_a_server_refuses_to_start_when_the_chain_says_otherwise(
+    cautious: tuple[World, HolderServer, DevChain],
+) -> None:
     world, _, _ = cautious
     config = world.holder("fifth", port=free_port())
     operator = open_operator(config)
@@ -190,12 +203,16 @@ def test_a_taken_port_is_named(cautious: tuple[World, HolderServer, DevChain]) -
     server.close()
 
 
-def test_without_the_chain_new_work_is_refused_at_once(cautious: tuple[World, HolderServer, DevChain]) -> None:
+def test_without_the_chain_new_work_is_refused_at_once(
+    cautious: tuple[World, HolderServer, DevChain],
+) -> None:
     world, server, dev = cautious
     peer, builder = PinnedEndpoint(server.config.endpoint, server.identity.fingerprint), Builder(world)
     spec = builder.spec(registered(server.config))
     dev.stop()
-    assert _reason(builder.propose, peer, registered(server.config), spec_to_bytes(spec)) == "CHAIN_UNREACHABLE"
+    assert (
+        _reason(builder.propose, peer, registered(server.config), spec_to_bytes(spec)) == "CHAIN_UNREACHABLE"
+    )
     assert _reason(HolderServer, server.config, open_operator(server.config)) == "CHAIN_UNREACHABLE"
     builder.close()
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from holder_world import MODEL, WIDTH, Builder, registered, round_parts
+
 from usufruct import graph
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind
@@ -28,13 +29,17 @@ from usufruct_server.holder.training.trainer import Trainer
 class Leg:
     """One running leg of the served dataset."""
 
-    def __init__(self, served: HolderServer, peer: PinnedEndpoint, builder: Builder, spec: TrainingJobSpec) -> None:
+    def __init__(
+        self, served: HolderServer, peer: PinnedEndpoint, builder: Builder, spec: TrainingJobSpec
+    ) -> None:
         self.served, self.peer, self.builder, self.spec = served, peer, builder, spec
         self.dataset_id = registered(served.config)
 
     def run(self, **changes: Any) -> list[rounds_pb2.RoundEvent]:
         parts = round_parts(self.builder.account, self.spec, self.dataset_id, **changes)
-        return list(self.builder.run_round(self.peer, parts.header, parts.key.public_key_bytes, parts.weights))
+        return list(
+            self.builder.run_round(self.peer, parts.header, parts.key.public_key_bytes, parts.weights)
+        )
 
     def refused(self, **changes: Any) -> str:
         with pytest.raises(UsufructError) as caught:
@@ -51,7 +56,9 @@ class Leg:
 
 
 @pytest.fixture
-def leg(served: HolderServer, peer: PinnedEndpoint, aggregator: PinnedEndpoint, builder: Builder) -> Iterator[Leg]:
+def leg(
+    served: HolderServer, peer: PinnedEndpoint, aggregator: PinnedEndpoint, builder: Builder
+) -> Iterator[Leg]:
     spec = builder.granted_and_open(peer, registered(served.config), aggregator=aggregator)
     builder.start(peer, spec.job_id, registered(served.config))
     leg = Leg(served, peer, builder, spec)
@@ -73,7 +80,9 @@ def test_the_charge_is_on_disk_before_the_trainer_runs(leg: Leg, monkeypatch: py
     assert seen == [1]
 
 
-def test_what_fails_before_the_charge_costs_nothing(leg: Leg, builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_before_the_charge_costs_nothing(
+    leg: Leg, builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Trainer, "run", lambda *_: pytest.fail("the trainer ran"))
     nan = graph.pack_vector(MODEL, np.zeros(WIDTH + 1, dtype=np.float32)).replace(
         np.float32(0).tobytes(), np.float32("nan").tobytes()
@@ -90,13 +99,17 @@ def test_what_fails_before_the_charge_costs_nothing(leg: Leg, builder: Builder, 
     assert leg.refused(round_=3) == "ROUND_OUT_OF_ORDER"
     stranger = round_parts(builder.world.account(), leg.spec, leg.dataset_id)
     with pytest.raises(UsufructError) as caught:
-        list(leg.builder.run_round(leg.peer, stranger.header, stranger.key.public_key_bytes, stranger.weights))
+        list(
+            leg.builder.run_round(leg.peer, stranger.header, stranger.key.public_key_bytes, stranger.weights)
+        )
     assert caught.value.reason == "BAD_SIGNATURE"
     assert leg.charged == 0
     assert set(leg.kinds()) == {UsageKind.REFUSED} and len(leg.kinds()) == 8
 
 
-def test_an_attempt_is_bound_to_its_view_and_resends_the_same_bytes(leg: Leg, aggregator: PinnedEndpoint) -> None:
+def test_an_attempt_is_bound_to_its_view_and_resends_the_same_bytes(
+    leg: Leg, aggregator: PinnedEndpoint
+) -> None:
     parts = round_parts(leg.builder.account, leg.spec, leg.dataset_id)
     body = parts.key.public_key_bytes, parts.weights
     with pytest.raises(UsufructError) as caught:  # nobody has opened the round at the aggregator
@@ -104,11 +117,16 @@ def test_an_attempt_is_bound_to_its_view_and_resends_the_same_bytes(leg: Leg, ag
     assert caught.value.reason == "ROUND_UNKNOWN"
     assert leg.refused() == "ROUND_VIEW_CHANGED"  # a fresh key is another view
     operator = leg.served.proposals._operator.address
-    to_sum = RoundToSum(leg.spec.job_id, 1, 1, parts.view.hash, {leg.dataset_id: operator}, WIDTH + 1, DEFAULT_PARAMETERS)
+    to_sum = RoundToSum(
+        leg.spec.job_id, 1, 1, parts.view.hash, {leg.dataset_id: operator}, WIDTH + 1, DEFAULT_PARAMETERS
+    )
     with BuilderAggregation(aggregator, leg.builder.account) as aggregation:
         aggregation.open_round(to_sum, 60)
         events = list(leg.builder.run_round(leg.peer, parts.header, *body))
-        assert [e.state for e in events] == [rounds_pb2.ROUND_STATE_ENCRYPTED, rounds_pb2.ROUND_STATE_SUBMITTED]
+        assert [e.state for e in events] == [
+            rounds_pb2.ROUND_STATE_ENCRYPTED,
+            rounds_pb2.ROUND_STATE_SUBMITTED,
+        ]
         digests = {e.upload_digest for e in leg.builder.run_round(leg.peer, parts.header, *body)}
         assert digests == {events[-1].upload_digest}
         aggregation.fetch_sum(to_sum, 30)
@@ -131,7 +149,9 @@ def test_a_trainer_that_dies_after_the_charge_loses_the_attempt_and_not_the_leg(
         assert leg.refused(key=key) == "TRAINER_FAILED"
     assert leg.charged == 1
     assert leg.refused(key=key) == "ATTEMPT_LOST"
-    assert leg.refused(attempt=2) == "ROUND_UNKNOWN"  # trained and encrypted; only the aggregator is not ready
+    assert (
+        leg.refused(attempt=2) == "ROUND_UNKNOWN"
+    )  # trained and encrypted; only the aggregator is not ready
     assert leg.charged == 2
     assert leg.kinds().count(UsageKind.LOST) == 1
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import free_port
 from holder_world import Builder, World, registered, round_parts
+
 from usufruct.chain import LegState as ChainLegState
 from usufruct.chain import Sender
 from usufruct.domain.training_job import NANO
@@ -33,7 +34,12 @@ def _kinds(server: HolderServer, job_id: bytes) -> list[UsageKind]:
 
 @pytest.mark.parametrize("failing", ["append_usage", "deliver"])
 def test_a_delivery_that_the_chain_interrupts_is_finished_by_the_next_call(
-    world: World, served: HolderServer, peer: PinnedEndpoint, builder: Builder, monkeypatch: pytest.MonkeyPatch, failing: str
+    world: World,
+    served: HolderServer,
+    peer: PinnedEndpoint,
+    builder: Builder,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: str,
 ) -> None:
     dataset_id = registered(served.config)
     spec = builder.granted_and_open(peer, dataset_id)
@@ -47,7 +53,9 @@ def test_a_delivery_that_the_chain_interrupts_is_finished_by_the_next_call(
         with pytest.raises(UsufructError) as caught:
             builder.finish(peer, spec.job_id, dataset_id, 0)
         assert caught.value.reason == "CHAIN_UNREACHABLE"
-        assert served.ledger.leg(dataset_id, spec.job_id).state is LegState.COMMITTED, "the loss is kept first"
+        assert served.ledger.leg(dataset_id, spec.job_id).state is LegState.COMMITTED, (
+            "the loss is kept first"
+        )
     answer = builder.finish(peer, spec.job_id, dataset_id, 0)
     assert answer.loss_micro == spec.reservation_micro(dataset_id)
     assert builder.finish(peer, spec.job_id, dataset_id, 0).transaction_hash == answer.transaction_hash
@@ -110,12 +118,19 @@ class Process:
     def start(cls, config: HolderConfig) -> Process:
         arguments = ["holder", "serve", "--config", str(config.path), "--json"]
         popen = subprocess.Popen(
-            [sys.executable, "-m", "usufruct.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [sys.executable, "-m", "usufruct.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         assert popen.stdout is not None
         ready = json.loads(popen.stdout.readline())
         assert ready["event"] == "serving"
-        return cls(config, popen, PinnedEndpoint(ready["endpoint"], bytes.fromhex(ready["fingerprint"].partition(":")[2])))
+        return cls(
+            config,
+            popen,
+            PinnedEndpoint(ready["endpoint"], bytes.fromhex(ready["fingerprint"].partition(":")[2])),
+        )
 
     def end(self, number: signal.Signals) -> int:
         self.popen.send_signal(number)
@@ -136,7 +151,7 @@ def test_kill_9_in_the_middle_of_a_round_keeps_the_charge_and_loses_only_the_att
     dataset_id = registered(config)
     process = Process.start(config)
     # long enough in the trainer to be killed there
-    plan = {"local_steps": 5000, "noise_multiplier_micro": 200_000_000, "sample_rate_nano": NANO}
+    plan = {"local_steps": 2000, "noise_multiplier_micro": 200_000_000, "sample_rate_nano": NANO}
     spec = builder.granted_and_open(process.peer, dataset_id, plan=plan)
     builder.start(process.peer, spec.job_id, dataset_id)
     parts = round_parts(builder.account, spec, dataset_id)
@@ -155,7 +170,9 @@ def test_kill_9_in_the_middle_of_a_round_keeps_the_charge_and_loses_only_the_att
     assert caught.value.reason == "ATTEMPT_LOST"
     builder.start(process.peer, spec.job_id, dataset_id)
     following = round_parts(builder.account, spec, dataset_id, attempt=2)
-    events = builder.run_round(process.peer, following.header, following.key.public_key_bytes, following.weights)
+    events = builder.run_round(
+        process.peer, following.header, following.key.public_key_bytes, following.weights
+    )
     assert next(events).attempts_charged == 2
     stub = usage_pb2_grpc.UsageServiceStub(builder.channel(process.peer))  # type: ignore[no-untyped-call]
     answer = stub.ListUsageRecords(usage_pb2.ListUsageRecordsRequest(first_sequence=0, page_size=100))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from holder_world import WIDTH, Builder, World, registered, round_parts
+
 from usufruct.chain import LegState as ChainLegState
 from usufruct.domain.usage_record import UsageKind, leaf, merkle_root
 from usufruct.encryption import DEFAULT_PARAMETERS
@@ -25,7 +26,9 @@ def test_a_leg_runs_is_logged_and_delivered_at_its_whole_reservation(
 
     parts = round_parts(builder.account, spec, dataset_id)
     operator = served.proposals._operator.address
-    to_sum = RoundToSum(spec.job_id, 1, 1, parts.view.hash, {dataset_id: operator}, WIDTH + 1, DEFAULT_PARAMETERS)
+    to_sum = RoundToSum(
+        spec.job_id, 1, 1, parts.view.hash, {dataset_id: operator}, WIDTH + 1, DEFAULT_PARAMETERS
+    )
     with BuilderAggregation(aggregator, builder.account) as aggregation:
         aggregation.open_round(to_sum, 60)
         events = list(builder.run_round(peer, parts.header, parts.key.public_key_bytes, parts.weights))
@@ -45,14 +48,22 @@ def test_a_leg_runs_is_logged_and_delivered_at_its_whole_reservation(
     assert delivered.loss_micro == reservation
     assert builder.finish(peer, spec.job_id, dataset_id, 1).receipt_hash == delivered.receipt_hash
     after = served.ledger.budget(dataset_id)
-    assert (after.spent_micro - before.spent_micro, after.reserved_micro) == (reservation, before.reserved_micro)
+    assert (after.spent_micro - before.spent_micro, after.reserved_micro) == (
+        reservation,
+        before.reserved_micro,
+    )
     on_chain = world.chain.leg(spec.job_id, dataset_id)
     assert on_chain is not None and on_chain.state is ChainLegState.DELIVERED
     assert on_chain.receipt_hash == delivered.receipt_hash
 
     records = served.ledger.usage_records(0, 1000)
     mine = [r for r in map(record_from_bytes, records) if r.job_id == spec.job_id]
-    assert [r.kind for r in mine] == [UsageKind.GRANTED, UsageKind.CHARGED, UsageKind.SUBMITTED, UsageKind.DELIVERED]
+    assert [r.kind for r in mine] == [
+        UsageKind.GRANTED,
+        UsageKind.CHARGED,
+        UsageKind.SUBMITTED,
+        UsageKind.DELIVERED,
+    ]
     for batch in served.ledger.usage_batches():
         covered = records[batch.first_seq : batch.first_seq + batch.count]
         assert batch.root == merkle_root([leaf(batch.first_seq + i, r) for i, r in enumerate(covered)])

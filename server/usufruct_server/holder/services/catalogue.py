@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import grpc
+
 from usufruct.domain.training_job import NoiseMode
 from usufruct.errors import Refused
 from usufruct.v1 import catalogue_pb2, catalogue_pb2_grpc
-
 from usufruct_server.holder.catalogue import Catalogue
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
+
 from usufruct.domain.ids import hash32
 from usufruct.errors import CATALOGUE, UsufructError
 from usufruct.v1 import jobs_pb2, jobs_pb2_grpc
 from usufruct.wire.auth import Authenticator
 from usufruct.wire.jobs import signed_grant_to_proto, spec_hash
-
 from usufruct_server.holder.job_store import LegStatus, ProposalStatus, StoredLeg, StoredProposal
 from usufruct_server.holder.ledger import Ledger, LegUnknown
 from usufruct_server.holder.legs import Legs
@@ -49,7 +49,9 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         self._authenticator, self._proposals, self._legs = authenticator, proposals, legs
         self._settlement, self._ledger, self._usage = settlement, ledger, usage
 
-    def ProposeJob(self, request: jobs_pb2.ProposeJobRequest, context: grpc.ServicerContext) -> jobs_pb2.Proposal:
+    def ProposeJob(
+        self, request: jobs_pb2.ProposeJobRequest, context: grpc.ServicerContext
+    ) -> jobs_pb2.Proposal:
         """Judges a proposal."""
         caller = self._authenticator.authenticate(context)
         with self._refusals_logged(caller, request.dataset_id, _EMPTY_HASH, spec_hash(request.spec)):
@@ -57,7 +59,9 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
                 self._proposals.propose(caller, request.request_id, request.dataset_id, request.spec)
             )
 
-    def GetProposal(self, request: jobs_pb2.GetProposalRequest, context: grpc.ServicerContext) -> jobs_pb2.Proposal:
+    def GetProposal(
+        self, request: jobs_pb2.GetProposalRequest, context: grpc.ServicerContext
+    ) -> jobs_pb2.Proposal:
         """How a proposal stands."""
         caller = self._authenticator.authenticate(context)
         return _proposal(self._proposals.find(caller, hash32(request.job_id, "job_id"), request.dataset_id))
@@ -99,7 +103,9 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         try:
             yield
         except UsufructError as error:
-            self._usage.refused(error.reason, dataset_id=dataset_id, job_id=job_id, builder=builder, spec_hash=spec)
+            self._usage.refused(
+                error.reason, dataset_id=dataset_id, job_id=job_id, builder=builder, spec_hash=spec
+            )
             raise
 
     def _leg(self, caller: str, job_id: bytes, dataset_id: int) -> jobs_pb2.Leg:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
+
 from usufruct.domain.ids import hash32
 from usufruct.errors import Refused
 from usufruct.v1 import rounds_pb2, rounds_pb2_grpc
 from usufruct.wire.auth import Authenticator
 from usufruct.wire.raw import IncomingStream
-
 from usufruct_server.holder.job_store import JobStore
 from usufruct_server.holder.rounds import RoundRequest, RoundRunner, RoundStatus
 from usufruct_server.holder.usage_log import UsageLog
 
 STREAMS_PER_CALLER = 8
 """RunRound streams of one builder at a time: one for each dataset of this holder, and those that wait."""
+_log = logging.getLogger("usufruct.holder.rounds")
 
 
 class RoundService(rounds_pb2_grpc.RoundServiceServicer):
@@ -43,10 +45,17 @@ class RoundService(rounds_pb2_grpc.RoundServiceServicer):
             stream = IncomingStream(messages)
             request = RoundRequest.from_proto(stream.header(rounds_pb2.RoundHeader))
             hash32(request.job_id, "job_id")
-            for status in self._rounds.run(caller, request, stream.read):
-                yield _event(status).SerializeToString()
+            answered = threading.Event()
+            context.add_callback(lambda: answered.is_set() or _say_builder_gone(request))
+            try:
+                for status in self._rounds.run(caller, request, stream.read):
+                    yield _event(status).SerializeToString()
+            finally:
+                answered.set()
 
-    def GetRound(self, request: rounds_pb2.GetRoundRequest, context: grpc.ServicerContext) -> rounds_pb2.RoundEvent:
+    def GetRound(
+        self, request: rounds_pb2.GetRoundRequest, context: grpc.ServicerContext
+    ) -> rounds_pb2.RoundEvent:
         """How far an attempt has come."""
         caller = self._authenticator.authenticate(context)
         job_id = hash32(request.job_id, "job_id")
@@ -65,6 +74,14 @@ class RoundService(rounds_pb2_grpc.RoundServiceServicer):
                 self._streams[caller] -= 1
                 if not self._streams[caller]:
                     del self._streams[caller]
+
+
+def _say_builder_gone(request: RoundRequest) -> None:
+    """The stream broke before its end: the builder died, or gave the attempt up. What was charged goes on."""
+    _log.warning(
+        "event=builder_gone job=%s dataset=%d round=%d attempt=%d",
+        request.job_id.hex(), request.dataset_id, request.round, request.attempt,
+    )  # fmt: skip
 
 
 def _event(status: RoundStatus) -> rounds_pb2.RoundEvent:

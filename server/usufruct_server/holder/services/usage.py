@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import grpc
-from usufruct.v1 import usage_pb2, usage_pb2_grpc
 
+from usufruct.v1 import usage_pb2, usage_pb2_grpc
 from usufruct_server.holder.ledger import Ledger
 
 MOST_RECORDS = 1000
