@@ -28,13 +28,26 @@ Records = Annotated[
         "--records", help="Take usage records from this folder (made by `audit fetch`), not from endpoints."
     ),
 ]
+Confirmations = Annotated[
+    int | None,
+    typer.Option(
+        "--confirmations",
+        min=0,
+        help="Blocks below the newest that count as final, where the chain has no such tag.",
+    ),
+]
 Delta = Annotated[float, typer.Option("--delta", help="Delta at which losses are translated into epsilon.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 @app.command()
 def log(
-    rpc: Rpc, contract: Contract, records: Records = None, delta: Delta = 1e-5, json_: Json = False
+    rpc: Rpc,
+    contract: Contract,
+    records: Records = None,
+    confirmations: Confirmations = None,
+    delta: Delta = 1e-5,
+    json_: Json = False,
 ) -> None:
     """Shows every job, leg, grant, loss, payment and refusal. Judges nothing; see `verify`."""
     from usufruct.audit import report, tables
@@ -42,7 +55,7 @@ def log(
     from usufruct.privacy.conversion import checked_delta
 
     delta = checked_delta(delta)
-    evidence = _collect(rpc, contract, records)
+    evidence = _collect(rpc, contract, records, confirmations)
     judgement = judge(evidence)
     if json_:
         typer.echo(json.dumps(report.log_as_dict(evidence, judgement, delta)))
@@ -60,7 +73,12 @@ def log(
 
 @app.command()
 def verify(
-    rpc: Rpc, contract: Contract, records: Records = None, delta: Delta = 1e-5, json_: Json = False
+    rpc: Rpc,
+    contract: Contract,
+    records: Records = None,
+    confirmations: Confirmations = None,
+    delta: Delta = 1e-5,
+    json_: Json = False,
 ) -> None:
     """Checks events against storage, records against roots, recomputes every loss, compares with budgets and payments.
 
@@ -71,7 +89,7 @@ def verify(
     from usufruct.privacy.conversion import checked_delta
 
     delta = checked_delta(delta)
-    evidence = _collect(rpc, contract, records)
+    evidence = _collect(rpc, contract, records, confirmations)
     judgement = judge(evidence)
     if json_:
         typer.echo(json.dumps(report.as_dict(evidence, judgement, delta)))
@@ -88,12 +106,13 @@ def fetch(
     folder: Annotated[Path, typer.Argument(help="Where to write the records, one file per holder.")],
     rpc: Rpc,
     contract: Contract,
+    confirmations: Confirmations = None,
     json_: Json = False,
 ) -> None:
     """Keeps the holders' usage records in a folder, so that `log` and `verify` work when endpoints are gone."""
     from usufruct.audit.record_files import write_records
 
-    evidence = _collect(rpc, contract, None)
+    evidence = _collect(rpc, contract, None, confirmations)
     written, failed = {}, {}
     for holder_id, holder_records in sorted(evidence.records.items()):
         if holder_records.problems:
@@ -112,7 +131,7 @@ def fetch(
         raise typer.Exit(1)
 
 
-def _collect(rpc: str, contract: str, records: Path | None) -> Evidence:
+def _collect(rpc: str, contract: str, records: Path | None, confirmations: int | None) -> Evidence:
     """Collects, and says on a terminal what is being read."""
     from rich.console import Console
 
@@ -120,6 +139,6 @@ def _collect(rpc: str, contract: str, records: Path | None) -> Evidence:
 
     errors = Console(stderr=True)
     if not errors.is_terminal:
-        return collect(rpc, contract, records)
+        return collect(rpc, contract, records, confirmations=confirmations)
     with errors.status("connecting to the chain") as status:
-        return collect(rpc, contract, records, progress=status.update)
+        return collect(rpc, contract, records, confirmations=confirmations, progress=status.update)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
+
 from usufruct.audit.evidence import HolderRecords, KeptRecord
 from usufruct.audit.record_files import write_records
 from usufruct.chain import Chain, LegEntry, Sender, deploy, grant_hash, receipt_hash, sign_grant, sign_receipt
@@ -44,7 +45,7 @@ from usufruct_server.holder.usage_log import UsageLog
 import grpc  # isort: skip
 
 ORDER, PRICE_UNITS, ROUNDS, SPARE = 6, 2_000_000, 4, 2
-CAP_MICRO = 3_000_000
+CAP_MICRO = 3_500_000
 PLAN = LocalPlan(
     sample_rate=0.25, max_grad_norm=1.0, noise_multiplier=3.0, local_steps=2, rounds=ROUNDS, spare_attempts=SPARE,
     micro_batch_size=64, nominal_size=200, order=ORDER, delta=1e-5,
@@ -74,11 +75,10 @@ class Job:
     spec_hash: bytes
     grants: dict[int, SignedGrant]
     holders: list[WorkingHolder]
-    about: dict[str, Any] = field(default_factory=dict)
 
 
-class FinishedNetwork:
-    """Builds everything in its constructor; ``close`` stops the chain."""
+class Network:
+    """A chain, three holders that serve their usage records, and a builder with money; ``close`` stops them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -93,25 +93,6 @@ class FinishedNetwork:
         self.holders = [self._holder(number) for number in (1, 2, 3)]
         self.builder.mint_test_token(self.token, self.builder.address, 100 * PRICE_UNITS)
         self.builder.deposit(self.token, 20 * PRICE_UNITS)
-        first = self._open(self.holders, 3600)
-        self._refuse(self.holders[1])
-        self._rounds(first, lost_by=self.holders[1])
-        for holder in self.holders:
-            self._finish(first, holder, by_signature=holder is self.holders[2])
-            self.builder.acknowledge(self._leg(first, holder))
-        second = self._open(self.holders[:1], 600)
-        self._charge(second, self.holders[0], 1, 1, lost=True)
-        self.dev_chain.evm.increase_time(601)
-        self.builder.refund_expired(self._leg(second, self.holders[0]))
-        third = self._open(self.holders[2:], 3600)
-        for round_ in range(1, ROUNDS + 1):
-            self._charge(third, self.holders[2], round_, round_)
-        self._finish(third, self.holders[2])
-        Sender(self.chain, deployer).withdraw_earnings(self.token, self.holders[1].holder_id)
-        self.builder.withdraw(self.token, 3 * PRICE_UNITS)
-        for holder in self.holders:
-            holder.publisher.publish()
-        self.first_job = first.job_id
 
     @property
     def rpc(self) -> str:
@@ -133,8 +114,6 @@ class FinishedNetwork:
             holder.server.stop(None).wait()
             holder.ledger.close()
         self.dev_chain.stop()
-
-    # -- inside --------------------------------------------------------------------------------------------------
 
     def _account(self) -> LocalAccount:
         account: LocalAccount = Account.create()
@@ -166,12 +145,22 @@ class FinishedNetwork:
             holder_id, dataset_id, operator, ledger, UsageLog(ledger), publisher, key, server
         )
 
-    def _refuse(self, holder: WorkingHolder) -> None:
+    def refuse(self, holder: WorkingHolder) -> None:
+        """Two refusals in the usage log."""
         for reason in ("BUDGET_SHORT", "POLICY_REFUSED"):
             holder.usage.refused(reason, dataset_id=holder.dataset_id, job_id=secrets.token_bytes(32),
                                  builder=self.builder.address, spec_hash=secrets.token_bytes(32))  # fmt: skip
 
-    def _open(self, holders: list[WorkingHolder], seconds: int) -> Job:
+    def open_job(
+        self,
+        holders: list[WorkingHolder],
+        seconds: int = 3600,
+        *,
+        loss_per_attempt_micro: int = PLAN.loss_per_attempt_micro,
+        log_grant: bool = True,
+    ) -> Job:
+        """Grants and opens a job, and reserves in the ledgers."""
+        loss_micro = PLAN.attempts * loss_per_attempt_micro
         nonce, spec_hash = secrets.token_bytes(32), secrets.token_bytes(32)
         job_id = ids.job_id(self.chain.chain_id, self.compute_access, self.builder.address, nonce)
         deliver_by = self.chain.block_time_seconds() + seconds
@@ -179,28 +168,27 @@ class FinishedNetwork:
         for holder in holders:
             grant = Grant(
                 holder.dataset_id, self.builder.address, spec_hash, PURPOSE, self.token, PRICE_UNITS, 1,
-                PLAN.reservation_micro, PLAN.reservation_micro, 0, deliver_by, 0, secrets.token_bytes(32),
+                loss_micro, loss_micro, 0, deliver_by, 0, secrets.token_bytes(32),
             )  # fmt: skip
             grants[holder.dataset_id] = sign_grant(
                 holder.key, grant, self.chain.chain_id, self.chain.registry
             )
         job = Job(job_id, spec_hash, grants, holders)
-        for holder in holders:
+        for holder in holders if log_grant else ():
             named = grant_hash(grants[holder.dataset_id].grant, self.chain.chain_id, self.chain.registry)
-            holder.usage.record(UsageKind.GRANTED, document_hash=named, **self._about(job, holder))
-        legs = [(signed, PLAN.reservation_micro) for signed in grants.values()]
+            holder.usage.record(UsageKind.GRANTED, document_hash=named, **self.about(job, holder))
+        legs = [(signed, loss_micro) for signed in grants.values()]
         self.builder.open_job(nonce, spec_hash, PURPOSE, legs, deliver_by, len(legs))
         for holder in holders:
-            holder.ledger.reserve(
-                holder.dataset_id, job_id, PLAN.loss_per_attempt_micro, PLAN.attempts, spec_hash
-            )
+            holder.ledger.reserve(holder.dataset_id, job_id, loss_per_attempt_micro, PLAN.attempts, spec_hash)
         return job
 
-    def _about(self, job: Job, holder: WorkingHolder) -> dict[str, Any]:
+    def about(self, job: Job, holder: WorkingHolder) -> dict[str, Any]:
+        """What every usage record of a leg says."""
         return {"dataset_id": holder.dataset_id, "job_id": job.job_id, "builder": self.builder.address,
                 "spec_hash": job.spec_hash}  # fmt: skip
 
-    def _rounds(self, job: Job, lost_by: WorkingHolder) -> None:
+    def run_rounds(self, job: Job, lost_by: WorkingHolder) -> None:
         """Every holder in every round; in round 2 the first attempt is lost by one of them and drawn again by all."""
         attempt = 0
         for round_ in range(1, ROUNDS + 1):
@@ -208,13 +196,14 @@ class FinishedNetwork:
                 attempt += 1
                 for holder in job.holders:
                     lost = round_ == 2 and again == 0 and holder is lost_by
-                    self._charge(job, holder, round_, attempt, lost=lost)
+                    self.charge(job, holder, round_, attempt, lost=lost)
 
-    def _charge(
+    def charge(
         self, job: Job, holder: WorkingHolder, round_: int, attempt: int, *, lost: bool = False
     ) -> None:
+        """One attempt: charged in the ledger, then sent or lost."""
         view = hashlib.sha256(job.job_id + bytes([round_, attempt])).digest()
-        about = {**self._about(job, holder), "round": round_, "attempt": attempt, "view_hash": view}
+        about = {**self.about(job, holder), "round": round_, "attempt": attempt, "view_hash": view}
         charge = holder.ledger.charge(holder.dataset_id, job.job_id, round_, attempt)
         holder.usage.record(UsageKind.CHARGED, loss_micro=charge.loss_micro, **about)
         if lost:
@@ -222,15 +211,17 @@ class FinishedNetwork:
         else:
             holder.usage.record(UsageKind.SUBMITTED, upload_digest=secrets.token_bytes(32), **about)
 
-    def _leg(self, job: Job, holder: WorkingHolder) -> LegEntry:
+    def leg(self, job: Job, holder: WorkingHolder) -> LegEntry:
+        """The leg as it stands on chain."""
         leg = self.chain.leg(job.job_id, holder.dataset_id)
         assert leg is not None
         return leg
 
-    def _finish(self, job: Job, holder: WorkingHolder, *, by_signature: bool = False) -> None:
+    def finish(self, job: Job, holder: WorkingHolder, *, by_signature: bool = False, **lies: Any) -> None:
+        """Delivers the leg's receipt; ``lies`` are fields in which it differs from the truth."""
         loss_micro = holder.ledger.commit(holder.dataset_id, job.job_id)
         holder.publisher.publish()
-        leg = self._leg(job, holder)
+        leg = self.leg(job, holder)
         mine = [record for record in map(record_from_bytes, holder.ledger.usage_records(0, 10_000))
                 if record.job_id == job.job_id]  # fmt: skip
         receipt = LegReceipt(
@@ -246,12 +237,38 @@ class FinishedNetwork:
             updates_hash=updates_hash(r.upload_digest for r in mine if r.kind is UsageKind.SUBMITTED),
             started_seconds=mine[0].time_seconds, ended_seconds=mine[-1].time_seconds,
         )  # fmt: skip
+        receipt = replace(receipt, **lies)
         if by_signature:
             signature = sign_receipt(holder.key, receipt, self.chain.chain_id, self.compute_access)
             self.builder.deliver(leg, receipt, signature)
         else:
             holder.operator.deliver(leg, receipt)
         named = receipt_hash(receipt, self.chain.chain_id, self.compute_access)
-        holder.usage.record(UsageKind.DELIVERED, loss_micro=loss_micro, round=ROUNDS, document_hash=named,
-                            **self._about(job, holder))  # fmt: skip
+        holder.usage.record(UsageKind.DELIVERED, loss_micro=loss_micro, round=receipt.rounds_done, document_hash=named,
+                            **self.about(job, holder))  # fmt: skip
         holder.publisher.publish()
+
+
+class FinishedNetwork(Network):
+    """The network of this file's first lines, at work's end."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        first = self.open_job(self.holders, 3600)
+        self.refuse(self.holders[1])
+        self.run_rounds(first, lost_by=self.holders[1])
+        for holder in self.holders:
+            self.finish(first, holder, by_signature=holder is self.holders[2])
+            self.builder.acknowledge(self.leg(first, holder))
+        second = self.open_job(self.holders[:1], 600)
+        self.charge(second, self.holders[0], 1, 1, lost=True)
+        self.dev_chain.evm.increase_time(601)
+        self.builder.refund_expired(self.leg(second, self.holders[0]))
+        third = self.open_job(self.holders[2:], 3600)
+        for round_ in range(1, ROUNDS + 1):
+            self.charge(third, self.holders[2], round_, round_)
+        self.finish(third, self.holders[2])
+        self.builder.withdraw_earnings(self.token, self.holders[1].holder_id)
+        self.builder.withdraw(self.token, 3 * PRICE_UNITS)
+        for holder in self.holders:
+            holder.publisher.publish()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from finished_job import PLAN, PRICE_UNITS, ROUNDS, FinishedNetwork
+
 from usufruct.audit import collect, judge
 from usufruct.audit.endpoint_records import fetch_all
 from usufruct.audit.record_files import file_name

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from usufruct.audit.collection import collect
 from usufruct.audit.evidence import Evidence
 

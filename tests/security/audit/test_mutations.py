@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from mutations import PAYMENTS, RECEIPTS, RECORDS, Mutation, Mutator, flip_record_bit
+
 from usufruct.audit import Finding, judge
 from usufruct.audit.evidence import Evidence
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from logs import HOLDER_ID, NOW_SECONDS, batches, records
+
 from usufruct.audit.evidence import HolderRecords
 from usufruct.audit.findings import Finding, Severity
 from usufruct.audit.record_files import MAXIMUM_PROBLEMS, file_name, read_records, write_records

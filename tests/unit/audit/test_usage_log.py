@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from logs import HOLDER_ID, NOW_SECONDS, batches, record_bytes, records, stored
+
 from usufruct.audit.evidence import HolderRecords, KeptRecord, Problem
 from usufruct.audit.findings import Finding, Severity
 from usufruct.audit.usage_log import LONGEST_WAIT_SECONDS, check_batches, check_records
