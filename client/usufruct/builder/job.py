@@ -14,6 +14,7 @@ from torch import nn
 from usufruct import privacy
 from usufruct.builder import finishing, losses
 from usufruct.builder import weights as model_weights
+from usufruct.builder.chain_watch import ChainWatch
 from usufruct.builder.peers import Peers
 from usufruct.builder.progress import Progress
 from usufruct.builder.results import LegResult, RoundResult
@@ -37,6 +38,24 @@ SERVER_LEARNING_RATE = 1.0
 
 _RETRY_SAME = frozenset({"PEER_UNREACHABLE", "DEADLINE_EXCEEDED", "ROUND_UNKNOWN", "CHAIN_UNREACHABLE"})
 """Failures after which the same attempt (same key, same view) may be run again: holders resend identical bytes."""
+
+
+def interrupted(job_id: str, when: str) -> UsufructError:
+    """What Ctrl-C becomes, once everything is on disk."""
+    return UsufructError(
+        f'Interrupted {when}; everything so far is saved. Go on with uf.resume("{job_id}").',
+        reason="INTERRUPTED",
+        job_id=job_id,
+    )
+
+
+def add_hint(error: UsufructError, job_id: str) -> None:
+    """Lets an error say how the job goes on."""
+    hint = f'uf.resume("{job_id}")'
+    error.details.setdefault("job_id", job_id)
+    if hint not in error.message:
+        error.message = f"{error.message} What is done is saved; go on with {hint}."
+        error.args = (error.message,)
 
 
 class JobHandle:
@@ -141,14 +160,11 @@ class JobHandle:
                     yield from self._rounds(progress)
                 self.finish()
             except KeyboardInterrupt:
-                raise UsufructError(
-                    f"Interrupted after round {self.rounds_done} of {self.spec.plan.rounds}; everything so far is "
-                    f'saved. Go on with uf.resume("{self.id}").',
-                    reason="INTERRUPTED",
-                    job_id=self.id,
+                raise interrupted(
+                    self.id, f"after round {self.rounds_done} of {self.spec.plan.rounds}"
                 ) from None
             except UsufructError as error:
-                error.details.setdefault("job_id", self.id)
+                add_hint(error, self.id)
                 raise
 
     def run(self) -> JobHandle:
@@ -196,7 +212,8 @@ class JobHandle:
             if attempt is None:
                 return None
             try:
-                opened = self._open_driver().run(attempt, self._listener(attempt, progress))
+                with ChainWatch(self._network.chain):
+                    opened = self._open_driver().run(attempt, self._listener(attempt, progress))
             except UsufructError as error:
                 if attempt.key.used or error.reason not in _RETRY_SAME:
                     self._pending = None
@@ -206,7 +223,6 @@ class JobHandle:
                     return None
                 if error.reason not in LOST:
                     raise
-                log.warning("attempt %d was lost: %s", attempt.number, error.message)
                 progress.say(f"attempt {attempt.number} was lost; the next one follows")
                 continue
             self._pending = None

@@ -299,13 +299,18 @@ class Network:
             round_timeout_seconds=round_timeout_seconds,
             deliver_within_seconds=deliver_within_seconds,
         )
+        from usufruct.builder.job import add_hint, interrupted
+
         try:
             proposal.wait(grant_timeout_seconds)
-        except Refused as error:
-            if error.reason != "GRANT_PENDING":
-                proposal.withdraw()
+            return proposal.open()
+        except KeyboardInterrupt:
+            raise interrupted(proposal.id, "before the first round") from None
+        except UsufructError as error:
+            refused = isinstance(error, Refused) and error.reason != "GRANT_PENDING"
+            if not refused or not proposal.withdraw():
+                add_hint(error, proposal.id)
             raise
-        return proposal.open()
 
     def proposal(self, job_id: str) -> Proposal:
         """A proposal that was made on this machine before."""

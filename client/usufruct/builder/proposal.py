@@ -162,12 +162,15 @@ class Proposal:
         self._hang_up()
         return JobHandle(self._network, self._store, self._model, self._validation)
 
-    def withdraw(self) -> None:
-        """Forgets a proposal that has not been opened. Grants that were given stay unused and expire."""
+    def withdraw(self) -> bool:
+        """Forgets a proposal that has not been opened; whether it was one. Unused grants expire by themselves."""
         self._store.lock()
-        if self._store.state().phase == "proposed":
-            self._hang_up()
-            self._store.discard()
+        if self._store.state().phase != "proposed" or self._network.chain.job_legs(self.spec.job_id):
+            self._store.unlock()
+            return False
+        self._hang_up()
+        self._store.discard()
+        return True
 
     # -- inside -----------------------------------------------------------------------------------------------
 

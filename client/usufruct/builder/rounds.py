@@ -117,7 +117,7 @@ class RoundDriver:
         deadline = time.monotonic() + seconds + SLACK_SECONDS
         to_sum = self._to_sum(attempt)
         self._aggregator.open_round(to_sum, seconds)
-        flight = _Flight(self._holders, self._aggregator)
+        flight = _Flight(self._holders, self._aggregator, attempt.number)
         try:
             for leg in self._spec.legs:
                 header = self._header(attempt, leg.dataset_id)
@@ -200,8 +200,10 @@ class RoundDriver:
 class _Flight:
     """The calls of one attempt that are under way."""
 
-    def __init__(self, holders: Mapping[int, HolderPeer], aggregator: AggregatorPeer) -> None:
-        self._holders, self._aggregator = holders, aggregator
+    def __init__(
+        self, holders: Mapping[int, HolderPeer], aggregator: AggregatorPeer, attempt_number: int
+    ) -> None:
+        self._holders, self._aggregator, self._attempt_number = holders, aggregator, attempt_number
         self._pool = ThreadPoolExecutor(len(holders) + 1, thread_name_prefix="round")
         self._streams: dict[Future[rounds_pb2.RoundEvent], int] = {}
         self._sum: Future[FetchedSum] | None = None
@@ -250,6 +252,8 @@ class _Flight:
             for future in failures:
                 error = future.exception()
                 if future in self._streams and isinstance(error, UsufructError) and error.reason in LOST:
+                    if lost is None:  # said at once: the other holders may take as long as the round
+                        log.warning("attempt %d was lost: %s", self._attempt_number, error.message)
                     lost = lost or error
                     self._aggregator.close()  # this sum will never be complete
                     waiting.discard(self._sum)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from eth_account import Account
+
 from usufruct.domain.round_view import RoundView
 from usufruct.domain.training_job import NANO, TrainingJobSpec
 from usufruct.encryption import DEFAULT_PARAMETERS

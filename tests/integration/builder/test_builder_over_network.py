@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import usufruct as uf
 from torch import nn
+
+import usufruct as uf
 from usufruct.builder import JobHandle, Network
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.errors import InvalidInput, UsufructError
@@ -327,6 +328,27 @@ def test_a_builder_that_is_killed_or_interrupted_in_a_round_is_resumed(
     again = uf.resume(job.id).run()
     assert [r.attempt for r in again.history] == [1, 3, 4]
     assert all(3 <= count <= 4 for count in charged(again))
+
+
+def test_a_holder_that_dies_before_it_delivered_is_named_and_the_others_are_paid(
+    local: LocalNetwork, network: Network
+) -> None:
+    job = train(local, network, rounds=1)
+    rounds = iter(job)
+    next(rounds)
+    local.kill("hospital-2")
+    started = time.monotonic()
+    with pytest.raises(UsufructError) as caught:
+        next(rounds)
+    assert time.monotonic() - started < 10
+    assert "dataset 2" in caught.value.message
+    assert f'uf.resume("{job.id}")' in caught.value.message
+    assert job.paid == 2000
+    job.close()
+    local.restart("hospital-2")
+    again = uf.resume(job.id)
+    assert list(again) == []
+    assert (again.paid, again.finished) == (3000, True)
 
 
 def test_without_spare_attempts_a_lost_attempt_ends_the_job_early_and_it_is_still_paid(

@@ -12,6 +12,7 @@ import pytest
 from eth_account import Account
 from stand_in_holder import StandInHolder
 from torch import nn
+
 from usufruct import graph
 from usufruct.builder.peers import AggregatorPeer, HolderPeer
 from usufruct.builder.rounds import Attempt, RoundDriver

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from listed_datasets import make_dataset
+
 from usufruct.builder.datasets import Dataset
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from listed_datasets import make_dataset
+
 from usufruct.builder.job_file import build_model, read_job_file, read_validation_csv
 from usufruct.builder.settings import SGD, Privacy
 from usufruct.errors import ConfigError, InvalidInput

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from usufruct.builder.store import JobRecord, JobStore, home
 from usufruct.errors import ConfigError, InvalidInput
 

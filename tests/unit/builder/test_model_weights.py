@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+
 from usufruct import graph
 from usufruct.builder import weights
 from usufruct.builder.losses import checked_loss, evaluate, read_validation

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from usufruct import privacy as dp
 from usufruct.builder.datasets import Dataset
 from usufruct.builder.planning import make_plan, update_range_nano, weights_nano
@@ -22,7 +23,7 @@ ASKED = Privacy(epsilon=3.0)
 
 def plan_for(datasets: list[Dataset], privacy: Privacy = ASKED, optimizer: SGD | None = None, **options: int):  # type: ignore[no-untyped-def]
     settings = {"rounds": 20, "spare_attempts": None, "parameter_count": 31, **options}
-    return make_plan(datasets, privacy, optimizer or SGD(lr=0.5), **settings)
+    return make_plan(datasets, privacy, optimizer or SGD(lr=0.5, local_steps=1, sample_rate=1.0), **settings)
 
 
 @pytest.mark.parametrize(

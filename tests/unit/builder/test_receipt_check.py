@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
+
 from usufruct.builder.finishing import check_receipt, read_leg_result, write_leg_result
 from usufruct.builder.results import LegResult
 from usufruct.builder.store import JobState
