@@ -182,6 +182,8 @@ class Legs:
                     )
                 if self._ledger.leg(dataset_id, job_id).charged == 0:
                     self._ledger.release(dataset_id, job_id)
+                if error.reason == "TRAINER_FAILED":  # its public text speaks of a charge, and there was none
+                    raise UsufructError("the trainer does not start; nothing was charged") from error
                 raise
             self._catalogue.mark(dataset_id, "")
             started = self._store.start_leg(job_id, dataset_id, int(self._clock()))

@@ -312,8 +312,8 @@ class RoundRunner:
     ) -> Trainer:
         """A live trainer that has accepted the weights. One that dies here has drawn nothing, so a second is tried."""
         for _ in range(2):
-            trainer = self._trainers.for_leg(job.spec, job.served)
             try:
+                trainer = self._trainers.for_leg(job.spec, job.served)
                 trainer.check_weights(weights, request.round, request.attempt, seconds)
                 return trainer
             except TrainerFailed as error:

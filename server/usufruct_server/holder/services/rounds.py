@@ -46,7 +46,12 @@ class RoundService(rounds_pb2_grpc.RoundServiceServicer):
             request = RoundRequest.from_proto(stream.header(rounds_pb2.RoundHeader))
             hash32(request.job_id, "job_id")
             answered = threading.Event()
-            context.add_callback(lambda: answered.is_set() or _say_builder_gone(request))
+
+            def ended() -> None:
+                if not answered.is_set():
+                    _say_builder_gone(request)
+
+            context.add_callback(ended)
             try:
                 for status in self._rounds.run(caller, request, stream.read):
                     yield _event(status).SerializeToString()
