@@ -132,7 +132,7 @@ def _next_while_kept(network: LocalNetwork) -> list[str]:
         f"usufruct audit log {where}",
         f"usufruct builder datasets {where}",
         f"usufruct holder ledger --config {first.config}",
-        "ask again for epsilon=3: the holders' budgets refuse, and their usage logs say so",
+        "in the lines of Python below, ask for epsilon=3 again: too little budget is left, and the job is refused",
     ]
 
 
