@@ -7,7 +7,8 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,11 @@ from usufruct_server.holder.ledger import LedgerReader
 COLUMNS, ROWS = 4, 40
 PRICE_UNITS = 1000
 ROUNDS, SPARE_ATTEMPTS = 3, 3
-LOCAL_STEPS = 600
-"""About two seconds of one core: whoever is killed when the charge is on disk is killed in the middle of a round."""
+LOCAL_STEPS = 300
+"""About half a second of one core: the victim's trainer is held still long before it is done."""
+
+VICTIM, VICTIM_DATASET = "ward-2", 2
+"""Whose trainer is held, and who is killed where a holder or a trainer is."""
 
 MESSAGE_SECONDS = 10.0
 """From a death to a message that names who died: the requirement."""
@@ -77,7 +81,7 @@ def open_job(local: LocalNetwork, *, spare_attempts: int = SPARE_ATTEMPTS, round
         aggregator=local.aggregator,
         loss="binary_cross_entropy_with_logits",
         optimizer=uf.SGD(lr=0.01, local_steps=LOCAL_STEPS),
-        privacy=uf.Privacy(epsilon=8.0),
+        privacy=uf.Privacy(epsilon=6.0),
         rounds=rounds,
         spare_attempts=spare_attempts,
     )
@@ -95,7 +99,10 @@ def wait_until(what: str, condition: Callable[[], bool]) -> None:
 
 
 class AtCharge:
-    """Acts once, from a thread of its own, when the ledgers of *all* holders show an attempt: the noise is being drawn.
+    """Acts once in the middle of a round: when the ledgers of *all* holders show the attempt, and one is still drawing.
+
+    That one is the victim: its trainer is held still from its charge until the action is over, so the middle of the
+    round lasts as long as it has to. Works in a thread of its own.
 
     Attributes:
         time: when it acted, on the monotonic clock; 0 before.
@@ -109,10 +116,20 @@ class AtCharge:
         self.time = 0.0
 
     def _watch(self) -> None:
-        charged = f"attempt {self._attempt} is charged everywhere"
-        wait_until(charged, lambda: everyone_has_charged(self._local, self._job_id, self._attempt))
-        self.time = time.monotonic()
-        self._action()
+        wait_until(f"the victim charges attempt {self._attempt}", lambda: self._charged([VICTIM]))
+        trainer = trainer_pid(self._local, VICTIM, self._job_id)
+        os.kill(trainer, signal.SIGSTOP)
+        try:
+            wait_until(f"all charge attempt {self._attempt}", lambda: self._charged(self._local.places))
+            self.time = time.monotonic()
+            self._action()
+        finally:
+            with suppress(ProcessLookupError):  # it may be what was killed
+                os.kill(trainer, signal.SIGCONT)
+
+    def _charged(self, names: Iterable[str]) -> bool:
+        entries = (read_ledger(self._local, name, self._job_id) for name in names)
+        return all(self._attempt in {attempt for _, attempt in entry.charged} for entry in entries)
 
     def __enter__(self) -> AtCharge:
         self._thread.start()
@@ -123,18 +140,11 @@ class AtCharge:
         assert self.time, "the attempt was never charged"
 
 
-def everyone_has_charged(local: LocalNetwork, job_id: bytes, attempt: int) -> bool:
-    """Whether the attempt stands in every holder's ledger."""
-    return all(
-        attempt in {number for _, number in entry.charged} for entry in read_ledgers(local, job_id).values()
-    )
-
-
-def signal_trainer(local: LocalNetwork, name: str, job_id: bytes, which: signal.Signals) -> None:
-    """Sends a signal to the child that trains a job at a holder; the holder's log names it."""
+def trainer_pid(local: LocalNetwork, name: str, job_id: bytes) -> int:
+    """Process id of the child that trains a job at a holder; the holder's log names it."""
     log = (local.logs / f"{name}.log").read_text(encoding="utf-8")
     pids = re.findall(rf"event=trainer_ready job={job_id.hex()} dataset=\d+ pid=(\d+)", log)
-    os.kill(int(pids[-1]), which)
+    return int(pids[-1])
 
 
 # -- what is left afterwards ------------------------------------------------------------------------------------------
@@ -162,18 +172,20 @@ def ledger_path(local: LocalNetwork, name: str) -> Path:
     return read_config(local.places[name].config).ledger_path
 
 
+def read_ledger(local: LocalNetwork, name: str, job_id: bytes) -> LedgerEntry:
+    """One holder's; read from the file, past every process."""
+    (dataset_id,) = local.places[name].dataset_ids
+    with LedgerReader(ledger_path(local, name)) as ledger:
+        records = map(record_from_bytes, ledger.usage_records(0, 10_000))
+        return LedgerEntry(
+            ledger.charged_attempts(dataset_id, job_id),
+            [record for record in records if record.job_id == job_id],
+        )
+
+
 def read_ledgers(local: LocalNetwork, job_id: bytes) -> Mapping[int, LedgerEntry]:
-    """By dataset number; read from the files, past every process."""
-    entries = {}
-    for name, place in local.places.items():
-        with LedgerReader(ledger_path(local, name)) as ledger:
-            records = map(record_from_bytes, ledger.usage_records(0, 10_000))
-            (dataset_id,) = place.dataset_ids
-            entries[dataset_id] = LedgerEntry(
-                ledger.charged_attempts(dataset_id, job_id),
-                [record for record in records if record.job_id == job_id],
-            )
-    return entries
+    """All holders', by dataset number."""
+    return {place.dataset_ids[0]: read_ledger(local, name, job_id) for name, place in local.places.items()}
 
 
 def receipts(local: LocalNetwork, job_id: bytes) -> dict[int, LegReceipt]:

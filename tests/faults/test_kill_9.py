@@ -10,16 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from killed_network import (
     MESSAGE_SECONDS,
+    VICTIM,
+    VICTIM_DATASET,
     AtCharge,
     assert_every_draw_is_counted,
     ledger_path,
     open_job,
     read_ledgers,
-    signal_trainer,
+    trainer_pid,
     wait_until,
 )
 
@@ -31,8 +34,6 @@ from usufruct_server.demo.network import AGGREGATOR, CHAIN, LocalNetwork
 from usufruct_server.holder.ledger import LedgerReader
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(240)]
-
-VICTIM, VICTIM_DATASET = "ward-2", 2
 
 
 def error_after(
@@ -67,17 +68,21 @@ def test_a_holder(local: LocalNetwork) -> None:
     assert_every_draw_is_counted(local, again, attempts_started=4)
 
 
+def kill_trainer(local: LocalNetwork, job_id: bytes) -> None:
+    """Of the victim."""
+    os.kill(trainer_pid(local, VICTIM, job_id), signal.SIGKILL)
+
+
 def test_a_holders_trainer(local: LocalNetwork, caplog: pytest.LogCaptureFixture) -> None:
     """The holder lives, so nothing has to be resumed: the attempt is given up, aloud, and the next one follows."""
     caplog.set_level(logging.WARNING, logger="usufruct.builder")
     job = open_job(local)
     job_id, wall_minus_monotonic = job.spec.job_id, time.time() - time.monotonic()
-    with AtCharge(local, job_id, 2, lambda: signal_trainer(local, VICTIM, job_id, signal.SIGKILL)) as death:
+    with AtCharge(local, job_id, 2, lambda: kill_trainer(local, job_id)) as death:
         job.run()
     (said,) = [record for record in caplog.records if "attempt 2" in record.getMessage()]
     seconds = said.created - wall_minus_monotonic - death.time
     print(f"said after {seconds:.2f} s: {said.getMessage()}")
-    print("rounds took", [result.seconds for result in job.history])
     assert seconds < MESSAGE_SECONDS
     assert f"dataset {VICTIM_DATASET}" in said.getMessage()
     assert "trainer" in said.getMessage()
@@ -119,8 +124,11 @@ def builder_process(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def test_the_builder(local: LocalNetwork) -> None:
-    """Nobody is left to tell the builder; the holders say it in their logs and finish what they have charged."""
+def test_the_builder_killed_and_then_interrupted(local: LocalNetwork, tmp_path: Path) -> None:
+    """After the kill nobody is left to tell the builder: the holders say it in their logs, and finish what they charged.
+
+    After Ctrl-C the command says itself how to go on.
+    """
     job = open_job(local)
     job_id = job.spec.job_id
     job.close()
@@ -129,38 +137,35 @@ def test_the_builder(local: LocalNetwork) -> None:
         rounds, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert rounds.split() == ["round", "1"], "it was killed in the second round"
-    line = f"event=builder_gone job={job_id.hex()} dataset={VICTIM_DATASET} "
+    line = f"event=builder_gone job={job_id.hex()} dataset={VICTIM_DATASET} round=2 attempt=2"
     wait_until("the holder says that its builder is gone", lambda: line in holder_log(local))
     seconds = time.monotonic() - death.time
     print(f"said after {seconds:.2f} s: {line}")
     assert seconds < MESSAGE_SECONDS
+
+    weights = tmp_path / "model.safetensors"
+    process = builder_process("-m", "usufruct.cli", "builder", "resume", job.id, "--output", str(weights))
+    with AtCharge(local, job_id, 3, lambda: process.send_signal(signal.SIGINT)) as interrupt:
+        _, errors = process.communicate()
+    seconds = time.monotonic() - interrupt.time
+    print(f"said after {seconds:.2f} s: {errors}")
+    assert seconds < MESSAGE_SECONDS
+    assert process.returncode == 1
+    assert "Interrupted after round 1 of 3" in errors
+    assert f'uf.resume("{job.id}")' in errors
+    assert "Traceback" not in errors
+    assert not weights.exists()
+
     again = uf.resume(job.id)
     assert again.rounds_done == 1
     again.run()
-    assert [result.attempt for result in again.history] == [1, 3, 4]
-    assert_every_draw_is_counted(local, again, attempts_started=4)
+    assert [result.attempt for result in again.history] == [1, 4, 5]
+    assert_every_draw_is_counted(local, again, attempts_started=5)
 
 
 def holder_log(local: LocalNetwork) -> str:
     """What the victim has logged so far."""
     return (local.logs / f"{VICTIM}.log").read_text(encoding="utf-8")
-
-
-def test_ctrl_c_at_a_terminal(local: LocalNetwork) -> None:
-    """The command ends with an error that says how to go on, and going on works."""
-    job = open_job(local)
-    job.close()
-    process = builder_process("-m", "usufruct.cli", "builder", "resume", job.id)
-    with AtCharge(local, job.spec.job_id, 2, lambda: process.send_signal(signal.SIGINT)) as interrupt:
-        _, errors = process.communicate()
-    assert time.monotonic() - interrupt.time < MESSAGE_SECONDS
-    assert process.returncode == 1
-    assert "Interrupted after round 1 of 3" in errors
-    assert f'uf.resume("{job.id}")' in errors
-    assert "Traceback" not in errors
-    again = uf.resume(job.id).run()
-    assert [result.attempt for result in again.history] == [1, 3, 4]
-    assert_every_draw_is_counted(local, again, attempts_started=4)
 
 
 def test_when_the_spare_attempts_are_used_up_the_job_ends_early_and_says_so(
@@ -169,7 +174,7 @@ def test_when_the_spare_attempts_are_used_up_the_job_ends_early_and_says_so(
     caplog.set_level(logging.WARNING, logger="usufruct.builder")
     job = open_job(local, rounds=2, spare_attempts=0)
     job_id = job.spec.job_id
-    with AtCharge(local, job_id, 2, lambda: signal_trainer(local, VICTIM, job_id, signal.SIGKILL)):
+    with AtCharge(local, job_id, 2, lambda: kill_trainer(local, job_id)):
         job.run()
     assert [result.attempt for result in job.history] == [1]
     assert (
@@ -199,13 +204,9 @@ def test_the_chain(local: LocalNetwork, caplog: pytest.LogCaptureFixture) -> Non
 
     def kill_and_listen() -> None:
         nonlocal said
-        signal_trainer(local, VICTIM, job_id, signal.SIGSTOP)
-        try:
-            local.kill(CHAIN)
-            wait_until("the builder says that the chain is gone", lambda: "the chain at" in caplog.text)
-            said = time.monotonic()
-        finally:
-            signal_trainer(local, VICTIM, job_id, signal.SIGCONT)
+        local.kill(CHAIN)
+        wait_until("the builder says that the chain is gone", lambda: "the chain at" in caplog.text)
+        said = time.monotonic()
 
     with AtCharge(local, job_id, 2, kill_and_listen) as death, pytest.raises(UsufructError) as caught:
         job.run()

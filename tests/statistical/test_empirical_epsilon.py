@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 from scipy import stats
+
 from usufruct.privacy import LocalPlan, gaussian, poisson_mask
 
 ATTEMPTS = 1_000_000

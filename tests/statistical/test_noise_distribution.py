@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy import stats
+
 from usufruct.privacy import gaussian, poisson_mask
 from usufruct.privacy.sampling import included, standard_normals
 

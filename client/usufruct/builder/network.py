@@ -235,7 +235,7 @@ class Network:
         Raises:
             Refused: the job cannot be granted (budget, floor of epsilon, cohort); nobody has been asked.
             InvalidInput: a value is out of its range, or the model cannot be a graph.
-            PeerError: a holder cannot be reached.
+            PeerError: the aggregator or a holder cannot be reached.
         """
         from usufruct.builder.proposal import new_proposal
 

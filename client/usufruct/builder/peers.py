@@ -195,8 +195,15 @@ class HolderPeer:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         with _naming(self.name, self.dataset_id):
-            with rpc_errors(self.endpoint):
-                yield
+            try:
+                with rpc_errors(self.endpoint):
+                    yield
+            except PeerError as error:
+                beyond = str(error.details.get("endpoint", self.endpoint))
+                if beyond != self.endpoint:  # the holder answers; whom it wanted to reach does not
+                    text = f"{self.name} answers, and says of {beyond}: {error.public_text}"
+                    raise type(error)(text, reason=error.reason, **error.details) from None
+                raise
 
 
 class AggregatorPeer:

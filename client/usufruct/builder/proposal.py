@@ -17,7 +17,7 @@ from usufruct.builder import losses
 from usufruct.builder import weights as model_weights
 from usufruct.builder.datasets import Dataset
 from usufruct.builder.job import JobHandle
-from usufruct.builder.peers import HolderPeer, at_all, connect_holders
+from usufruct.builder.peers import AggregatorPeer, HolderPeer, at_all, connect_holders
 from usufruct.builder.planning import make_plan
 from usufruct.builder.settings import SGD, Privacy
 from usufruct.builder.store import JobRecord, JobStore
@@ -157,6 +157,7 @@ class Proposal:
         if state.phase == "proposed":
             gas = 0
             if not self._network.chain.job_legs(self.spec.job_id):
+                _meet_aggregator(self._network, self.spec.aggregator)
                 gas = self._open_on_chain(self.wait(0.0))
             self._store.save(replace(state, phase="open", gas_used=state.gas_used + gas))
         self._hang_up()
@@ -289,6 +290,7 @@ def new_proposal(
 ) -> Proposal:
     """See :meth:`usufruct.builder.network.Network.propose`."""
     at = PinnedEndpoint.parse(aggregator)
+    aggregator_ref = AggregatorRef(at.endpoint, at.fingerprint)
     traced = trace_for(model, datasets, loss)
     checked_validation = losses.read_validation(validation, traced.graph.input_shape[0])
     plan = make_plan(
@@ -311,7 +313,7 @@ def new_proposal(
         plan=plan.plan,
         legs=plan.legs,
         encryption=plan.encryption,
-        aggregator=AggregatorRef(at.endpoint, at.fingerprint),
+        aggregator=aggregator_ref,
         min_cohort=plan.min_cohort,
         purpose=purpose or f"Train a model for {datasets[0].task}",
         deliver_by_seconds=max(int(time.time()), network.chain.block_time_seconds()) + deliver_within_seconds,
@@ -328,6 +330,7 @@ def new_proposal(
         parameter_names=traced.parameter_names,
     )
     checkpoint = model_weights.vector_to_checkpoint(traced.graph, traced.parameter_names, vector)
+    _meet_aggregator(network, aggregator_ref)
     store = JobStore.create(spec.job_id, spec_bytes, record, checkpoint)
     store.unlock()  # whoever opens the job drives it: this process, or another one in some days
     proposal = Proposal(network, store, model, checked_validation)
@@ -337,6 +340,15 @@ def new_proposal(
         proposal.withdraw()
         raise
     return proposal
+
+
+def _meet_aggregator(network: Network, aggregator: AggregatorRef) -> None:
+    """Whether the aggregator is there and holds its key, looked at before anyone is asked and before money is locked.
+
+    Raises:
+        PeerError: naming the aggregator.
+    """
+    AggregatorPeer(PinnedEndpoint(aggregator.endpoint, aggregator.fingerprint), network.account).close()
 
 
 def trace_for(model: nn.Module, datasets: Sequence[Dataset], loss: str | None) -> TracedModel:

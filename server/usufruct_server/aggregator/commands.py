@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import typer
+
 from usufruct.errors import ConfigError
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.tls import KEY_FILE, create_identity, load_identity, parse_listen
-
 from usufruct_server.aggregator.config import AggregatorConfig, load_config
 from usufruct_server.aggregator.server import AggregatorServer, serve
 

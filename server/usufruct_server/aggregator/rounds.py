@@ -21,7 +21,6 @@ from usufruct.encryption.sum import Summation
 from usufruct.errors import InvalidInput, Refused, RoundFailed
 from usufruct.v1 import aggregation_pb2
 from usufruct.wire.signatures import verify_upload_header
-
 from usufruct_server.aggregator.config import Limits
 
 _LOG = logging.getLogger("usufruct.aggregator")

@@ -12,12 +12,12 @@ from typing import Any, cast
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
 from usufruct.v1 import aggregation_pb2, auth_pb2, auth_pb2_grpc
 from usufruct.wire.auth import Authenticator, AuthService
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.status import ErrorInterceptor
 from usufruct.wire.tls import SERVER_OPTIONS, TlsIdentity, load_identity, parse_listen, start_server
-
 from usufruct_server.aggregator.config import AggregatorConfig
 from usufruct_server.aggregator.rounds import FETCHES_PER_ROUND, Rounds
 from usufruct_server.aggregator.service import AggregationService

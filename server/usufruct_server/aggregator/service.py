@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import grpc
+
 from usufruct.domain import ids
 from usufruct.encryption.parameters import parameter_set
 from usufruct.errors import InvalidInput, Refused
@@ -20,7 +21,6 @@ from usufruct.wire.raw import (
     add_raw_methods,
     with_header,
 )
-
 from usufruct_server.aggregator.rounds import RoundRequest, Rounds
 
 HEADER_SECONDS = 10.0

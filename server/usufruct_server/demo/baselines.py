@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
 from usufruct import privacy as dp
 from usufruct.domain.preprocessing import PreparedData
 from usufruct.domain.training_job import NANO, LocalOptimizer
-
 from usufruct_server.demo.study import Study, TrainingChoice
 
 if TYPE_CHECKING:
@@ -126,7 +126,6 @@ def alone_plan(choice: TrainingChoice, nominal_size: int, order: int) -> dp.Loca
 
 def _alone_once(study: Study, index: int, order: int) -> Baseline:
     from usufruct import graph
-
     from usufruct_server.holder.training.dpsgd import train_round
     from usufruct_server.holder.training.losses import checked_loss
     from usufruct_server.holder.training.per_sample import ClippedSum

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Final
 
 from usufruct.domain.preprocessing import prepare_rows
-
 from usufruct_server.demo.cards import breast_cancer as cards
 from usufruct_server.demo.study import Hospital, Study, TrainingChoice, rows_as_text
 

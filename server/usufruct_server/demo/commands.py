@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
 from usufruct.errors import UsufructError
 
 if TYPE_CHECKING:

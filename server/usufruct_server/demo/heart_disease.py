@@ -14,7 +14,6 @@ from typing import Final
 
 from usufruct.domain.preprocessing import prepare_rows
 from usufruct.errors import ConfigError
-
 from usufruct_server.demo.cards import heart_disease as cards
 from usufruct_server.demo.study import Hospital, Row, Study, TrainingChoice
 

@@ -17,12 +17,12 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from eth_account.signers.local import LocalAccount
+
 from usufruct.chain import Addresses, Chain, Sender, create_key, deploy
 from usufruct.chain.rpc import Rpc
 from usufruct.domain.dataset_card import DatasetCard
 from usufruct.errors import ConfigError
 from usufruct.wire.tls import create_identity
-
 from usufruct_server.demo.processes import Command, Process, stop_all
 from usufruct_server.demo.toml_text import to_toml
 from usufruct_server.holder.config import read_config

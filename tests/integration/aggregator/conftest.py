@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+
 from usufruct.encryption import DEFAULT_PARAMETERS
 from usufruct.encryption.keys import RoundKey
 from usufruct.encryption.update import encrypt_update

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import Network
 from typer.testing import CliRunner
+
 from usufruct.errors import ConfigError, PeerKeyMismatch, PeerUnreachable
 from usufruct.wire.channel import PinnedEndpoint, pinned_channel
 from usufruct_server.aggregator.commands import app

@@ -15,6 +15,7 @@ import pytest
 from eth_account import Account
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
 from usufruct.encryption.parameters import HEADER_BYTES
 from usufruct.errors import InvalidInput, NotAuthenticated, Refused, RoundFailed, UsufructError
 from usufruct.v1 import aggregation_pb2, aggregation_pb2_grpc

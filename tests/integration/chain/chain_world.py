@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
+
 from usufruct.chain import Addresses, Chain, LegEntry, Sender, sign_grant
 from usufruct.chain.dev_chain import DevChain
 from usufruct.domain.grant import Grant, SignedGrant

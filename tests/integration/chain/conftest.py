@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from chain_world import CAP, ORDER, PRICE, World
 from eth_account import Account
+
 from usufruct.chain import Chain, Sender, deploy
 from usufruct.chain.dev_chain import DevChain
 

@@ -15,6 +15,7 @@ import pytest
 from chain_world import World
 from eth_account import Account
 from typer.testing import CliRunner
+
 from usufruct.chain import Chain, LegState, Sender, create_key, read_addresses
 from usufruct.chain.commands import app
 from usufruct.chain.dev_chain import DevChain

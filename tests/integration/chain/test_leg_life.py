@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from chain_world import CAP, LOSS, PRICE, PURPOSE, SPEC, World
 from eth_utils.crypto import keccak
+
 from usufruct.chain import (
     LegState,
     events,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import usufruct as uf
 from running_processes import alive, processes_of
+
+import usufruct as uf
 from usufruct.errors import ConfigError
 from usufruct_server.demo.cards import heart_disease as cards
 from usufruct_server.demo.network import DatasetSetup, HolderSetup, LocalNetwork

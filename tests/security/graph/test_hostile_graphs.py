@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import save
 from torch import nn
+
 from usufruct import graph
 from usufruct.errors import InvalidInput
 from usufruct.graph import GraphLimits, ModelGraph, ModuleSpec, Node, NodeKind, NodeRef

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from usufruct import graph
 from usufruct.errors import InvalidInput
 from usufruct.graph import (

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from usufruct.chain import LegState
 from usufruct.chain.events import _KINDS
 from usufruct.chain.interface import interface

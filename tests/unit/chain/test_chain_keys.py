@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from usufruct.chain import create_key, key_address, load_key
 from usufruct.errors import ConfigError
 

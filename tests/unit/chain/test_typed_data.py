@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from eth_account import Account
+
 from usufruct.chain import (
     acknowledgement_hash,
     grant_hash,

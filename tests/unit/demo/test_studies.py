@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from usufruct.domain.dataset_card import read_card
 from usufruct.domain.preprocessing import prepare_rows
 from usufruct.errors import ConfigError

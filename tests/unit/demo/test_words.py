@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+
 from usufruct_server.demo import picture, summary
 from usufruct_server.demo.baselines import Baseline, Score
 from usufruct_server.demo.report import AuditReport, CurvePoint, LegReport, Report

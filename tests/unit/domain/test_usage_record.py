@@ -10,7 +10,9 @@ from usufruct.domain.usage_record import leaf, merkle_proof, merkle_root, merkle
 
 
 @given(records=st.lists(st.binary(max_size=40), min_size=1, max_size=40), data=st.data())
-def test_every_record_is_proved_by_its_root_and_no_other_is(records: list[bytes], data: st.DataObject) -> None:
+def test_every_record_is_proved_by_its_root_and_no_other_is(
+    records: list[bytes], data: st.DataObject
+) -> None:
     leaves = [leaf(i, record) for i, record in enumerate(records)]
     root = merkle_root(leaves)
     index = data.draw(st.integers(0, len(leaves) - 1))

@@ -8,6 +8,7 @@ import tenseal as ts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from usufruct.encryption.keys import RoundKey
 from usufruct.encryption.packing import pack_block, unpack_block
 from usufruct.encryption.parameters import DEFAULT_PARAMETERS, EncryptionParameters, ParameterLiteral

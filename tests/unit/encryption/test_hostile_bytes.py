@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from usufruct.encryption import layout, seal_raw
 from usufruct.encryption.keys import RoundKey, public_key_from_bytes, public_key_to_bytes
 from usufruct.encryption.parameters import (

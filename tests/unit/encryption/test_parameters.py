@@ -9,6 +9,7 @@ import sympy
 import tenseal.sealapi as sealapi
 from hypothesis import given
 from hypothesis import strategies as st
+
 from usufruct.encryption.parameters import (
     DEFAULT_PARAMETERS,
     MAX_FAILURE_LOG2,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+
 from usufruct import graph
 from usufruct.errors import InvalidInput
 

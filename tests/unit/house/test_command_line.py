@@ -91,7 +91,17 @@ def test_importing_the_library_loads_neither_torch_nor_the_chain_nor_grpc() -> N
 
 
 def test_an_audit_runs_where_torch_and_the_servers_extras_are_not_installed() -> None:
-    absent = ["torch", "tenseal", "opacus", "safetensors", "datasets", "zstandard", "sklearn", "matplotlib", "eth_tester"]
+    absent = [
+        "torch",
+        "tenseal",
+        "opacus",
+        "safetensors",
+        "datasets",
+        "zstandard",
+        "sklearn",
+        "matplotlib",
+        "eth_tester",
+    ]
     code = (
         "import sys\n"
         f"for name in {absent}: sys.modules[name] = None\n"

@@ -23,9 +23,18 @@ def tracked() -> list[Path]:
 def test_every_top_level_folder_and_package_has_a_readme() -> None:
     files = [path.relative_to(ROOT) for path in tracked()]
     folders = {path.parts[0] for path in files if len(path.parts) > 1 and not path.parts[0].startswith(".")}
-    packages = {str(path.parent) for path in files if path.name == "__init__.py" and path.parts[0] in {"client", "server"}}
+    packages = {
+        str(path.parent)
+        for path in files
+        if path.name == "__init__.py" and path.parts[0] in {"client", "server"}
+    }
     # The two import packages have theirs one folder up; the generated stubs and the demo's cards in the parent's.
-    packages -= {"client/usufruct", "server/usufruct_server", "client/usufruct/v1", "server/usufruct_server/demo/cards"}
+    packages -= {
+        "client/usufruct",
+        "server/usufruct_server",
+        "client/usufruct/v1",
+        "server/usufruct_server/demo/cards",
+    }
     missing = [name for name in sorted(folders | packages) if not (ROOT / name / "README.md").is_file()]
     assert missing == []
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
 from usufruct.errors import UsufructError
 from usufruct.privacy import Budget, BudgetShort
 from usufruct_server.holder.ledger import (

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from usufruct_server.holder.ledger import Kind, Ledger, LedgerCorrupt, LedgerReader
 
 JOB, OTHER_JOB, SPEC, ROOT = b"j" * 32, b"k" * 32, b"s" * 32, b"r" * 32

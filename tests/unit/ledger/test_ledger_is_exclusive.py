@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from usufruct_server.holder.ledger import (
     AttemptAlreadyCharged,
     Ledger,

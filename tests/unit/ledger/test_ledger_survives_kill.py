@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from usufruct_server.holder.ledger import AttemptAlreadyCharged, Ledger, LegState, schema
 
 JOB, OTHER_JOB, SPEC, VIEW = b"j" * 32, b"k" * 32, b"s" * 32, b"v" * 32

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from usufruct.errors import InvalidInput, LedgerError
 from usufruct.privacy import Budget, BudgetShort
 from usufruct_server.holder.ledger import (

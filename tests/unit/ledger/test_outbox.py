@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from usufruct_server.holder.ledger import AttemptNotCharged, Ledger, UploadChanged, UploadLost
 
 JOB, SPEC, VIEW = b"j" * 32, b"s" * 32, b"v" * 32

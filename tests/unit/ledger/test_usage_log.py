@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from usufruct.errors import InvalidInput
 from usufruct_server.holder.ledger import Ledger, LedgerReader, UsageBatch, UsageRefused
 

@@ -9,6 +9,7 @@ from decimal import Decimal, localcontext
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from usufruct.privacy import (
     MICRO,
     MechanismInvalid,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
+
 from usufruct.privacy import (
     LocalPlan,
     PlanInvalid,

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+
 from usufruct.privacy import RoundingInvalid, round_update, rounding_step, unround_sum
 
 BITS = st.integers(2, 22)

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+
 from usufruct.privacy import MechanismInvalid, gaussian, poisson_mask
 from usufruct.privacy.sampling import included, standard_normals
 

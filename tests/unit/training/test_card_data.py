@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.errors import InvalidInput, Refused, UsufructError
 from usufruct_server.holder.training.card_data import load_card_data

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+
 from usufruct import graph
 from usufruct.graph.operations import MODULES
 from usufruct_server.holder.training.losses import LOSSES, Loss

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.domain.preprocessing import (
     feature_names,

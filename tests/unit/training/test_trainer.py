@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from torch import nn
+
 from usufruct import graph
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.domain.training_job import NANO, LocalOptimizer

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tcp_relay import Relay
+
 from usufruct.wire.tls import TlsIdentity, generate_identity
 
 # usufruct is imported first: it tells gRPC, before that is loaded, to speak TLS 1.3 only

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_defunct
+
 from usufruct.errors import InvalidInput, NotAuthenticated
 from usufruct.wire.auth import (
     Authenticator,

@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import pytest
 from tcp_relay import Relay
+
 from usufruct.errors import ConfigError, InvalidInput, PeerKeyMismatch, PeerUnreachable
 from usufruct.wire import tls
 from usufruct.wire.channel import PinnedEndpoint, pinned_channel, split_endpoint

@@ -36,7 +36,9 @@ ADDRESS = ids.address("0x" + "11" * 20, "test")
 
 
 def leg(dataset_id: int, weight_nano: int) -> LegTerms:
-    return LegTerms(dataset_id, dataset_id, bytes([dataset_id]) * 32, 100, ADDRESS, ADDRESS, 250, 6, 1000, weight_nano)
+    return LegTerms(
+        dataset_id, dataset_id, bytes([dataset_id]) * 32, 100, ADDRESS, ADDRESS, 250, 6, 1000, weight_nano
+    )
 
 
 SPEC = TrainingJobSpec(
@@ -89,10 +91,12 @@ def test_a_spec_out_of_range_is_refused_by_name(spec: TrainingJobSpec, field: st
 @given(st.binary(max_size=400))
 def test_random_bytes_never_crash_a_reader(data: bytes) -> None:
     for read in (spec_from_bytes, graph_from_bytes, record_from_bytes):
+        error = None
         try:
             read(data)
-        except UsufructError as error:
-            assert error.status == "INVALID_ARGUMENT"
+        except UsufructError as refused:
+            error = refused
+        assert error is None or error.status == "INVALID_ARGUMENT"
 
 
 @given(st.data())
@@ -129,7 +133,9 @@ def test_a_graph_survives_the_wire() -> None:
 
 
 def test_a_record_survives_the_wire_and_only_its_canonical_bytes_do() -> None:
-    record = UsageRecord(7, UsageKind.CHARGED, 1_800_000_000, 3, job_id=bytes(32), builder=ADDRESS, round=1, attempt=2)
+    record = UsageRecord(
+        7, UsageKind.CHARGED, 1_800_000_000, 3, job_id=bytes(32), builder=ADDRESS, round=1, attempt=2
+    )
     data = record_to_bytes(record)
     assert record_from_bytes(data) == record
     with pytest.raises(InvalidInput):
@@ -138,7 +144,10 @@ def test_a_record_survives_the_wire_and_only_its_canonical_bytes_do() -> None:
 
 def test_a_grant_survives_the_wire() -> None:
     signed = SignedGrant(
-        Grant(1, ADDRESS, bytes(32), bytes(32), ADDRESS, 2**128 - 1, 1, 10, 10, 0, 2_000_000_000, 0, bytes(32)), bytes(65)
+        Grant(
+            1, ADDRESS, bytes(32), bytes(32), ADDRESS, 2**128 - 1, 1, 10, 10, 0, 2_000_000_000, 0, bytes(32)
+        ),
+        bytes(65),
     )
     assert signed_grant_from_proto(signed_grant_to_proto(signed)) == signed
     short = signed_grant_to_proto(signed)

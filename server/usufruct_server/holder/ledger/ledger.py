@@ -18,7 +18,6 @@ from typing import Any, Final
 from usufruct.errors import InvalidInput
 from usufruct.privacy import MAXIMUM_BUDGET_MICRO, MAXIMUM_LOSS_MICRO, Budget, checked_order
 from usufruct.privacy.bounds import checked_integer
-
 from usufruct_server.holder.ledger import schema, verification
 from usufruct_server.holder.ledger.errors import (
     AttemptAlreadyCharged,

@@ -12,7 +12,6 @@ from typing import IO, Any, Final, Self
 from usufruct.errors import InvalidInput
 from usufruct.privacy import MAXIMUM_BUDGET_MICRO, Budget
 from usufruct.privacy.bounds import checked_integer
-
 from usufruct_server.holder.ledger import schema, verification
 from usufruct_server.holder.ledger.errors import DatasetNotRegistered, LegUnknown
 from usufruct_server.holder.ledger.records import LedgerRow, Leg, LegState, UsageBatch

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 from usufruct.errors import UsufructError
 from usufruct.privacy import Budget
-
 from usufruct_server.holder.ledger.errors import LedgerCorrupt
 from usufruct_server.holder.ledger.records import (
     CHAIN_START,

@@ -24,12 +24,12 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
+
 from usufruct import graph
 from usufruct.domain.preprocessing import feature_width
 from usufruct.errors import UsufructError
 from usufruct.graph.model_graph import not_allowed
 from usufruct.privacy.rounding import round_update
-
 from usufruct_server.holder.training.card_data import load_card_data
 from usufruct_server.holder.training.dpsgd import train_round
 from usufruct_server.holder.training.losses import checked_loss

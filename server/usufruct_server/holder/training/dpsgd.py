@@ -16,11 +16,11 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
 from usufruct.domain.preprocessing import PreparedData
 from usufruct.domain.training_job import NANO, LocalOptimizer
 from usufruct.privacy.plan import LocalPlan
 from usufruct.privacy.sampling import gaussian, poisson_mask
-
 from usufruct_server.holder.training.per_sample import ClippedSum
 
 _SPARE_DEVIATIONS = 6.0

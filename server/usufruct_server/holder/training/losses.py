@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import torch
 from torch.nn import functional
+
 from usufruct.errors import InvalidInput
 
 

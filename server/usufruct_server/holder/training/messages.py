@@ -92,7 +92,13 @@ def graph_to_header(graph: ModelGraph) -> dict[str, Any]:
         "input_dtype": graph.input_dtype,
         "modules": [[spec.class_name, _pairs(spec.arguments)] for spec in graph.modules],
         "nodes": [
-            [node.kind.value, node.module_index, node.function_name, _plain(node.arguments), _pairs(node.keywords)]
+            [
+                node.kind.value,
+                node.module_index,
+                node.function_name,
+                _plain(node.arguments),
+                _pairs(node.keywords),
+            ]
             for node in graph.nodes
         ],
     }

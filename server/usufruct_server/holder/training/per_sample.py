@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from usufruct.graph.interpreter import InterpreterModule
 
+from usufruct.graph.interpreter import InterpreterModule
 from usufruct_server.holder.training.losses import Loss
 
 _CHUNK_ELEMENTS = 1 << 23

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from usufruct import errors
 from usufruct.errors import RoundFailed, UsufructError
 from usufruct.graph.model_graph import ModelGraph
-
 from usufruct_server.holder.training.confinement import TrainerLimits
 from usufruct_server.holder.training.messages import (
     ConnectionEnded,
