@@ -150,6 +150,7 @@ class Proposal:
 
         Raises:
             Refused: a holder has refused or not decided; a grant is not valid on chain; MONEY_SHORT.
+            PeerError: the aggregator or a holder cannot be reached, or shows another key.
             ChainError: the chain cannot be reached, or refused.
         """
         self._store.lock()
