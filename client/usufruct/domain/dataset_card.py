@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from eth_utils.crypto import keccak
 from usufruct.errors import InvalidInput
 
 CARD_VERSION = 1
+DEEPEST_NESTING = 8
 KINDS = ("number", "category")
 MISSING_RULES = {"number": ("midpoint", "minimum", "maximum", "zero"), "category": ("indicator", "zeros")}
 PREPROCESSING = ("scale_by_declared_bounds", "one_hot_by_declared_categories")
@@ -99,6 +101,7 @@ def read_card(data: bytes) -> DatasetCard:
     if len(data) > 1 << 20:
         raise InvalidInput("a dataset card is at most 1 MiB", reason="TOO_LARGE", field="card")
     try:
+        _need_flat(data)
         raw = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
     except (ValueError, RecursionError) as error:
         raise InvalidInput("the dataset card is not valid JSON", field="card") from error
@@ -138,6 +141,18 @@ def read_card(data: bytes) -> DatasetCard:
 def _need(condition: bool, field: str, what: str) -> None:
     if not condition:
         raise InvalidInput(f"dataset card: {field} {what}", field=field)
+
+
+def _need_flat(data: bytes) -> None:
+    """Refuses deep nesting before it is parsed: where a library has raised Python's recursion limit, it would crash."""
+    depth = 0
+    for mark in re.findall(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', data, re.DOTALL):
+        if mark in (b"[", b"{"):
+            depth += 1
+            if depth > DEEPEST_NESTING:
+                raise ValueError("nested too deep")
+        elif mark in (b"]", b"}"):
+            depth -= 1
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -73,3 +74,20 @@ def test_a_wrong_card_is_refused_with_the_field_that_is_wrong(data: bytes, field
     with pytest.raises(InvalidInput) as caught:
         read_card(data)
     assert caught.value.details["field"] == field
+
+
+def test_deep_nesting_is_refused_whatever_the_recursion_limit() -> None:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000_000)
+    try:
+        for data in (b"[" * 500_000, b'{"a":' * 100_000, b'{"name":"\\"[[[",' + b"[" * 500_000):
+            with pytest.raises(InvalidInput):
+                read_card(data)
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def test_brackets_inside_texts_are_no_nesting() -> None:
+    assert (
+        read_card(replace(CARD, description='[[[[{{{{"[[[[[[' * 20).to_bytes()).description.count("[") == 200
+    )
