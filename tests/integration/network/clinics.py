@@ -104,12 +104,12 @@ class Relay:
 
     Attributes:
         target_port: where new connections lead; may change.
-        sent: bytes from clients so far.
+        connections, sent: how many there were, and bytes from clients, so far.
         spoil_after: flips one bit of the first connection on which a client has sent more bytes than this; then None.
     """
 
     def __init__(self, target_port: int = 0) -> None:
-        self.target_port, self.sent = target_port, 0
+        self.target_port, self.connections, self.sent = target_port, 0, 0
         self.spoil_after: int | None = None
         self.spoilt = threading.Event()
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -145,6 +145,7 @@ class Relay:
                 continue
             with self._guard:
                 self._open |= {client, server}
+                self.connections += 1
             threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
             threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
 

@@ -111,7 +111,7 @@ def test_nobody_proposes_in_another_builders_name(clinics: Clinics, granted: Tra
 def test_rows_of_one_person_are_refused_and_the_person_is_not_named(clinics: Clinics) -> None:
     odd = clinics.first.datasets(ids=[TWO_ROWS_OF_ONE_PERSON])
     with clinics.nothing_used() as logged, pytest.raises(UsufructError) as caught:
-        clinics.first.train(model(), odd, **clinics.settings())
+        clinics.first.train(model(), odd, grant_timeout_seconds=10.0, **clinics.settings())
     assert caught.value.reason == "PERSON_HAS_SEVERAL_ROWS"
     assert f"dataset {TWO_ROWS_OF_ONE_PERSON}" in caught.value.message
     assert "patient-" not in repr(caught.value) + str(caught.value.details)
