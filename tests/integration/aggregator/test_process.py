@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import Network
+from aggregator_world import Network
 from typer.testing import CliRunner
 
 from usufruct.errors import ConfigError, PeerKeyMismatch, PeerUnreachable

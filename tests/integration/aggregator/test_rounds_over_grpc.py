@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
+from aggregator_world import LIMITS
 from eth_account import Account
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -414,8 +415,6 @@ def test_one_builder_opens_so_many_rounds_and_no_more(network) -> None:
 
 
 def test_memory_is_bounded_over_all_rounds(start) -> None:
-    from conftest import LIMITS
-
     r = None
     network = start(dataclasses.replace(LIMITS, max_memory_bytes=1_500_000))
     with network.as_builder() as builder:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 import pytest
-from holder_world import Builder, World
+from holder_world import Builder, World, free_port
 
 from usufruct.chain.dev_chain import DevChain
 from usufruct.wire.channel import PinnedEndpoint
@@ -15,13 +14,6 @@ from usufruct_server.aggregator.config import AggregatorConfig
 from usufruct_server.aggregator.server import AggregatorServer
 from usufruct_server.holder.opening import open_operator
 from usufruct_server.holder.server import HolderServer
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

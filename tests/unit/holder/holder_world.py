@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import secrets
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -293,3 +294,10 @@ def registered(config: HolderConfig) -> int:
 
 def _aggregator(aggregator: PinnedEndpoint | None) -> tuple[str, bytes]:
     return (aggregator.endpoint, aggregator.fingerprint) if aggregator else ("127.0.0.1:1", bytes(32))
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

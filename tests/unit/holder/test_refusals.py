@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import free_port
-from holder_world import Builder, World, registered, round_parts
+from holder_world import Builder, World, free_port, registered, round_parts
 from torch import nn
 
 from usufruct import graph

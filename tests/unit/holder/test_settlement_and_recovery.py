@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from conftest import free_port
-from holder_world import Builder, World, registered, round_parts
+from holder_world import Builder, World, free_port, registered, round_parts
 
 from usufruct.chain import LegState as ChainLegState
 from usufruct.chain import Sender
