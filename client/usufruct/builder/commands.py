@@ -24,7 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="For model builders: find datasets,
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 PassphraseFile = Annotated[Path | None, typer.Option(help="File with the key's passphrase.")]
-File = Annotated[Path, typer.Argument(help="Job file (TOML); see `usufruct.builder.job_file`.")]
+File = Annotated[Path, typer.Argument(help="Job file (TOML); docs/model_builder.md has an example.")]
 JobId = Annotated[str, typer.Argument(help="The job's id, 0x…")]
 
 

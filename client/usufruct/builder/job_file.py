@@ -26,7 +26,6 @@ epsilon = 3.0                     # optional: delta, max_grad_norm
 from __future__ import annotations
 
 import csv
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -37,20 +36,10 @@ from usufruct.builder.settings import SGD, Privacy
 from usufruct.domain.dataset_card import DatasetCard
 from usufruct.domain.preprocessing import feature_width, prepare_rows
 from usufruct.errors import ConfigError
+from usufruct.toml_file import TomlFile
 
 if TYPE_CHECKING:
     from torch import nn
-
-_KEYS: Mapping[str, tuple[set[str], set[str]]] = {
-    "network": ({"rpc", "contract", "key", "aggregator"}, {"passphrase_file"}),
-    "data": (set(), {"task", "datasets", "validation"}),
-    "model": (set(), {"hidden", "seed"}),
-    "training": (
-        {"loss", "rounds", "lr"},
-        {"momentum", "local_steps", "sample_rate", "spare_attempts", "purpose", "round_timeout_seconds"},
-    ),
-    "privacy": ({"epsilon"}, {"delta", "max_grad_norm"}),
-}
 
 
 @dataclass(frozen=True)
@@ -78,48 +67,60 @@ def read_job_file(path: Path) -> JobFile:
     """Reads and checks a job file.
 
     Raises:
-        ConfigError: naming the file, the line where TOML knows it, and the key.
+        ConfigError: naming file, line and key.
         InvalidInput: a figure is out of its range.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-    for table in [*raw, *_KEYS]:
-        _check_table(path, table, raw.get(table))
-    network, data, model = raw["network"], raw.get("data", {}), raw.get("model", {})
-    training, privacy = raw["training"], raw["privacy"]
-    if ("task" in data) == ("datasets" in data):
-        raise ConfigError(f"{path}: [data] needs either task or datasets.", field="data")
-    hidden = _typed(path, "model", model, "hidden", list, [])
-    if not all(type(width) is int and 0 < width <= 1 << 16 for width in hidden):
-        raise ConfigError(f"{path}: [model] hidden must be a list of whole numbers above 0.", field="hidden")
-    here = path.parent
-    beside = {name: here / network[name] for name in ("key", "passphrase_file") if name in network}
-    return JobFile(
-        rpc=_typed(path, "network", network, "rpc", str),
-        contract=_typed(path, "network", network, "contract", str),
-        key=beside["key"],
-        passphrase_file=beside.get("passphrase_file"),
-        aggregator=_typed(path, "network", network, "aggregator", str),
-        task=_typed(path, "data", data, "task", str, None),
-        datasets=tuple(_typed(path, "data", data, "datasets", list, [])) or None,
-        validation=here / data["validation"] if "validation" in data else None,
+    file = TomlFile(path, "docs/model_builder.md has an example")
+    file.only(["network", "data", "model", "training", "privacy"])
+    network, data, model = file.table("network"), file.table("data"), file.table("model", required=False)
+    training, privacy = file.table("training"), file.table("privacy")
+    if data.has("task") == data.has("datasets"):
+        raise data.error("task", "or datasets is needed, and not both")
+    hidden = model.value("hidden", [])
+    if not isinstance(hidden, list) or not all(
+        type(width) is int and 0 < width <= 1 << 16 for width in hidden
+    ):
+        raise model.error("hidden", "must be a list of whole numbers above 0")
+    datasets = data.value("datasets", None)
+    if datasets is not None and not (
+        isinstance(datasets, list)
+        and datasets
+        and all(type(number) is int and number > 0 for number in datasets)
+    ):
+        raise data.error("datasets", "must be a list of dataset numbers")
+    figures = {
+        name: training.value(name)
+        for name in ("momentum", "local_steps", "sample_rate")
+        if training.has(name)
+    }
+    options = {
+        name: training.whole(name)
+        for name in ("spare_attempts", "round_timeout_seconds")
+        if training.has(name)
+    }
+    if training.has("purpose"):
+        options["purpose"] = training.text("purpose")
+    asked = {name: privacy.value(name) for name in ("delta", "max_grad_norm") if privacy.has(name)}
+    job = JobFile(
+        rpc=network.text("rpc"),
+        contract=network.text("contract"),
+        key=network.location("key"),
+        passphrase_file=network.location("passphrase_file", None),
+        aggregator=network.text("aggregator"),
+        task=data.text("task", None),
+        datasets=tuple(datasets) if datasets is not None else None,
+        validation=data.location("validation", None),
         hidden=tuple(hidden),
-        seed=_typed(path, "model", model, "seed", int, 0),
-        loss=_typed(path, "training", training, "loss", str),
-        rounds=_typed(path, "training", training, "rounds", int),
-        optimizer=SGD(
-            lr=training["lr"],
-            **{k: training[k] for k in ("momentum", "local_steps", "sample_rate") if k in training},
-        ),
-        privacy=Privacy(**privacy),
-        options={
-            k: training[k] for k in ("spare_attempts", "purpose", "round_timeout_seconds") if k in training
-        },
+        seed=model.whole("seed", 0),
+        loss=training.text("loss"),
+        rounds=training.whole("rounds", least=1),
+        optimizer=SGD(lr=training.real("lr", above=0.0, most=1e6), **figures),
+        privacy=Privacy(privacy.real("epsilon", above=0.0, most=1e6), **asked),
+        options=options,
     )
+    for table in (network, data, model, training, privacy):
+        table.only_known()
+    return job
 
 
 def build_model(job: JobFile, card: DatasetCard) -> nn.Module:
@@ -152,31 +153,3 @@ def read_validation_csv(path: Path, card: DatasetCard) -> tuple[Any, Any]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} cannot be read as CSV: {error}.") from error
     return prepared.features, prepared.labels
-
-
-def _check_table(path: Path, name: str, table: Any) -> None:
-    if name not in _KEYS:
-        raise ConfigError(f"{path}: there is no table [{name}]; known are {', '.join(_KEYS)}.", field=name)
-    required, optional = _KEYS[name]
-    if table is None and not required:
-        return
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: the table [{name}] is missing.", field=name)
-    for key in sorted(required - set(table)):
-        raise ConfigError(f"{path}: [{name}] needs the key {key}.", field=key)
-    for key in sorted(set(table) - required - optional):
-        raise ConfigError(
-            f"{path}: [{name}] has no key {key}; known are {', '.join(sorted(required | optional))}.",
-            field=key,
-        )
-
-
-def _typed(
-    path: Path, table: str, values: Mapping[str, Any], key: str, kind: type, default: Any = ...
-) -> Any:
-    if key not in values and default is not ...:
-        return default
-    value = values[key]
-    if type(value) is not kind:
-        raise ConfigError(f"{path}: [{table}] {key} must be of type {kind.__name__}.", field=key)
-    return value

@@ -14,7 +14,7 @@ from usufruct.domain.ids import address
 from usufruct.domain.training_job import MICRO, NoiseMode
 from usufruct.errors import InvalidInput
 from usufruct.privacy import epsilon_floor, loss_for_epsilon_micro
-from usufruct_server.holder.toml_file import Table, TomlFile
+from usufruct.toml_file import Table, TomlFile
 
 NOISE_MODES = {"local": NoiseMode.LOCAL, "distributed": NoiseMode.DISTRIBUTED}
 UnknownBuilders = Literal["inbox", "refuse", "grant"]

@@ -177,7 +177,7 @@ def test_another_key_at_the_same_place_is_not_spoken_to(serve, tmp_path: Path) -
 
 def test_a_config_file_is_enough(serve, tmp_path: Path) -> None:
     config = tmp_path / "aggregator.toml"
-    config.write_text('listen = "127.0.0.1:0"\nstate_dir = "state"\nmax_open_rounds = 2\n')
+    config.write_text('[aggregator]\nlisten = "127.0.0.1:0"\nstate_dir = "state"\nmax_open_rounds = 2\n')
     assert run("init", "--config", config).returncode == 0
     assert (tmp_path / "state" / "tls.key").exists()
     _, line = serve("--config", config)
@@ -187,13 +187,21 @@ def test_a_config_file_is_enough(serve, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "key"),
     [
-        ('listen = "127.0.0.1:0"\nstate_dir = "s"\nlissten = 3\n', 3, "lissten"),
-        ('listen = "nowhere"\nstate_dir = "s"\n', 1, "listen"),
-        ('listen = "127.0.0.1:0"\n', 1, "state_dir"),
-        ('listen = "127.0.0.1:0"\nstate_dir = "s"\n\nmax_open_rounds = "many"\n', 4, "max_open_rounds"),
-        ('listen = "127.0.0.1:0"\nstate_dir = "s"\nallowed_builders = ["me"]\n', 3, "allowed_builders"),
-        ('listen = "127.0.0.1:0"\nstate_dir = "s"\nadvertise = "http://x"\n', 3, "advertise"),
-        ('listen = "127.0.0.1:0"\nstate_dir = \n', 2, "TOML"),
+        ('[aggregator]\nlisten = "127.0.0.1:0"\nstate_dir = "s"\nlissten = 3\n', 4, "lissten"),
+        ('[aggregator]\nlisten = "nowhere"\nstate_dir = "s"\n', 2, "listen"),
+        ('[aggregator]\nlisten = "127.0.0.1:0"\n', 1, "state_dir"),
+        (
+            '[aggregator]\nlisten = "127.0.0.1:0"\nstate_dir = "s"\n\nmax_open_rounds = "many"\n',
+            5,
+            "max_open_rounds",
+        ),
+        (
+            '[aggregator]\nlisten = "127.0.0.1:0"\nstate_dir = "s"\nallowed_builders = ["me"]\n',
+            4,
+            "allowed_builders",
+        ),
+        ('[aggregator]\nlisten = "127.0.0.1:0"\nstate_dir = "s"\nadvertise = "http://x"\n', 4, "advertise"),
+        ('[aggregator]\nlisten = "127.0.0.1:0"\nstate_dir = \n', 3, "TOML"),
     ],
 )
 def test_a_wrong_config_file_is_named_with_line_and_key(
@@ -208,10 +216,10 @@ def test_a_wrong_config_file_is_named_with_line_and_key(
 
 def test_a_wrong_config_file_is_one_sentence_and_a_failure(tmp_path: Path) -> None:
     config = tmp_path / "aggregator.toml"
-    config.write_text('listen = "127.0.0.1:0"\nstate_dir = "s"\nlissten = 3\n')
+    config.write_text('[aggregator]\nlisten = "127.0.0.1:0"\nstate_dir = "s"\nlissten = 3\n')
     done = run("serve", "--config", config)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"Error: {config}:3: lissten ")
+    assert done.stderr.startswith(f"Error: {config}:4: [aggregator] lissten ")
 
 
 @pytest.mark.parametrize("command", [[], ["init"], ["serve"]])

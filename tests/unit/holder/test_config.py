@@ -9,8 +9,8 @@ import pytest
 from usufruct.domain.training_job import NoiseMode
 from usufruct.errors import ConfigError
 from usufruct.privacy import loss_for_epsilon_micro
+from usufruct.toml_file import line_of
 from usufruct_server.holder.config import read_config
-from usufruct_server.holder.toml_file import line_of
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 GOOD = f"""\

@@ -22,9 +22,11 @@ _MISSING = object()
 class TomlFile:
     """One parsed file. Tables are read through :class:`Table`, which remembers what was asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, made_by: str = "") -> None:
         """Parses the file.
 
+        Args:
+            made_by: what to say when it is not there, such as "`usufruct holder init` makes one".
         Raises:
             ConfigError: it is not there, cannot be read, or is not TOML (with the line).
         """
@@ -33,7 +35,7 @@ class TomlFile:
             self.text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise ConfigError(
-                f"{path}: there is no such file; `usufruct holder init` makes one.", file=str(path)
+                f"{path}: there is no such file{made_by and '; ' + made_by}.", file=str(path)
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read ({type(error).__name__}).", file=str(path)) from error
