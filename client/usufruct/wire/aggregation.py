@@ -147,10 +147,14 @@ def send_upload(
     attempt: int,
     dataset_id: int,
     view_hash: bytes,
+    operators: Mapping[int, str],
     upload: bytes,
     timeout_seconds: float = UPLOAD_SECONDS,
 ) -> int:
     """Signs and sends one encrypted update; sending the same bytes again is harmless.
+
+    Args:
+        operators: dataset number -> operator address of the roster that the update is meant for.
 
     Returns:
         How many updates of the roster have arrived.
@@ -168,6 +172,7 @@ def send_upload(
         view_hash=view_hash,
         upload_digest=hashlib.sha256(upload).digest(),
         upload_bytes=len(upload),
+        operators=operators,
     )
     with pinned_channel(aggregator.endpoint, aggregator.fingerprint) as channel:
         return send_signed_upload(channel, header, upload, timeout_seconds, aggregator.endpoint)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from eth_abi.abi import encode
 from eth_account.messages import encode_defunct
 from eth_account.signers.local import LocalAccount
@@ -24,6 +26,7 @@ def upload_message(
     view_hash: bytes,
     upload_digest: bytes,
     upload_bytes: int,
+    operators: Mapping[int, str],
 ) -> bytes:
     """What an operator signs for one upload, 32 bytes.
 
@@ -33,6 +36,9 @@ def upload_message(
         view_hash: :attr:`usufruct.domain.round_view.RoundView.hash`.
         upload_digest: SHA-256 of the encrypted update.
         upload_bytes: its length.
+        operators: dataset number -> operator address of the whole roster, as the signer or the verifier knows it. It
+            is not sent: an upload made for one roster has no valid signature in a round of another, so nobody can
+            have a sum over fewer holders, or over invented ones, than each holder agreed to.
 
     Raises:
         InvalidInput: a hash is not 32 bytes, or a number is out of its range.
@@ -47,7 +53,18 @@ def upload_message(
             raise InvalidInput(f"{name} does not fit {bits} bits.", field=name)
     return keccak(
         encode(
-            ["string", "bytes32", "uint32", "uint32", "uint64", "bytes32", "bytes32", "uint64"],
+            [
+                "string",
+                "bytes32",
+                "uint32",
+                "uint32",
+                "uint64",
+                "bytes32",
+                "bytes32",
+                "uint64",
+                "uint64[]",
+                "address[]",
+            ],
             [
                 _TAG,
                 ids.hash32(job_id, "job_id"),
@@ -57,6 +74,8 @@ def upload_message(
                 ids.hash32(view_hash, "view_hash"),
                 ids.hash32(upload_digest, "upload_digest"),
                 upload_bytes,
+                sorted(operators),
+                [operators[member] for member in sorted(operators)],
             ],
         )
     )
@@ -72,6 +91,7 @@ def signed_upload_header(
     view_hash: bytes,
     upload_digest: bytes,
     upload_bytes: int,
+    operators: Mapping[int, str],
 ) -> aggregation_pb2.UploadHeader:
     """The header of an upload, signed with the operator key (EIP-191 over :func:`upload_message`)."""
     header = aggregation_pb2.UploadHeader(
@@ -83,20 +103,24 @@ def signed_upload_header(
         upload_digest=upload_digest,
         upload_bytes=upload_bytes,
     )
-    header.signature = bytes(operator.sign_message(encode_defunct(primitive=_message_of(header))).signature)
+    message = encode_defunct(primitive=_message_of(header, operators))
+    header.signature = bytes(operator.sign_message(message).signature)
     return header
 
 
-def verify_upload_header(header: aggregation_pb2.UploadHeader, operator: str) -> None:
-    """Check that ``operator`` signed this header.
+def verify_upload_header(header: aggregation_pb2.UploadHeader, operators: Mapping[int, str]) -> None:
+    """Check that the dataset's operator signed this header, for this roster.
+
+    Args:
+        operators: of the whole roster; the header's dataset is in it.
 
     Raises:
         InvalidInput: ``BAD_SIGNATURE``, or a malformed field.
     """
-    message = encode_defunct(primitive=_message_of(header))
-    if recover(message, header.signature) != ids.address(operator, "operator"):
+    message = encode_defunct(primitive=_message_of(header, operators))
+    if recover(message, header.signature) != ids.address(operators[header.dataset_id], "operator"):
         raise InvalidInput(
-            "The upload is not signed by its dataset's operator key.",
+            "The upload is not signed by its dataset's operator key for this round and roster.",
             reason="BAD_SIGNATURE",
             dataset_id=header.dataset_id,
         )
@@ -109,7 +133,7 @@ def verify_sum_header(
     round: int,
     attempt: int,
     view_hash: bytes,
-    operators: dict[int, str],
+    operators: Mapping[int, str],
 ) -> None:
     """Check that a sum claims exactly the roster: one upload of every dataset, each signed for this view.
 
@@ -138,7 +162,7 @@ def verify_sum_header(
                 reason="ROSTER_MISMATCH",
                 dataset_id=upload.dataset_id,
             )
-        verify_upload_header(upload, operators[upload.dataset_id])
+        verify_upload_header(upload, operators)
 
 
 def sign_view(builder: LocalAccount, view_hash: bytes) -> bytes:
@@ -162,7 +186,7 @@ def verify_view(view_hash: bytes, signature: bytes, builder: str) -> None:
         raise InvalidInput("The round's view is not signed by the job's builder.", reason="BAD_SIGNATURE")
 
 
-def _message_of(header: aggregation_pb2.UploadHeader) -> bytes:
+def _message_of(header: aggregation_pb2.UploadHeader, operators: Mapping[int, str]) -> bytes:
     return upload_message(
         job_id=header.job_id,
         round=header.round,
@@ -171,4 +195,5 @@ def _message_of(header: aggregation_pb2.UploadHeader) -> bytes:
         view_hash=header.view_hash,
         upload_digest=header.upload_digest,
         upload_bytes=header.upload_bytes,
+        operators=operators,
     )

@@ -141,8 +141,7 @@ class OpenRound:
             UsufructError: ``ROSTER_MISMATCH``, ``UPLOAD_INVALID``, ``BAD_SIGNATURE``, ``UPLOAD_CHANGED``, or
                 the round has ended.
         """
-        operator = self._operators.get(header.dataset_id)
-        if operator is None:
+        if header.dataset_id not in self._operators:
             raise RoundFailed(
                 "The dataset is not in the round's roster.",
                 reason="ROSTER_MISMATCH",
@@ -160,7 +159,7 @@ class OpenRound:
                 requested=header.upload_bytes,
                 limit=self.request.upload_bytes,
             )
-        verify_upload_header(header, operator)
+        verify_upload_header(header, self._operators)
         with self._changed:
             self._require_open()
             return self._is_new(header)

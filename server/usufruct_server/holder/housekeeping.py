@@ -1,4 +1,5 @@
-"""What the server does without being asked: publishes usage records, acts on a person's decisions, closes expired legs."""
+"""What the server does without being asked: publishes usage records, acts on a person's decisions, delivers and
+closes legs at their deadlines."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from usufruct_server.holder.settlement import Settlement
 RECORDS_TO_PUBLISH = 128
 OLDEST_SECONDS = 600.0
 RETRY_SECONDS = 30.0
+LOOK_SECONDS = 10.0
+"""Longest sleep: a leg that was started meanwhile may come due before the next one that is known."""
 
 _log = logging.getLogger("usufruct.holder.housekeeping")
 
@@ -80,7 +83,7 @@ class Housekeeping:
     def _tend(self) -> float:
         """Does what is due; returns how long nothing more will be, in seconds."""
         try:
-            following = self._settlement.expire()
+            dues = (self._settlement.deliver_unasked(), self._settlement.expire())
             self._settlement.resume_deliveries()
             self._proposals.act_on_decisions()
             with self._wake:
@@ -101,10 +104,9 @@ class Housekeeping:
         except Exception as error:  # the thread has to live; its text may hold anything
             _log.error("event=housekeeping_failed type=%s", type(error).__name__)
             return RETRY_SECONDS
-        pauses = [OLDEST_SECONDS]
+        pauses = [LOOK_SECONDS]
         with self._wake:
             if self._waiting_since is not None:
                 pauses.append(self._waiting_since + OLDEST_SECONDS - time.monotonic())
-        if following is not None:
-            pauses.append(following - self._clock() + 1)
+        pauses.extend(due - self._clock() + 1 for due in dues if due is not None)
         return max(1.0, min(pauses))

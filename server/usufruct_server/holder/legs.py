@@ -119,6 +119,13 @@ class Legs:
         reservation = job.spec.reservation_micro(dataset_id)
         if (entry.grant_hash, entry.loss_reserved_micro) != (job.document_hash, reservation):
             raise Refused("the leg was opened on other terms", reason="GRANT_TERMS", dataset_id=dataset_id)
+        if entry.deliver_by_seconds < job.spec.deliver_by_seconds:
+            # The contract would give the money back before this holder thinks of delivering.
+            raise Refused(
+                "the leg was opened with an earlier deadline than the spec's",
+                reason="GRANT_TERMS",
+                dataset_id=dataset_id,
+            )
         if entry.state is not ChainLegState.LOCKED:
             raise Refused("the leg has ended on chain", reason="LEG_NOT_OPEN", dataset_id=dataset_id)
         if min(entry.deliver_by_seconds, job.spec.deliver_by_seconds) <= now:

@@ -16,7 +16,7 @@ from usufruct.chain import Chain, grant_hash, sign_grant
 from usufruct.domain.grant import Grant
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind
-from usufruct.errors import InvalidInput, Refused
+from usufruct.errors import ChainError, InvalidInput, Refused
 from usufruct.wire.jobs import purpose_hash, spec_from_bytes, spec_hash
 from usufruct_server.holder.appraisal import GraphAppraiser, appraise
 from usufruct_server.holder.catalogue import Catalogue, ServedDataset
@@ -166,7 +166,28 @@ class Proposals:
         served = self._catalogue.find(dataset_id)
         facts = self._facts(served) if served else None
         job = appraise(spec, served, self._appraise_graph)
-        return judge(spec, spec.builder, holder, facts, job, policy or self._policy)
+        decision = judge(spec, spec.builder, holder, facts, job, policy or self._policy)
+        if decision.outcome != "refuse" and (invented := self._invented_leg(spec)):
+            return Decision(
+                "refuse", "CARD_MISMATCH", f"dataset {invented} of the spec is not as registered on chain"
+            )
+        return decision
+
+    def _invented_leg(self, spec: TrainingJobSpec) -> int | None:
+        """The first leg that names no active dataset, or not its holder, card and operator: it would only make the
+        cohort look larger, with an update that the builder makes itself."""
+        for terms in spec.legs:
+            try:
+                entry = self._chain.dataset(terms.dataset_id)
+                operator = self._chain.holder(entry.holder_id).operator
+            except ChainError as error:
+                if error.reason in ("DATASET_UNKNOWN", "NOT_FOUND"):
+                    return terms.dataset_id
+                raise
+            registered = (entry.holder_id, entry.card_hash, operator)
+            if not entry.active or registered != (terms.holder_id, terms.card_hash, terms.operator):
+                return terms.dataset_id
+        return None
 
     def _facts(self, served: ServedDataset) -> DatasetFacts:
         entry = self._chain.dataset(served.dataset_id)

@@ -352,7 +352,8 @@ class RoundRunner:
             return upload
         if charged and request.attempt <= max(attempt for _, attempt in charged):
             raise RoundFailed("attempt numbers only rise", reason="ROUND_OUT_OF_ORDER", **about)
-        if len(charged) >= job.spec.plan.attempts:
+        # Also by its number: an auditor takes a charge beyond the reserved numbers for a fault of the holder.
+        if max(len(charged) + 1, request.attempt) > job.spec.plan.attempts:
             raise Refused("every reserved attempt has been charged", reason="ATTEMPTS_EXHAUSTED", **about)
         if known is not None and known[1] != view.hash:
             raise RoundFailed("the attempt was begun with another view", reason="ROUND_VIEW_CHANGED", **about)
@@ -430,7 +431,8 @@ class RoundRunner:
         aggregator = job.spec.aggregator
         self._send(
             PinnedEndpoint(aggregator.endpoint, aggregator.fingerprint), self._operator, job_id=job_id, round=view.round,
-            attempt=view.attempt, dataset_id=dataset_id, view_hash=view.hash, upload=stored.read(),
+            attempt=view.attempt, dataset_id=dataset_id, view_hash=view.hash,
+            operators={member: job.spec.leg(member).operator for member in view.roster}, upload=stored.read(),
             timeout_seconds=float(job.spec.round_timeout_seconds),
         )  # fmt: skip
         self._record(UsageKind.SUBMITTED, job, view, upload_digest=stored.digest)

@@ -24,7 +24,7 @@ from usufruct.domain.leg_receipt import (
 )
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind
-from usufruct.errors import InvalidInput, Refused, RoundFailed
+from usufruct.errors import InvalidInput, Refused, RoundFailed, UsufructError
 from usufruct.wire.usage import record_from_bytes
 from usufruct_server.holder.job_store import JobStore, LegStatus, StoredLeg, StoredProposal
 from usufruct_server.holder.ledger import Ledger, LegState
@@ -36,6 +36,8 @@ from usufruct_server.holder.usage_log import UsageLog
 
 LOCK_SECONDS = 5.0
 """How long housekeeping waits for a leg that is in use."""
+LEAST_SPARE_SECONDS, MOST_SPARE_SECONDS = 15, 3600
+"""How long before its deadline a leg is delivered without being asked: a tenth of its term, within these."""
 _log = logging.getLogger("usufruct.holder.settlement")
 
 
@@ -102,6 +104,46 @@ class Settlement:
                 )
             return self._deliver(proposal, spec, leg)
 
+    def deliver_unasked(self) -> int | None:
+        """Ends legs that have trained and whose deadline comes near, so that they are delivered without FinishLeg.
+
+        A builder that took its rounds and then stayed silent would otherwise have its money back after the deadline,
+        and the model too. :meth:`resume_deliveries` delivers what this ends.
+
+        Returns:
+            UTC time at which the next leg comes due, or None.
+        """
+        now, following = int(self._clock()), None
+        for leg in self._store.legs(LegStatus.RUNNING):
+            key = (leg.job_id, leg.dataset_id)
+            proposal = self._store.proposal(*key)
+            if proposal is None or not self._ledger.charged_attempts(leg.dataset_id, leg.job_id):
+                continue  # nothing was trained, so nothing is owed
+            deadline = proposal.spec.deliver_by_seconds
+            spare = (deadline - leg.started_seconds) // 10
+            due = deadline - max(LEAST_SPARE_SECONDS, min(MOST_SPARE_SECONDS, spare))
+            if due > now:
+                following = min(following or due, due)
+                continue
+            lock = self._legs.lock(key)
+            if deadline < now or not lock.acquire(timeout=LOCK_SECONDS):
+                continue
+            try:
+                self._rounds.wait_idle(key, LOCK_SECONDS)
+                current = self._store.leg(*key)
+                if current is not None and current.state is LegStatus.RUNNING:
+                    self._store.update_leg(
+                        *key, state=LegStatus.DELIVERING, rounds_done=current.last_round, ended_seconds=now
+                    )
+                    _log.warning(
+                        "event=leg_ended_unasked job=%s dataset=%d", leg.job_id.hex(), leg.dataset_id
+                    )
+            except RoundFailed:
+                following = now  # an attempt is still being worked on: look again
+            finally:
+                lock.release()
+        return following
+
     def expire(self) -> int | None:
         """Closes legs whose deadline has passed at their whole reservation; UTC time of the next deadline, or None.
 
@@ -122,10 +164,16 @@ class Settlement:
                 following = now
                 continue
             try:
+                self._rounds.wait_idle(
+                    key, LOCK_SECONDS
+                )  # an attempt has one outcome: not LOST and then sent
                 self._settle_attempts(key)
                 self._ledger.commit(entry.dataset_id, entry.job_id)
                 if self._store.leg(*key) is not None:
                     self._store.update_leg(*key, state=LegStatus.FAILED)
+            except RoundFailed:
+                following = now
+                continue
             finally:
                 lock.release()
             self._trainers.end(key)
@@ -135,8 +183,10 @@ class Settlement:
     def resume_deliveries(self) -> None:
         """Delivers what a crash or an unreachable chain left half delivered.
 
+        One that fails does not keep the others from being delivered: a builder can bring that about.
+
         Raises:
-            ChainError: try again later.
+            ChainError: CHAIN_UNREACHABLE; try again later.
         """
         for leg in self._store.legs(LegStatus.DELIVERING):
             proposal = self._store.proposal(leg.job_id, leg.dataset_id)
@@ -145,7 +195,9 @@ class Settlement:
                 continue
             try:
                 self._deliver(proposal, proposal.spec, self._store.leg(leg.job_id, leg.dataset_id) or leg)
-            except Refused as error:
+            except UsufructError as error:
+                if error.reason == "CHAIN_UNREACHABLE":
+                    raise
                 _log.error(
                     "event=leg_not_delivered job=%s dataset=%d reason=%s",
                     leg.job_id.hex(),
@@ -172,7 +224,15 @@ class Settlement:
             raise Refused(
                 "the leg is not on chain at a final block", reason="LEG_NOT_OPEN", dataset_id=leg.dataset_id
             )
-        transaction = self._send(entry, leg.receipt)
+        if self._too_late(entry):
+            self._store.update_leg(*key, state=LegStatus.FAILED)
+            self._trainers.end(key)
+            raise RoundFailed(
+                "the leg's deadline passed before it was delivered",
+                reason="LEG_EXPIRED",
+                dataset_id=leg.dataset_id,
+            )
+        transaction = bytes(self._sender.deliver(entry, leg.receipt).hash)
         loss_micro = leg.receipt.loss_micro
         self._usage.record(
             UsageKind.DELIVERED, dataset_id=leg.dataset_id, job_id=leg.job_id, builder=proposal.builder,
@@ -190,12 +250,11 @@ class Settlement:
         )
         return leg
 
-    def _send(self, entry: LegEntry, receipt: LegReceipt) -> bytes:
-        if entry.state is ChainLegState.REFUNDED:
-            raise RoundFailed(
-                "the leg was refunded after its deadline", reason="LEG_EXPIRED", dataset_id=entry.dataset_id
-            )
-        return bytes(self._sender.deliver(entry, receipt).hash)
+    def _too_late(self, entry: LegEntry) -> bool:
+        """Whether the contract will never take this leg's receipt: refunded, or past the deadline at a final block."""
+        if entry.state is ChainLegState.LOCKED:
+            return self._chain.block_time_seconds() > entry.deliver_by_seconds
+        return entry.state is ChainLegState.REFUNDED
 
     def _settle_attempts(self, key: LegKey) -> None:
         job_id, dataset_id = key

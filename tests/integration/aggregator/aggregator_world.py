@@ -69,6 +69,7 @@ class Network:
             attempt=r.attempt,
             dataset_id=dataset_id,
             view_hash=r.view_hash,
+            operators=dict(r.operators),
             upload=self.uploads[dataset_id] if upload is None else upload,
         )
         return send_upload(self.peer, operator or self.operators[dataset_id], **{**fields, **changes})

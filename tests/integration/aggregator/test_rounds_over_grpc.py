@@ -293,7 +293,21 @@ def signed(network, r, d: int, upload: bytes):
         view_hash=r.view_hash,
         upload_digest=hashlib.sha256(upload).digest(),
         upload_bytes=len(upload),
+        operators=dict(r.operators),
     )
+
+
+def test_an_update_meant_for_all_cannot_be_summed_with_fewer_or_with_invented_ones(network) -> None:
+    """A builder alone cannot have single updates opened: the holders' signatures name their roster."""
+    r = network.new_round()
+    mine = {3: network.operators[3].address}
+    for operators in (mine, {**mine, 5: network.stranger.address, 8: network.stranger.address}):
+        smaller = network.new_round(job_id=r.job_id, view_hash=r.view_hash, operators=operators)
+        with network.as_builder() as builder:
+            builder.open_round(smaller, 60)
+            with refused("BAD_SIGNATURE"):
+                raw_send(network, signed(network, r, 3, network.uploads[3]), network.uploads[3])
+            builder.close_round(smaller)
 
 
 @pytest.mark.parametrize("flip", [HEADER_BYTES, 60_000, 100_000])

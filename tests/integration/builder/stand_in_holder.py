@@ -89,7 +89,8 @@ class StandInHolder:
         upload = self.outbox[header.attempt, view.hash]
         send_upload(
             PinnedEndpoint(spec.aggregator.endpoint, spec.aggregator.fingerprint), self.signer, job_id=spec.job_id,
-            round=header.round, attempt=header.attempt, dataset_id=self.dataset_id, view_hash=view.hash, upload=upload,
+            round=header.round, attempt=header.attempt, dataset_id=self.dataset_id, view_hash=view.hash,
+            operators={leg.dataset_id: leg.operator for leg in spec.legs}, upload=upload,
         )  # fmt: skip
         submitted = rounds_pb2.RoundEvent(
             state=rounds_pb2.ROUND_STATE_SUBMITTED, view_hash=view.hash, attempts_charged=header.attempt,

@@ -104,6 +104,29 @@ def test_a_request_id_and_a_job_stand_for_one_spec(
     assert _reason(builder.propose, peer, dataset_id, b"\xff", "bytes") == "MALFORMED"
 
 
+def test_a_job_opened_with_an_earlier_deadline_than_its_spec_is_refused(
+    peer: PinnedEndpoint, served: HolderServer, builder: Builder
+) -> None:
+    dataset_id = registered(served.config)
+    spec = builder.spec(dataset_id)
+    data = spec_to_bytes(spec)
+    proposal = builder.propose(peer, dataset_id, data, "early")
+    builder.open(replace(spec, deliver_by_seconds=spec.deliver_by_seconds - 1), data, proposal)
+    assert _reason(builder.start, peer, spec.job_id, dataset_id) == "GRANT_TERMS"
+
+
+def test_a_cohort_with_invented_members_is_refused(
+    peer: PinnedEndpoint, served: HolderServer, builder: Builder
+) -> None:
+    dataset_id = registered(served.config)
+    spec = builder.spec(dataset_id)
+    mine = replace(spec.legs[0], weight_nano=spec.legs[0].weight_nano // 2)
+    invented = replace(mine, dataset_id=dataset_id + 1000, operator=builder.account.address)
+    spec = replace(spec, legs=(mine, invented), min_cohort=2)
+    proposal = builder.propose(peer, dataset_id, spec_to_bytes(spec), "invented")
+    assert (proposal.state, proposal.reason) == (REFUSED, "CARD_MISMATCH")
+
+
 @pytest.fixture(scope="module")
 def cautious(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, HolderServer, DevChain]]:
     """A holder on a chain of its own, whose policy asks a person and whose grants are short."""

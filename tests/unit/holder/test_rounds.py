@@ -157,6 +157,8 @@ def test_a_trainer_that_dies_after_the_charge_loses_the_attempt_and_not_the_leg(
 
 
 def test_no_attempt_is_drawn_beyond_the_reservation(leg: Leg) -> None:
+    assert leg.refused(attempt=4) == "ATTEMPTS_EXHAUSTED"
+    assert leg.charged == 0, "an auditor would find the charge of a number that was never reserved"
     for attempt in (1, 2, 3):
         assert leg.refused(attempt=attempt) == "ROUND_UNKNOWN"
     assert leg.refused(attempt=4) == "ATTEMPTS_EXHAUSTED"

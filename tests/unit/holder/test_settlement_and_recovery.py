@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from usufruct.v1 import rounds_pb2, usage_pb2, usage_pb2_grpc
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.usage import record_from_bytes
 from usufruct_server.holder.config import HolderConfig
+from usufruct_server.holder.job_store import LegStatus
 from usufruct_server.holder.ledger import LedgerReader, LegState
 from usufruct_server.holder.server import HolderServer
 
@@ -103,6 +104,62 @@ def test_a_leg_that_the_builder_never_ends_is_closed_at_its_whole_reservation(
     with pytest.raises(UsufructError) as caught:
         builder.finish(peer, spec.job_id, dataset_id, 0)
     assert caught.value.reason == "LEG_EXPIRED"
+
+
+def test_a_leg_that_has_trained_is_delivered_before_its_deadline_though_the_builder_is_silent(
+    world: World,
+    served: HolderServer,
+    peer: PinnedEndpoint,
+    builder: Builder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset_id = registered(served.config)
+    spec, idle = (builder.granted_and_open(peer, dataset_id) for _ in range(2))
+    for job in (spec, idle):
+        builder.start(peer, job.job_id, dataset_id)
+    parts = round_parts(builder.account, spec, dataset_id)
+    with pytest.raises(UsufructError):  # the aggregator is not there; the attempt is charged and encrypted
+        list(builder.run_round(peer, parts.header, parts.key.public_key_bytes, parts.weights))
+    served.settlement.deliver_unasked()
+    assert served.store.leg(spec.job_id, dataset_id).state is LegStatus.RUNNING, "its time has not come"  # type: ignore[union-attr]
+    monkeypatch.setattr(served.settlement, "_clock", lambda: spec.deliver_by_seconds - 60)
+    served.settlement.deliver_unasked()
+    served.settlement.resume_deliveries()
+    states = []
+    for job in (spec, idle):
+        entry = world.chain.leg(job.job_id, dataset_id)
+        assert entry is not None
+        states.append(entry.state)
+    assert states == [ChainLegState.DELIVERED, ChainLegState.LOCKED], "a leg that never trained earns nothing"
+
+
+def test_a_leg_that_cannot_be_delivered_keeps_no_other_from_being_delivered(
+    served: HolderServer, peer: PinnedEndpoint, builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_id = registered(served.config)
+    specs = [builder.granted_and_open(peer, dataset_id) for _ in range(2)]
+    with monkeypatch.context() as patched:
+        patched.setattr(Sender, "deliver", _down)
+        for spec in specs:
+            builder.start(peer, spec.job_id, dataset_id)
+            with pytest.raises(UsufructError):
+                builder.finish(peer, spec.job_id, dataset_id, 0)
+    stuck, other = (leg.job_id for leg in served.store.legs(LegStatus.DELIVERING))
+    read = type(served.settlement._chain).leg
+
+    def refunded(chain: Any, job_id: bytes, dataset: int) -> Any:
+        entry = read(chain, job_id, dataset)
+        return replace(entry, state=ChainLegState.REFUNDED) if entry and job_id == stuck else entry
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(served.settlement._chain), "leg", refunded)
+        served.settlement.resume_deliveries()
+    states = [served.store.leg(job_id, dataset_id).state for job_id in (stuck, other)]  # type: ignore[union-attr]
+    assert states == [LegStatus.FAILED, LegStatus.DELIVERED]
+
+
+def _down(*_: Any, **__: Any) -> Any:
+    raise ChainError()
 
 
 @dataclass
