@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from usufruct.errors import ConfigError
@@ -25,6 +28,26 @@ _DIE_WITH_PARENT: Final = (
 )
 """Asks Linux to end the child with the thread that started it, then becomes the real command under the same process
 id: no network is left behind by a starter that was killed."""
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Holds Ctrl-C and SIGTERM back until the block has ended, then lets them act."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    before = {
+        number: signal.signal(number, lambda *signalled: held.append(signalled))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0][0])
 
 
 @dataclass(frozen=True)
@@ -79,7 +102,8 @@ class Process:
         real = [sys.executable, "-m", "usufruct.cli", *self.command.arguments]
         if sys.platform == "linux":
             real = [sys.executable, "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *real]
-        with self.log.open("a", encoding="utf-8") as log:
+        # Ctrl-C between the start of a child and the note of its id would leave a child that nobody stops.
+        with self.log.open("a", encoding="utf-8") as log, _interrupts_wait():
             self._child = subprocess.Popen(
                 real,
                 stdin=subprocess.DEVNULL,

@@ -1,11 +1,12 @@
 """Looks whether a dataset's data can be used: readable as the card says, one row a person. In a process of its own,
-so that no row ever is in the server's memory: ``python -m usufruct_server.holder.data_check CARD DATA``.
+so that no row ever is in the server's memory: ``python -m usufruct_server.holder.data_check CARD DATA DESCRIPTOR``.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from usufruct.domain.dataset_card import read_card
 from usufruct.errors import UsufructError
+from usufruct_server.holder.training.confinement import end_with
 
 TIMEOUT_SECONDS = 600.0
 
@@ -35,13 +37,17 @@ class DataCheck:
 
     def __init__(self, card: Path, data: Path) -> None:
         packages = os.pathsep.join(path for path in sys.path if path)
+        self._life, theirs = socket.socketpair()  # the look ends with this process, however that ends
+        module, descriptor = "usufruct_server.holder.data_check", theirs.fileno()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "usufruct_server.holder.data_check", str(card), str(data)],
+            [sys.executable, "-P", "-m", module, str(card), str(data), str(descriptor)],
+            pass_fds=(descriptor,),
             env={**os.environ, "PYTHONPATH": packages, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+        theirs.close()
 
     def wait(self) -> DataFinding:
         """The finding. A look that crashes or takes too long finds the data unreadable."""
@@ -55,6 +61,8 @@ class DataCheck:
             return DataFinding(
                 "DATA_UNREADABLE", "The data cannot be read: the look at them did not end well."
             )
+        finally:
+            self._life.close()
 
 
 def main(card: Path, data: Path) -> None:
@@ -72,4 +80,5 @@ def main(card: Path, data: Path) -> None:
 
 
 if __name__ == "__main__":
+    end_with(int(sys.argv[3]))
     main(Path(sys.argv[1]), Path(sys.argv[2]))
