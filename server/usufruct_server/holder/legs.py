@@ -187,7 +187,11 @@ class Legs:
                         dataset_id,
                         error.reason,
                     )
-                if self._ledger.leg(dataset_id, job_id).charged == 0:
+                # A leg that was started before keeps its reservation: the builder may still run its rounds or end it.
+                if (
+                    self._store.leg(job_id, dataset_id) is None
+                    and self._ledger.leg(dataset_id, job_id).charged == 0
+                ):
                     self._ledger.release(dataset_id, job_id)
                 if error.reason == "TRAINER_FAILED":  # its public text speaks of a charge, and there was none
                     raise UsufructError("the trainer does not start; nothing was charged") from error
