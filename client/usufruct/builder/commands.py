@@ -30,8 +30,8 @@ JobId = Annotated[str, typer.Argument(help="The job's id, 0x…")]
 
 @app.command()
 def datasets(
-    rpc: Annotated[str, typer.Option(help="JSON-RPC endpoint of the chain.")],
-    contract: Annotated[str, typer.Option(help="Address of ComputeAccess.")],
+    rpc: Annotated[str, typer.Option(envvar="USUFRUCT_RPC", help="JSON-RPC URL of the chain.")],
+    contract: Annotated[str, typer.Option(envvar="USUFRUCT_CONTRACT", help="Address of ComputeAccess.")],
     task: Annotated[str | None, typer.Option(help="Only datasets for this task.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -46,7 +46,7 @@ def datasets(
     for dataset in found:
         typer.echo(
             f"{dataset.id:>5}  {dataset.name}  ({dataset.task})  about {dataset.nominal_size} rows, price "
-            f"{dataset.price_units}, epsilon {dataset.budget_left_epsilon:.2f} left, at least {dataset.min_cohort} "
+            f"{dataset.price_units}, epsilon up to {dataset.budget_left_epsilon:.2f} for one job, at least {dataset.min_cohort} "
             f"holders, {dataset.endpoint}"
         )
     for gone in found.unreachable:

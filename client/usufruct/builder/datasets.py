@@ -81,7 +81,7 @@ class Dataset:
     def __repr__(self) -> str:
         return (
             f"<Dataset {self.id} {self.name!r}: {self.task}, about {self.nominal_size} rows, "
-            f"price {self.price_units}, epsilon {self.budget_left_epsilon:.2f} left, at {self.endpoint}>"
+            f"price {self.price_units}, epsilon up to {self.budget_left_epsilon:.2f} for one job, at {self.endpoint}>"
         )
 
 

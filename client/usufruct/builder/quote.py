@@ -71,7 +71,7 @@ class Quote:
     def __repr__(self) -> str:
         lines = [
             f"dataset {leg.dataset_id} {leg.name!r}: price {leg.price_units}, epsilon {leg.epsilon:.3f} at delta "
-            f"{self.delta:g}, {leg.share:.0%} of the average"
+            f"{self.delta:g}, weight {leg.share:.0%}"
             for leg in self.legs
         ]
         total = ", ".join(str(units) for units in self.price_units.values())

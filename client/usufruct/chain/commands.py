@@ -1,4 +1,4 @@
-"""``usufruct chain dev|deploy|key``."""
+"""``usufruct chain dev|deploy|key|fund``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ import typer
 
 from usufruct.chain.deploy import deploy as deploy_contracts
 from usufruct.chain.keys import create_key, load_key, new_passphrase
+from usufruct.chain.rpc import Rpc
+from usufruct.domain.ids import address
 from usufruct.errors import ConfigError
 
 app = typer.Typer(
     name="chain", help="Development chain, deployment of the contracts, keys.", no_args_is_help=True
 )
+
+PLAY_MONEY_WEI = 10**18
+"""What `fund` gives each address: one whole coin, enough for years of gas on the development chain."""
+
+RPC_SECONDS = 5.0
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 RpcUrl = Annotated[str, typer.Option("--rpc", help="The chain's JSON-RPC URL.")]
@@ -78,6 +85,26 @@ def key(
     account = create_key(path, new_passphrase(path, passphrase_file))
     text = f"The key of {account.address} is in {path}. Without its passphrase it is lost: keep both."
     _print({"address": account.address, "path": str(path)}, text, as_json)
+
+
+@app.command()
+def fund(
+    addresses: Annotated[list[str], typer.Argument(help="Addresses that need gas money.")],
+    rpc: Annotated[
+        str, typer.Option("--rpc", envvar="USUFRUCT_RPC", help="The development chain's JSON-RPC URL.")
+    ] = "http://127.0.0.1:8545",
+    as_json: AsJson = False,
+) -> None:
+    """Mints play money for gas. Works on the development chain only; elsewhere, send the chain's own coin."""
+    chain = Rpc(rpc, RPC_SECONDS)
+    owners = [address(text, "address") for text in addresses]
+    for owner in owners:
+        chain.request("dev_fund", owner, hex(PLAY_MONEY_WEI))
+    _print(
+        {"funded": owners, "wei": str(PLAY_MONEY_WEI)},
+        f"Each has one coin more: {', '.join(owners)}.",
+        as_json,
+    )
 
 
 def _print(values: dict[str, Any], text: str, as_json: bool) -> None:

@@ -131,7 +131,7 @@ def read_card(data: bytes) -> DatasetCard:
     _need(
         card.person_column not in [*names, card.label.column],
         "person_column",
-        "must not be a feature or the label",
+        "must not be a feature or the label: take it out of columns",
     )
     _need(card.preprocessing == PREPROCESSING, "preprocessing", f"must be {list(PREPROCESSING)}")
     _need(card.unit_of_privacy == "row", "unit_of_privacy", "must be 'row' in this version")
@@ -237,7 +237,7 @@ def _label(raw: Any) -> Label:
     _only(raw, {"column", "classes"}, "label")
     classes = _list(raw, "classes", 2, 1000)
     _need(all(isinstance(c, list) and c and all(isinstance(v, str) for v in c) for c in classes), "label.classes",
-          "must be lists of texts")  # fmt: skip
+          'must be one list of texts for each class, such as [["0"], ["1"]]')  # fmt: skip
     flat = [v for c in classes for v in c]
     _need(len(set(flat)) == len(flat), "label.classes", "must not repeat a value")
     return Label(column=_text(raw, "column", 1, 200), classes=tuple(tuple(c) for c in classes))
@@ -245,5 +245,5 @@ def _label(raw: Any) -> Label:
 
 def _mock_row(raw: Any) -> dict[str, str]:
     ok = isinstance(raw, dict) and all(isinstance(k, str) and isinstance(v, str) for k, v in raw.items())
-    _need(ok, "mock_rows", "must be objects of texts")
+    _need(ok, "mock_rows", 'must be objects of texts, such as {"age": "50"}')
     return dict(raw)

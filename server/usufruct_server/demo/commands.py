@@ -143,6 +143,8 @@ def _show_connection(study: Study, network: LocalNetwork, console: Console) -> N
     console.print(python_lines(study, network), soft_wrap=True, highlight=False, markup=False)
     console.print("In a shell:", style="bold")
     console.print(shell_lines(network), soft_wrap=True, highlight=False, markup=False)
+    console.print("To serve a table of your own beside them (docs/data_holder.md):", style="bold")
+    console.print(holder_lines(network), soft_wrap=True, highlight=False, markup=False)
 
 
 def python_lines(study: Study, network: LocalNetwork) -> str:
@@ -180,7 +182,18 @@ def shell_lines(network: LocalNetwork) -> str:
         f"export USUFRUCT_RPC={network.rpc_url}",
         f"export USUFRUCT_CONTRACT={network.compute_access}",
         "usufruct audit verify",
+        "usufruct builder datasets",
         *(f"usufruct holder inbox --config {place.config}" for place in network.places.values()),
+    ]
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def holder_lines(network: LocalNetwork) -> str:
+    """How a new data holder joins the kept network; file and addresses are theirs to fill in."""
+    where = f"--rpc {network.rpc_url} --contract {network.compute_access}"
+    lines = [
+        f"usufruct holder init YOUR.csv {where} --chain-id {network.addresses.chain_id} --token {network.token}",
+        f"usufruct chain fund OPERATOR ADMIN --rpc {network.rpc_url}   # gas money for the two addresses init prints",
     ]
     return "\n" + "\n".join(lines) + "\n"
 

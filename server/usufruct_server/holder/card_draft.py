@@ -46,7 +46,7 @@ def draft_card(data: Path | None, name: str) -> dict[str, Any]:
 
 
 def unfinished(card: Any, place: str = "") -> list[str]:
-    """Where a card still says :data:`FILL_IN`, as ``columns[0].minimum``."""
+    """Where a card still says :data:`FILL_IN`, as ``columns[age].minimum``."""
     if card == FILL_IN:
         return [place]
     if isinstance(card, dict):
@@ -56,7 +56,13 @@ def unfinished(card: Any, place: str = "") -> list[str]:
             for p in unfinished(value, f"{place}.{key}" if place else str(key))
         ]
     if isinstance(card, list):
-        return [p for index, value in enumerate(card) for p in unfinished(value, f"{place}[{index}]")]
+        return [
+            p
+            for index, value in enumerate(card)
+            for p in unfinished(
+                value, f"{place}[{value.get('name', index) if isinstance(value, dict) else index}]"
+            )
+        ]
     return []
 
 

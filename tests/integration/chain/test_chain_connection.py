@@ -248,3 +248,10 @@ def test_the_development_chain_runs_as_a_process_and_ends_when_told() -> None:
         finally:
             process.terminate()
         assert process.wait(timeout=20) == 0
+
+
+def test_anyone_may_have_gas_money_on_the_development_chain(world: World) -> None:
+    url, poor = world.node.url, [Account.create().address for _ in range(2)]
+    done = CliRunner().invoke(app, ["fund", *poor, "--rpc", url, "--json"])
+    assert done.exit_code == 0, done.output
+    assert [Rpc(url, 5).number("eth_getBalance", owner, "latest") for owner in poor] == [10**18] * 2
