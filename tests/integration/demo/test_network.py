@@ -68,12 +68,12 @@ def test_a_process_that_dies_while_starting_is_quoted(tmp_path: Path) -> None:
     from usufruct_server.demo.processes import Command, Process
 
     wrong = tmp_path / "aggregator.toml"
-    wrong.write_text('listen = "127.0.0.1:0"\nstate_dir = "state"\nspeed = 9\n')
+    wrong.write_text('[aggregator]\nlisten = "127.0.0.1:0"\nstate_dir = "state"\nspeed = 9\n')
     process = Process(
         Command("aggregator", ("aggregator", "serve", "--config", str(wrong)), "Serving"), tmp_path / "log"
     )
     process.start()
-    with pytest.raises(ConfigError, match=r"(?s)'aggregator' ended with code 1 .*aggregator\.toml:3"):
+    with pytest.raises(ConfigError, match=r"(?s)'aggregator' ended with code 1 .*aggregator\.toml:4"):
         process.wait_ready(60)
     assert not process.running
 
