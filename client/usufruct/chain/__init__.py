@@ -7,12 +7,13 @@ Start with :class:`Chain` (reads) and :class:`Sender` (writes). The development 
 from __future__ import annotations
 
 from usufruct.chain import events
+from usufruct.chain.account import TransactionReceipt
 from usufruct.chain.connection import Chain
 from usufruct.chain.deploy import Addresses, deploy, read_addresses
 from usufruct.chain.entries import DatasetEntry, HolderEntry, JobEntry, LegEntry, LegState
 from usufruct.chain.events import Event
 from usufruct.chain.keys import create_key, key_address, load_key
-from usufruct.chain.sender import Sender, TransactionReceipt
+from usufruct.chain.sender import Sender
 from usufruct.chain.typed_data import (
     acknowledgement_hash,
     grant_hash,

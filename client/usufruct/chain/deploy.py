@@ -11,10 +11,10 @@ from eth_typing import HexAddress, HexStr
 from web3.types import Nonce
 from web3.utils.address import get_create_address
 
+from usufruct.chain.account import Account
 from usufruct.chain.connection import Chain
 from usufruct.chain.interface import interface
 from usufruct.chain.rpc import Rpc
-from usufruct.chain.sender import Account
 from usufruct.domain.ids import address
 from usufruct.errors import ChainError, ConfigError
 
