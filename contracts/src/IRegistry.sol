@@ -1,54 +1,126 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Dataset, DatasetInit, Grant, GrantUse, Holder, Reason} from "./Types.sol";
+import {IBySignature} from "./IBySignature.sol";
+import {IGuarded} from "./IGuarded.sol";
+import {IUsageLog} from "./IUsageLog.sol";
+import {Dataset, DatasetInit, Grant, GrantUse, Holder, Reason, Terms} from "./Types.sol";
 
 /// @title Registry: holders, datasets, privacy budgets and grants
 /// @notice A holder's admin key (cold) sets limits here; its operator key (hot) grants inside them, off chain.
+/// Everything that a holder may do here can be signed by it and sent by anybody else: `bySignature`.
 /// Invariant: reserved + spent <= cap for every dataset, and spent never falls.
-interface IRegistry {
+interface IRegistry is IBySignature, IGuarded {
     event HolderRegistered(
         uint32 indexed holderId, address indexed admin, address operator, address payout, string endpoint, bytes32 fingerprint
     );
     event OperatorChanged(uint32 indexed holderId, address operator);
     event EndpointChanged(uint32 indexed holderId, string endpoint, bytes32 fingerprint);
-    event DatasetRegistered(uint64 indexed datasetId, uint32 indexed holderId, DatasetInit init);
+    event PayoutScheduled(uint32 indexed holderId, address payout, uint40 fromSeconds);
+    event PayoutChanged(uint32 indexed holderId, address payout);
+    event AdminOffered(uint32 indexed holderId, address admin);
+    event AdminChanged(uint32 indexed holderId, address admin);
+    event FencingEpochTaken(uint32 indexed holderId, uint64 fencingEpoch, bytes32 ledgerHead);
+    event GrantsRevoked(uint32 indexed holderId, uint32 revocationEpoch);
+    event GrantCancelled(bytes32 indexed grantHash, uint64 indexed datasetId);
+    event DatasetRegistered(uint64 indexed datasetId, uint32 indexed holderId, DatasetInit init, uint64 inheritedMicro);
+    event TermsChanged(uint64 indexed datasetId, Terms terms);
+    event CapScheduled(uint64 indexed datasetId, uint64 lossCapMicro, uint40 fromSeconds);
+    event CapChanged(uint64 indexed datasetId, uint64 lossCapMicro);
     event DatasetRetired(uint64 indexed datasetId);
 
+    /// @notice The contracts given at deployment do not name this one.
+    error WrongDeployment();
     /// @notice The caller is not the holder's admin key, or the holder is unknown.
     error NotAdmin();
+    /// @notice The caller is neither the holder's operator key nor its admin key.
+    error NotOperator();
     /// @notice Only ComputeAccess moves budgets.
     error NotComputeAccess();
-    error ZeroAddress();
     /// @notice The endpoint is empty or over 255 bytes, or the fingerprint is zero.
     error BadEndpoint();
-    /// @notice Zero card hash, cohort or budget; an order outside 2 to 256; or a job's limit above the budget.
+    /// @notice A zero hash or budget, or an order outside 2 to 256.
     error BadDataset();
-    /// @notice The dataset is unknown or retired already.
+    /// @notice A zero cohort, loss, term or policy, or a limit above the one that contains it: job <= grant <= budget.
+    error BadTerms();
+    /// @notice A new version belongs to the holder of the old one, which has no other, and unless it is declared disjoint
+    /// it has the old one's order and at most its cap, and the old one's loss fits.
+    error BadVersion();
+    /// @notice Below what is reserved and spent, below the terms' limits, or the cap of now.
+    error BadCap();
+    /// @notice The dataset is unknown or retired.
     error NotActive();
+    /// @notice The epoch after the present one is `expected`; somebody else has taken the one that was named.
+    error FencingEpochTakenBefore(uint64 expected);
+    /// @notice A later server of this holder has taken over.
+    error FencedOut(uint64 fencingEpoch);
+    /// @notice The leg's grant was revoked or cancelled before the leg was accepted.
+    error GrantWithdrawn();
 
-    // -- holders and datasets ------------------------------------------------------------------------------------
+    // -- holders -------------------------------------------------------------------------------------------------
 
-    /// @notice Registers a holder; the caller becomes its admin key.
+    /// @notice Registers a holder; the caller becomes its admin key. Not while paused.
+    /// @param operator hot key
+    /// @param payout where earnings go
+    /// @param endpoint host:port of the holder's server, 1 to 255 bytes
+    /// @param fingerprint SHA-256 of its TLS public key
     /// @return holderId from 1
     function registerHolder(address operator, address payout, string calldata endpoint, bytes32 fingerprint)
         external
         returns (uint32 holderId);
 
-    /// @notice Replaces the operator key; grants that the old key signed are worthless at once.
+    /// @notice Replaces the operator key; whatever the old one signed and nobody used is worthless at once. Admin only.
     function setOperator(uint32 holderId, address operator) external;
 
-    /// @notice Says where the holder's server is, and which TLS key it shows.
+    /// @notice Says where the holder's server is, and which TLS key it shows. Admin only.
     function updateEndpoint(uint32 holderId, string calldata endpoint, bytes32 fingerprint) external;
 
-    /// @notice Registers a dataset of the caller's holder with its whole budget; nothing raises it later.
+    /// @notice Announces another payout address, to be applied 48 hours later at the earliest; the zero address takes an
+    /// announcement back. Until then anyone can push what was earned to the old one. Admin only.
+    function schedulePayout(uint32 holderId, address payout) external;
+
+    /// @notice Applies an announced payout address. Anyone, once its time has come.
+    function applyPayout(uint32 holderId) external;
+
+    /// @notice Offers the admin role to another key; the zero address takes the offer back. Admin only.
+    function offerAdmin(uint32 holderId, address admin) external;
+
+    /// @notice Takes the admin role that was offered to the caller.
+    function acceptAdmin(uint32 holderId) external;
+
+    /// @notice Makes the caller's server the only one: every statement of an earlier epoch is refused from now on.
+    /// Operator or admin. There is nothing to renew.
+    /// @param fencingEpoch the present epoch plus one: of two servers that try, one is refused
+    /// @param ledgerHead hash of the last row of the local ledger; a server that does not have that row lacks history
+    function takeFencingEpoch(uint32 holderId, uint64 fencingEpoch, bytes32 ledgerHead) external;
+
+    // -- datasets ------------------------------------------------------------------------------------------------
+
+    /// @notice Registers a dataset of the caller's holder with its budget. Not while paused. A new version retires the old
+    /// one and starts with its reserved and spent loss, unless it is declared disjoint.
     /// @return datasetId from 1
     function registerDataset(DatasetInit calldata init) external returns (uint64 datasetId);
 
-    /// @notice No new legs from now on; open legs run out as they are.
+    /// @notice Changes price, policy, cohort and the operator's limits, for legs that are opened from now on. Admin only.
+    function setTerms(uint64 datasetId, Terms calldata terms) external;
+
+    /// @notice Lowers the budget at once, or announces a higher one, to be applied 48 hours later at the earliest. A
+    /// lower one also takes an announcement back. Never below what is reserved and spent. Admin only.
+    function setCap(uint64 datasetId, uint64 lossCapMicro) external;
+
+    /// @notice Applies an announced budget. Anyone, once its time has come.
+    function applyCap(uint64 datasetId) external;
+
+    /// @notice No new legs from now on; open legs run out as they are. Admin only.
     function retireDataset(uint64 datasetId) external;
 
     // -- grants --------------------------------------------------------------------------------------------------
+
+    /// @notice Makes one grant void, used before or not. Operator or admin.
+    function cancelGrant(Grant calldata grant) external;
+
+    /// @notice Makes every grant of the holder void that was signed up to now. Operator or admin.
+    function revokeGrants(uint32 holderId) external;
 
     /// @notice The one rule that the holder's server, the builder's SDK and `openJob` share.
     /// @param lossMicro the loss that the leg would reserve
@@ -67,6 +139,7 @@ interface IRegistry {
     // -- budgets: only ComputeAccess -----------------------------------------------------------------------------
 
     /// @notice Checks the grant as `checkGrant` does and, if it holds, counts its use and reserves the loss.
+    /// `feeBps` is the protocol fee of now.
     function reserve(
         Grant calldata grant,
         bytes calldata signature,
@@ -74,16 +147,25 @@ interface IRegistry {
         bytes32 purposeHash,
         address builder,
         uint64 lossMicro
-    ) external returns (Reason reason, bytes32 grantHash, uint32 holderId, uint16 minCohort);
+    ) external returns (Reason reason, bytes32 grantHash, uint32 holderId, uint16 minCohort, uint16 feeBps);
 
-    /// @notice Turns a reservation into spent loss, whole.
-    /// @return operator the holder's operator key of now
+    /// @notice Ends a reservation: `lossMicro` of it is spent, the rest is free again.
     /// @return order the dataset's Rényi order
-    function commit(uint64 datasetId, uint64 lossMicro) external returns (address operator, uint16 order);
+    function commit(uint64 datasetId, uint64 reservedMicro, uint64 lossMicro) external returns (uint16 order);
 
     // -- views ---------------------------------------------------------------------------------------------------
 
+    /// @notice The holder's operator, if `fencingEpoch` is the present one; reverts otherwise.
+    function operatorInEpoch(uint32 holderId, uint64 fencingEpoch) external view returns (address operator);
+
+    /// @notice The same, for a leg that is accepted; reverts if its grant was withdrawn since it was opened.
+    function operatorForGrant(uint32 holderId, uint64 fencingEpoch, bytes32 grantHash)
+        external
+        view
+        returns (address operator);
+
     function computeAccess() external view returns (address);
+    function usageLog() external view returns (IUsageLog);
     /// @notice Block of this deployment: no event of the three contracts is older.
     function deploymentBlock() external view returns (uint256);
     function holderCount() external view returns (uint32);
@@ -92,6 +174,7 @@ interface IRegistry {
     function dataset(uint64 datasetId) external view returns (Dataset memory);
     function grantUse(bytes32 grantHash) external view returns (GrantUse memory);
     function operatorOf(uint32 holderId) external view returns (address);
+    /// @notice Where earnings go; for number 0, which is the protocol, the guardian.
     function payoutOf(uint32 holderId) external view returns (address);
     function domainSeparator() external view returns (bytes32);
 }
