@@ -43,6 +43,7 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
     uint256 private constant BPS = 10_000;
     uint256 private constant BOND_BPS = 1_000;
     uint32 private constant PROTOCOL = 0;
+    uint256 private constant LEG_BYTES = 17 * 32;
 
     /// @notice The contracts given here do not name this one and each other.
     error WrongDeployment();
@@ -245,10 +246,11 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
         bytes calldata lowerSignature
     ) external {
         (bytes32 legId, Leg memory l) = _load(leg, LegState.Accepted);
-        address operator = registry.operatorInEpoch(l.holderId, fencingEpoch);
-        _requireBy(operator, hashFailure(legHash[legId], lossMicro, fencingEpoch), signature);
         _requireLower(legId, l, lossMicro, lowerSignature);
-        _refund(legId, l, LegState.Failed, lossMicro);
+        (address operator,) = registry.commitInEpoch(l.datasetId, l.lossMicro, lossMicro, fencingEpoch);
+        _requireBy(operator, hashFailure(legHash[legId], lossMicro, fencingEpoch), signature);
+        l.lossMicro = lossMicro;
+        _close(legId, l, LegState.Failed, 0);
     }
 
     function expire(Leg calldata leg) external {
@@ -273,8 +275,8 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
     ) private {
         if (block.timestamp > l.deliverBySeconds) revert DeadlinePassed();
         if (!_started(l.jobId)) revert TooFewAccepted();
-        address operator = registry.operatorInEpoch(l.holderId, receipt.fencingEpoch);
-        uint16 order = registry.commit(l.datasetId, l.lossMicro, receipt.lossMicro);
+        (address operator, uint16 order) =
+            registry.commitInEpoch(l.datasetId, l.lossMicro, receipt.lossMicro, receipt.fencingEpoch);
         if (
             receipt.legId != legId || receipt.jobId != l.jobId || receipt.datasetId != l.datasetId
                 || receipt.specHash != l.specHash || receipt.grantHash != l.grantHash || receipt.order != order
@@ -285,7 +287,7 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
         l.lossMicro = receipt.lossMicro;
         l.receiptHash = receiptHash;
         l.untilSeconds = uint40(block.timestamp) + l.challengeTermSeconds;
-        emit LegDelivered(l.jobId, l.datasetId, legId, receiptHash, l.untilSeconds, receipt);
+        emit LegDelivered(l.jobId, l.datasetId, receiptHash, l.untilSeconds, receipt);
     }
 
     function _acknowledge(bytes32 legId, Leg memory l, bytes calldata signature) private {
@@ -400,7 +402,13 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
     function _load(Leg calldata leg, LegState expected) private view returns (bytes32 legId, Leg memory l) {
         l = leg;
         legId = legIdOf(l.jobId, l.datasetId);
-        if (l.state != expected || legHash[legId] != keccak256(abi.encode(l))) revert WrongLeg();
+        bytes calldata encoded;
+        // a struct of fixed-size fields stands in calldata as abi.encode would write it; copying it above checked each
+        assembly ("memory-safe") {
+            encoded.offset := leg
+            encoded.length := LEG_BYTES
+        }
+        if (l.state != expected || legHash[legId] != keccak256(encoded)) revert WrongLeg();
     }
 
     function _store(bytes32 legId, Leg memory l, LegState state) private {

@@ -31,7 +31,6 @@ interface IComputeAccess {
     event LegDelivered(
         bytes32 indexed jobId,
         uint64 indexed datasetId,
-        bytes32 indexed legId,
         bytes32 receiptHash,
         uint40 untilSeconds,
         LegReceipt receipt

@@ -150,15 +150,18 @@ interface IRegistry is IBySignature, IGuarded {
     ) external returns (Reason reason, bytes32 grantHash, uint32 holderId, uint16 minCohort, uint16 feeBps);
 
     /// @notice Ends a reservation: `lossMicro` of it is spent, the rest is free again.
+    function commit(uint64 datasetId, uint64 reservedMicro, uint64 lossMicro) external;
+
+    /// @notice The same by the holder's statement; reverts unless `fencingEpoch` is its present one.
+    /// @return operator whose statement it has to be
     /// @return order the dataset's Rényi order
-    function commit(uint64 datasetId, uint64 reservedMicro, uint64 lossMicro) external returns (uint16 order);
+    function commitInEpoch(uint64 datasetId, uint64 reservedMicro, uint64 lossMicro, uint64 fencingEpoch)
+        external
+        returns (address operator, uint16 order);
 
     // -- views ---------------------------------------------------------------------------------------------------
 
-    /// @notice The holder's operator, if `fencingEpoch` is the present one; reverts otherwise.
-    function operatorInEpoch(uint32 holderId, uint64 fencingEpoch) external view returns (address operator);
-
-    /// @notice The same, for a leg that is accepted; reverts if its grant was withdrawn since it was opened.
+    /// @notice The holder's operator; reverts unless `fencingEpoch` is the present one and the grant was not withdrawn.
     function operatorForGrant(uint32 holderId, uint64 fencingEpoch, bytes32 grantHash)
         external
         view

@@ -77,8 +77,8 @@ interface IUsageLog {
     function registry() external view returns (IRegistry);
     /// @notice Root of the batch that starts at `firstSequence`; zero when none does.
     function rootOf(uint32 holderId, uint64 firstSequence) external view returns (bytes32);
-    /// @notice The next sequence number, and the low 192 bits of the last root.
-    function head(uint32 holderId) external view returns (uint64 nextSequence, uint192 lastRootLow);
+    /// @notice The next sequence number, and the low 32 bits of the last root.
+    function head(uint32 holderId) external view returns (uint64 nextSequence, uint32 lastRootLow);
     function recordCall(uint32 holderId, uint64 sequence) external view returns (RecordCall memory);
     /// @notice How many calls a holder has left unanswered.
     function silences(uint32 holderId) external view returns (uint64);

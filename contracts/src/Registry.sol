@@ -270,24 +270,21 @@ contract Registry is IRegistry, BySignature, Guarded {
         return (Reason.Ok, grantHash, d.holderId, d.minCohort, _settings.feeBps);
     }
 
-    function commit(uint64 datasetId, uint64 reservedMicro, uint64 lossMicro)
+    function commit(uint64 datasetId, uint64 reservedMicro, uint64 lossMicro) external onlyComputeAccess {
+        _commit(_datasets[datasetId], reservedMicro, lossMicro);
+    }
+
+    function commitInEpoch(uint64 datasetId, uint64 reservedMicro, uint64 lossMicro, uint64 fencingEpoch)
         external
         onlyComputeAccess
-        returns (uint16 order)
+        returns (address operator, uint16 order)
     {
         Dataset storage d = _datasets[datasetId];
-        d.reservedMicro -= reservedMicro;
-        d.spentMicro += lossMicro;
-        return d.order;
+        _commit(d, reservedMicro, lossMicro);
+        return (_operatorInEpoch(d.holderId, fencingEpoch), d.order);
     }
 
     // -- views ---------------------------------------------------------------------------------------------------
-
-    function operatorInEpoch(uint32 holderId, uint64 fencingEpoch) public view returns (address operator) {
-        Holder storage h = _holders[holderId];
-        if (h.fencingEpoch != fencingEpoch) revert FencedOut(h.fencingEpoch);
-        return h.operator;
-    }
 
     function operatorForGrant(uint32 holderId, uint64 fencingEpoch, bytes32 grantHash)
         external
@@ -296,7 +293,7 @@ contract Registry is IRegistry, BySignature, Guarded {
     {
         GrantUse storage used = _grantUses[grantHash];
         if (used.cancelled || used.revocationEpoch != _holders[holderId].revocationEpoch) revert GrantWithdrawn();
-        return operatorInEpoch(holderId, fencingEpoch);
+        return _operatorInEpoch(holderId, fencingEpoch);
     }
 
     function holder(uint32 holderId) external view returns (Holder memory) {
@@ -339,6 +336,17 @@ contract Registry is IRegistry, BySignature, Guarded {
         d = _datasets[datasetId];
         _asAdmin(d.holderId);
         if (!d.active) revert NotActive();
+    }
+
+    function _operatorInEpoch(uint32 holderId, uint64 fencingEpoch) private view returns (address operator) {
+        Holder storage h = _holders[holderId];
+        if (h.fencingEpoch != fencingEpoch) revert FencedOut(h.fencingEpoch);
+        return h.operator;
+    }
+
+    function _commit(Dataset storage d, uint64 reservedMicro, uint64 lossMicro) private {
+        d.reservedMicro -= reservedMicro;
+        d.spentMicro += lossMicro;
     }
 
     function _requireDue(uint40 fromSeconds) private view {

@@ -13,16 +13,16 @@ import {CallState, USAGE_BATCH_TYPEHASH} from "./Types.sol";
 contract UsageLog is IUsageLog, Signatures {
     uint40 private constant ANSWER_SECONDS = 3 days;
 
-    /// @dev One slot. The low part of the last root is enough to refuse a batch built on another history; whole roots
-    /// are in `rootOf`.
+    /// @dev One slot. The low part of the last root is enough to refuse a batch that was built on another history by
+    /// mistake; whole roots are in `rootOf`. The operator is Registry's, so that appending asks nobody.
     struct Head {
+        address operator;
         uint64 nextSequence;
-        uint192 lastRootLow;
+        uint32 lastRootLow;
     }
 
     IRegistry public immutable registry;
-    mapping(uint32 holderId => address) private _operatorOf;
-    mapping(uint32 holderId => Head) public head;
+    mapping(uint32 holderId => Head) private _heads;
     mapping(uint32 holderId => mapping(uint64 firstSequence => bytes32)) public rootOf;
     mapping(uint32 holderId => mapping(uint64 sequence => RecordCall)) private _calls;
     mapping(uint32 holderId => uint64) public silences;
@@ -41,13 +41,12 @@ contract UsageLog is IUsageLog, Signatures {
         bytes calldata signature
     ) external {
         if (count == 0 || root == 0) revert EmptyBatch();
-        Head storage h = head[holderId];
-        (uint64 next, uint192 lastLow) = (h.nextSequence, h.lastRootLow);
-        if (firstSequence != next) revert SequenceGap(next);
-        if (next == 0 ? prevRoot != 0 : uint192(uint256(prevRoot)) != lastLow) revert WrongPrevious();
-        _requireBy(_operatorOf[holderId], hashBatch(holderId, root, count, prevRoot, firstSequence), signature);
+        Head memory h = _heads[holderId];
+        if (firstSequence != h.nextSequence) revert SequenceGap(h.nextSequence);
+        if (firstSequence == 0 ? prevRoot != 0 : _low(prevRoot) != h.lastRootLow) revert WrongPrevious();
+        _requireBy(h.operator, hashBatch(holderId, root, count, prevRoot, firstSequence), signature);
         rootOf[holderId][firstSequence] = root;
-        (h.nextSequence, h.lastRootLow) = (next + count, uint192(uint256(root)));
+        _heads[holderId] = Head(h.operator, firstSequence + count, _low(root));
         emit UsageBatch(holderId, firstSequence, count, root, prevRoot);
     }
 
@@ -62,7 +61,7 @@ contract UsageLog is IUsageLog, Signatures {
 
     function callRecord(uint32 holderId, uint64 sequence) external {
         RecordCall storage c = _calls[holderId][sequence];
-        if (sequence >= head[holderId].nextSequence || c.state != CallState.None) revert WrongCall();
+        if (sequence >= _heads[holderId].nextSequence || c.state != CallState.None) revert WrongCall();
         uint40 answerBySeconds = uint40(block.timestamp) + ANSWER_SECONDS;
         (c.state, c.answerBySeconds) = (CallState.Open, answerBySeconds);
         emit RecordCalled(holderId, sequence, msg.sender, answerBySeconds);
@@ -93,7 +92,11 @@ contract UsageLog is IUsageLog, Signatures {
 
     function setOperator(uint32 holderId, address operator) external {
         if (msg.sender != address(registry)) revert NotRegistry();
-        _operatorOf[holderId] = operator;
+        _heads[holderId].operator = operator;
+    }
+
+    function head(uint32 holderId) external view returns (uint64 nextSequence, uint32 lastRootLow) {
+        return (_heads[holderId].nextSequence, _heads[holderId].lastRootLow);
     }
 
     function recordCall(uint32 holderId, uint64 sequence) external view returns (RecordCall memory) {
@@ -112,5 +115,9 @@ contract UsageLog is IUsageLog, Signatures {
 
     function domainSeparator() external view returns (bytes32) {
         return _domainSeparatorV4();
+    }
+
+    function _low(bytes32 root) private pure returns (uint32) {
+        return uint32(uint256(root));
     }
 }
