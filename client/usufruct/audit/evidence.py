@@ -66,7 +66,7 @@ class StoredGrantUse:
 
 @dataclass(frozen=True)
 class StoredUsageHead:
-    """What ``UsageLog`` stores of a holder's log: the next number, and the low 192 bits of the last root."""
+    """What ``UsageLog`` stores of a holder's log: the next number, and the low 32 bits of the last root."""
 
     next_sequence: int
     last_root_low: int

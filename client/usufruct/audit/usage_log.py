@@ -17,7 +17,7 @@ from usufruct.domain.usage_record import UsageRecord, leaf, merkle_proof, merkle
 from usufruct.errors import UsufructError
 from usufruct.wire.usage import record_from_bytes
 
-LOW_192 = (1 << 192) - 1
+LOW_32 = (1 << 32) - 1
 LONGEST_WAIT_SECONDS = 24 * 3600
 """A record must be under a root within a day; a holder's server does it within ten minutes."""
 SEARCHED_BITS = 60_000
@@ -69,7 +69,7 @@ def check_batches(
         yield Finding(
             "usage-head", place, f"batch events lead to record {sequence}, storage to {head.next_sequence}"
         )
-    if int.from_bytes(previous, "big") & LOW_192 != head.last_root_low:
+    if int.from_bytes(previous, "big") & LOW_32 != head.last_root_low:
         yield Finding(
             "usage-head", place, "the last root of the batch events is not the one that storage ends with"
         )

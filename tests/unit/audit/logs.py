@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from usufruct.audit.evidence import HolderRecords, KeptRecord, StoredUsageHead
-from usufruct.audit.usage_log import LOW_192
+from usufruct.audit.usage_log import LOW_32
 from usufruct.chain.events import UsageBatch
 from usufruct.domain.ids import ZERO_HASH
 from usufruct.domain.usage_record import UsageKind, UsageRecord, leaf, merkle_root
@@ -45,5 +45,5 @@ def batches(*counts: int) -> list[UsageBatch]:
 def stored(found: list[UsageBatch]) -> tuple[StoredUsageHead, dict[int, bytes]]:
     """What ``UsageLog`` stores after these batches."""
     last = found[-1]
-    head = StoredUsageHead(last.first_sequence + last.count, int.from_bytes(last.root, "big") & LOW_192)
+    head = StoredUsageHead(last.first_sequence + last.count, int.from_bytes(last.root, "big") & LOW_32)
     return head, {batch.first_sequence: batch.root for batch in found}
