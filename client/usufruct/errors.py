@@ -151,6 +151,9 @@ CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
         "CHAIN_UNREACHABLE": Entry(
             _S.UNAVAILABLE, "The chain cannot be reached; no new work is taken until it can."
         ),
+        "CHAIN_DISAGREES": Entry(
+            _S.UNAVAILABLE, "The chain's nodes contradict each other; no new work is taken until they agree."
+        ),
         "TRANSACTION_FAILED": Entry(_S.ABORTED, "The chain refused the transaction."),
         "PEER_UNREACHABLE": Entry(_S.UNAVAILABLE, "The peer cannot be reached."),
         "PEER_KEY_MISMATCH": Entry(

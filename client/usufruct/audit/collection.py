@@ -20,6 +20,7 @@ from usufruct.audit.evidence import (
 )
 from usufruct.audit.record_files import read_records
 from usufruct.chain import Chain, Event, LegEntry
+from usufruct.chain.answers import Transaction
 from usufruct.chain.events import (
     Deposited,
     EarningsWithdrawn,
@@ -31,7 +32,6 @@ from usufruct.chain.events import (
     Withdrawn,
 )
 from usufruct.chain.interface import interface
-from usufruct.domain import ids
 from usufruct.domain.grant import Grant, SignedGrant
 from usufruct.errors import AuditError, ChainError, UsufructError
 
@@ -167,21 +167,20 @@ def read_calls(chain: AtBlock, events: tuple[Event, ...]) -> dict[bytes, CallFac
     wanted = dict.fromkeys(event.transaction_hash for event in events if isinstance(event, _SIGNED))
     calls = {}
     for transaction_hash in wanted:
-        raw = chain.rpc.request("eth_getTransactionByHash", ids.to_hex(transaction_hash))
-        if raw is not None:
-            calls[transaction_hash] = _call_facts(chain, raw)
+        transaction = chain.rpc.transaction(transaction_hash)
+        if transaction is not None:
+            calls[transaction_hash] = _call_facts(chain, transaction)
     return calls
 
 
-def _call_facts(chain: AtBlock, raw: dict[str, Any]) -> CallFacts:
-    sender = ids.address(raw["from"], "from")
-    to = None if raw.get("to") is None else ids.address(raw["to"], "to")
+def _call_facts(chain: AtBlock, transaction: Transaction) -> CallFacts:
+    sender, to = transaction.sender, transaction.to
     if to == chain.usage_log:
         return CallFacts(sender, direct=True)
     if to != chain.compute_access:
         return CallFacts(sender)
     try:
-        function, arguments = interface("ComputeAccess").decode_call(chain.rpc.bytes_of(raw["input"]))
+        function, arguments = interface("ComputeAccess").decode_call(transaction.data)
         if function == "openJob":
             grants = tuple(SignedGrant(Grant(*grant), signature) for grant, signature, _ in arguments[1])
             return CallFacts(sender, direct=True, grants=grants)

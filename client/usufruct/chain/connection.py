@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from usufruct.chain.answers import Log
+from usufruct.chain.endpoint import RpcRefused
 from usufruct.chain.entries import DatasetEntry, HolderEntry, JobEntry, LegEntry, LegState
+from usufruct.chain.event_reader import read_logs
 from usufruct.chain.events import Event, LegDelivered, LegLocked, event_from_values
 from usufruct.chain.interface import Interface, interface
 from usufruct.chain.reverts import GRANT_REASONS
-from usufruct.chain.rpc import Rpc, RpcRefused
+from usufruct.chain.rpc import Rpc
 from usufruct.domain.grant import SignedGrant
-from usufruct.domain.ids import ZERO_ADDRESS, ZERO_HASH, address, hash32, leg_id, to_hex
+from usufruct.domain.ids import ZERO_ADDRESS, ZERO_HASH, address, hash32, leg_id
 from usufruct.errors import ChainError
 
-LOG_BLOCKS = 10_000
-"""Blocks asked for at once; public nodes refuse wider ranges. Halved where a node still refuses."""
+FINALITY_SECONDS = 1800.0
+"""How long a block may take to become final; Ethereum's take 13 to 20 minutes."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 4.0
 
 
 class Chain:
     """A connection to one deployment of the contracts. Any thread may use it.
 
     Every view reads at the newest *final* block: the chain's ``finalized`` tag, or ``confirmations`` blocks below the
-    newest one where the chain has no such tag. All views raise :class:`ChainError` CHAIN_UNREACHABLE.
+    newest one where the chain has no such tag. All views raise :class:`ChainError` CHAIN_UNREACHABLE, or CHAIN_DISAGREES
+    where several endpoints contradict each other.
 
     Attributes:
         chain_id: the chain's number (EIP-155).
@@ -31,13 +37,12 @@ class Chain:
         deployment_block: no event of the three is older.
     """
 
-    def __init__(self, rpc: Rpc, compute_access: str, confirmations: int | None) -> None:
+    def __init__(self, rpc: Rpc, compute_access: str) -> None:
         self.rpc = rpc
-        self._confirmations = confirmations
         self._locked_legs: dict[bytes, LegEntry] = {}
         self._lock = threading.Lock()
         self.compute_access = address(compute_access, "compute_access")
-        self.chain_id = rpc.number("eth_chainId")
+        self.chain_id = rpc.chain_id()
         # the three addresses are immutables of the contract: the newest block says the same as a final one
         self.registry: str = self._constant("ComputeAccess", self.compute_access, "registry")
         self.usage_log: str = self._constant("ComputeAccess", self.compute_access, "usageLog")
@@ -53,7 +58,7 @@ class Chain:
     @classmethod
     def connect(
         cls,
-        rpc_url: str,
+        rpc_url: str | Sequence[str],
         compute_access: str,
         *,
         timeout_seconds: float = 5.0,
@@ -62,29 +67,48 @@ class Chain:
         """Connects and checks that the contracts are there.
 
         Args:
+            rpc_url: one JSON-RPC endpoint, or several that must agree.
             confirmations: None reads at the chain's ``finalized`` tag; a number, that many blocks below the newest.
         Raises:
-            ChainError: CHAIN_UNREACHABLE within about ``timeout_seconds``; WRONG_CHAIN.
+            ChainError: CHAIN_UNREACHABLE within about ``timeout_seconds``; WRONG_CHAIN; CHAIN_DISAGREES.
         """
-        return cls(Rpc(rpc_url, timeout_seconds), compute_access, confirmations)
+        return cls(Rpc(rpc_url, timeout_seconds, confirmations), compute_access)
 
     # -- blocks --------------------------------------------------------------------------------------------------
 
     def final_block(self) -> tuple[int, int]:
         """Number and time (UTC seconds) of the newest final block."""
-        if self._confirmations is None:
-            try:
-                block = self.rpc.block("finalized")
-            except RpcRefused as error:
+        block = self.rpc.final_block()
+        return block.number, block.time_seconds
+
+    def wait_final(
+        self,
+        block_number: int,
+        tell: Callable[[str], None] = lambda text: None,
+        timeout_seconds: float = FINALITY_SECONDS,
+    ) -> None:
+        """Waits until a block is final.
+
+        Args:
+            tell: called with a line for people whenever there is progress: "waiting for finality: 5 of 12 blocks".
+        Raises:
+            ChainError: LEG_NOT_OPEN: it takes longer; ask again later.
+        """
+        start, told, pause = self.final_block()[0], "", FIRST_PAUSE_SECONDS
+        final, until = start, time.monotonic() + timeout_seconds
+        while final < block_number:
+            text = f"waiting for finality: {final - start} of {block_number - start} blocks"
+            if text != told:
+                tell(text)
+                told = text
+            if time.monotonic() > until:
                 raise ChainError(
-                    "this chain has no finalized blocks; set the number of confirmations instead"
-                ) from error
-        else:
-            newest = self.rpc.number("eth_blockNumber")
-            block = self.rpc.block(hex(max(0, newest - self._confirmations)))
-        if block is None:
-            raise ChainError(f"the chain at {self.rpc.place} has no final block yet; try again in a while")
-        return block
+                    f"block {block_number} is not final after {timeout_seconds:g} s; go on later",
+                    reason="LEG_NOT_OPEN",
+                )
+            threading.Event().wait(pause)
+            pause = min(LONGEST_PAUSE_SECONDS, pause * 1.5)
+            final = self.final_block()[0]
 
     def block_time_seconds(self) -> int:
         """Time of the final block, UTC seconds."""
@@ -162,12 +186,12 @@ class Chain:
         """What ``owner`` holds of an ERC-20 token outside the escrow, in its smallest unit."""
         token_interface = interface("TestToken")  # any ERC-20 answers balanceOf
         data = token_interface.encode_call("balanceOf", owner)
-        answer = self.rpc.call(address(token, "token"), data, hex(self.final_block()[0]))
+        answer = self.rpc.call(address(token, "token"), data, self.final_block()[0])
         return int(token_interface.decode_result("balanceOf", answer))
 
     def balance_wei(self, owner: str) -> int:
         """What ``owner`` has for gas, at the newest block."""
-        return self.rpc.number("eth_getBalance", owner, "latest")
+        return self.rpc.balance_wei(owner)
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -244,7 +268,7 @@ class Chain:
         raise self._inconsistent()
 
     def usage_head(self, holder_id: int) -> tuple[int, int]:
-        """Next sequence number of a holder's usage log, and the low 192 bits of the last batch's root."""
+        """Next sequence number of a holder's usage log, and the low 32 bits of the last batch's root."""
         following, low = self._view("UsageLog", "head", holder_id)
         return following, low
 
@@ -277,44 +301,20 @@ class Chain:
         return list(self._find(self._address_of(contract), topics, block))
 
     def _find(self, contract: str, topics: Sequence[bytes | None], block: int | str) -> Iterator[Event]:
-        last = block if isinstance(block, int) else self.rpc.number("eth_blockNumber")
+        last = block if isinstance(block, int) else self.rpc.newest().number
         return self._logs([contract], topics, self.deployment_block, last)
 
     def _logs(
         self, contracts: list[str], topics: Sequence[bytes | None], first: int, last: int
     ) -> Iterator[Event]:
-        width = LOG_BLOCKS
-        while first <= last:
-            until = min(last, first + width - 1)
-            wanted: dict[str, Any] = {"address": contracts, "fromBlock": hex(first), "toBlock": hex(until)}
-            if topics:
-                wanted["topics"] = [None if t is None else to_hex(t) for t in topics]
-            try:
-                logs = self.rpc.request("eth_getLogs", wanted)
-            except RpcRefused:
-                if width == 1:
-                    raise
-                width = max(1, width // 2)
-                continue
-            yield from sorted(
-                (self.read_log(log) for log in logs), key=lambda e: (e.block_number, e.log_index)
-            )
-            first = until + 1
+        return map(self.read_log, read_logs(self.rpc, contracts, topics, first, last))
 
-    def read_log(self, log: dict[str, Any]) -> Event:
-        """The typed event of a JSON-RPC log of one of the three contracts."""
-        try:
-            _, contract = self._of[address(log["address"], "log")]
-            topics = [self.rpc.bytes_of(t) for t in log["topics"]]
-            place = (
-                int(log["blockNumber"], 16),
-                self.rpc.bytes_of(log["transactionHash"]),
-                int(log["logIndex"], 16),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._inconsistent() from error
-        name, values = contract.decode_log(topics, self.rpc.bytes_of(log["data"]))
-        return event_from_values(name, values, *place)
+    def read_log(self, log: Log) -> Event:
+        """The typed event of one of the three contracts."""
+        if log.address not in self._of:
+            raise self._inconsistent()
+        name, values = self._of[log.address][1].decode_log(list(log.topics), log.data)
+        return event_from_values(name, values, log.block_number, log.transaction_hash, log.log_index)
 
     # -- inside --------------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ def deploy(
         ChainError: CHAIN_UNREACHABLE, TRANSACTION_FAILED.
     """
     rpc = Rpc(rpc_url, timeout_seconds)
-    chain_id = rpc.number("eth_chainId")
+    chain_id = rpc.chain_id()
     sender = Account(rpc, chain_id, account)
     gas_used = 0
 
@@ -74,12 +74,12 @@ def deploy(
             raise ChainError(f"the deployment of {contract} made no contract", reason="TRANSACTION_FAILED")
         return receipt.contract, receipt.block_number
 
-    nonce = rpc.number("eth_getTransactionCount", sender.address, "pending")
+    nonce = rpc.nonce(sender.address, "pending")
     registry, block = create("Registry", created_address(sender.address, nonce + 2))
     usage_log, _ = create("UsageLog", registry)
     compute_access, _ = create("ComputeAccess", registry, usage_log)
     token = create("TestToken")[0] if test_token else None
-    chain = Chain(rpc, compute_access, 0)
+    chain = Chain(rpc, compute_access)
     return Addresses(chain_id, compute_access, chain.registry, chain.usage_log, block, gas_used, token)
 
 

@@ -1,125 +1,332 @@
-"""One JSON-RPC endpoint: requests with a time limit, and plain errors."""
+"""The chain behind one or several JSON-RPC endpoints, which must agree.
+
+*Guarantee*: with several endpoints, whatever decides something (a view or events at a block, a block's hash, a receipt)
+was answered alike by all of them. One that lies can stop everything, and nothing else; one that lags makes final blocks
+older, until the time limit. Hints (fees, nonces, the newest block) are the smallest of what they say. Transactions are
+given to all.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
-from requests.exceptions import RequestException
-from web3.providers.rpc import HTTPProvider
-
+from usufruct.chain.answers import (
+    MOST_BLOCK,
+    Block,
+    Log,
+    Transaction,
+    TransactionReceipt,
+    read_block,
+    read_data,
+    read_logs,
+    read_number,
+    read_receipt,
+    read_transaction,
+)
+from usufruct.chain.endpoint import Endpoint, RpcRefused
+from usufruct.domain.ids import to_hex
 from usufruct.errors import ChainError, ConfigError
 
-RECEIPT_SECONDS = 180.0
-"""How long a transaction may take to be mined."""
-
-
-class RpcRefused(ChainError):
-    """The node answered with an error. ``data`` is what a contract said when it reverted."""
-
-    def __init__(self, message: str, data: bytes | None) -> None:
-        super().__init__(message)
-        self.data = data
+PATIENCE_SECONDS = 20.0
+"""How long endpoints may differ before that is an error."""
+LAG_SECONDS = 300.0
+"""How long the slowest endpoint may take to have a final block that the fastest has."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
+T = TypeVar("T")
 
 
 class Rpc:
-    """A node's JSON-RPC endpoint. Any thread may use it: the provider keeps one connection per thread.
+    """A chain's JSON-RPC endpoints. Any thread may use it. All methods raise :class:`ChainError`.
+
+    CHAIN_UNREACHABLE: one of them does not answer. CHAIN_DISAGREES: they contradict each other.
+    :class:`RpcRefused`: they answered with an error.
 
     Args:
-        url: http or https. It may contain a key, so messages name only its host.
-        timeout_seconds: for connecting, and for each answer.
+        urls: one, or several that must agree. They may contain keys, so messages name only their hosts.
+        timeout_seconds: for each answer.
+        confirmations: None: final is what the chain calls ``finalized``; a number: that many blocks below the newest.
     """
 
-    def __init__(self, url: str, timeout_seconds: float) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError("the chain's RPC URL must look like http://127.0.0.1:8545", field="rpc_url")
-        self.place = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
-        # nothing is repeated behind our back: a repeated transaction is not harmless, and a dead chain is to be told at once
-        self._provider = HTTPProvider(
-            url, request_kwargs={"timeout": timeout_seconds}, exception_retry_configuration=None
-        )
-        self._provider.global_ccip_read_enabled = False
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        timeout_seconds: float,
+        confirmations: int | None = None,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        lag_seconds: float = LAG_SECONDS,
+    ) -> None:
+        listed = [urls] if isinstance(urls, str) else list(urls)
+        if not listed or len(set(listed)) != len(listed):
+            raise ConfigError("name one RPC URL, or several different ones", field="rpc_url")
+        self._endpoints = [Endpoint(url, timeout_seconds) for url in listed]
+        self._confirmations = confirmations
+        self._patience_seconds, self._lag_seconds = patience_seconds, lag_seconds
+        self._lock = threading.Lock()
+        self._goal: tuple[int, float] | None = None
+        self._final: Block | None = None
+        self.place = " and ".join(endpoint.place for endpoint in self._endpoints)
 
     def request(self, method: str, *params: Any) -> Any:
-        """The result of one method.
+        """Any method of the first endpoint, as JSON: for what only development chains know."""
+        return self._endpoints[0].request(method, *params)
 
-        Raises:
-            ChainError: CHAIN_UNREACHABLE; or :class:`RpcRefused` when the node answers with an error.
-        """
-        try:
-            answer: Any = self._provider.make_request(method, list(params))
-        except (RequestException, OSError) as error:
-            raise ChainError(
-                f"the chain at {self.place} does not answer; is it running, and is the RPC URL right?"
-            ) from error
-        except ValueError as error:
-            raise ChainError(f"what answers at {self.place} is not a chain's JSON-RPC endpoint") from error
-        if not isinstance(answer, dict) or ("result" not in answer and "error" not in answer):
-            raise ChainError(f"what answers at {self.place} is not a chain's JSON-RPC endpoint")
-        fault = answer.get("error")
-        if fault:
-            raise RpcRefused(
-                f"the chain at {self.place} refused {method}: {_text(fault)}", _revert_data(fault)
-            )
-        return answer["result"]
+    # -- what decides: all alike ---------------------------------------------------------------------------------
 
-    def number(self, method: str, *params: Any) -> int:
-        """The result of a method that answers with a number."""
-        return self._number(self.request(method, *params))
+    def chain_id(self) -> int:
+        """The chain's number (EIP-155)."""
+        return self._agreed(read_number, "eth_chainId")
+
+    def block(self, number: int) -> Block | None:
+        """A block by number; None if there is none yet."""
+        return self._agreed(read_block, "eth_getBlockByNumber", hex(number), False)
+
+    def final_block(self) -> Block:
+        """The newest block that is final at every endpoint."""
+        numbers = [self._final_number(endpoint) for endpoint in self._endpoints]
+        self._check_lag(min(numbers), max(numbers))
+        until = time.monotonic() + self._patience_seconds
+        for pause in _pauses():
+            block = self.block(min(numbers))
+            if block is not None and self._follows(block):
+                return block
+            if time.monotonic() > until:
+                self._disagree("a final block that was there before is gone")
+            _wait(pause)
+            numbers = [self._final_number(endpoint) for endpoint in self._endpoints]
+        raise AssertionError("unreachable")
 
     def call(self, to: str, data: bytes, block: int | str, sender: str | None = None) -> bytes:
-        """Runs a view at a block (its number or tag)."""
-        transaction = {"to": to, "data": "0x" + data.hex(), **({"from": sender} if sender else {})}
-        return self.bytes_of(
-            self.request("eth_call", transaction, block if isinstance(block, str) else hex(block))
+        """Runs a view at a block: its number, or "latest"."""
+        transaction = {"to": to, "data": to_hex(data), **({"from": sender} if sender else {})}
+        return self._agreed(read_data, "eth_call", transaction, self._tag(block))
+
+    def code(self, address: str, block: int | str) -> bytes:
+        """A contract's code; empty for an account."""
+        return self._agreed(read_data, "eth_getCode", address, self._tag(block))
+
+    def logs(
+        self, addresses: list[str], topics: Sequence[bytes | None], first: int, last: int
+    ) -> tuple[Log, ...]:
+        """Events of a range of blocks in the chain's order; ``topics`` None allows any. RpcRefused: ask for less."""
+        wanted: dict[str, Any] = {"address": addresses, "fromBlock": hex(first), "toBlock": hex(last)}
+        if topics:
+            wanted["topics"] = [None if topic is None else to_hex(topic) for topic in topics]
+
+        def read(value: Any) -> tuple[Log, ...]:
+            found = read_logs(value)
+            if any(
+                log.address not in addresses
+                or not first <= log.block_number <= last
+                or len(log.topics) < len(topics)
+                or any(
+                    want is not None and want != have for want, have in zip(topics, log.topics, strict=False)
+                )
+                for log in found
+            ):
+                raise ValueError("events that were not asked for")
+            return found
+
+        return self._agreed(read, "eth_getLogs", wanted, any_refusal_decides=True)
+
+    def receipt(self, transaction_hash: bytes) -> TransactionReceipt | None:
+        """Receipt of a mined transaction whose block every endpoint has; None while one of them has none.
+
+        *Guarantee*: the block at its height is its block, and lists the transaction.
+        """
+        receipt = self._agreed(
+            _of_hash(read_receipt, transaction_hash),
+            "eth_getTransactionReceipt",
+            to_hex(transaction_hash),
+            none_decides=True,
+        )
+        if receipt is None:
+            return None
+        block = self._agreed(
+            read_block, "eth_getBlockByNumber", hex(receipt.block_number), False, none_decides=True
+        )
+        if block is None or block.hash != receipt.block_hash:
+            return None  # the node's own view changes just now: it counts once it fits
+        if transaction_hash not in block.transactions:
+            self._disagree("a receipt of a transaction that is not in its block")
+        return receipt
+
+    def transaction(self, transaction_hash: bytes) -> Transaction | None:
+        """A transaction that every endpoint knows, mined or not."""
+        return self._agreed(
+            _of_hash(read_transaction, transaction_hash),
+            "eth_getTransactionByHash",
+            to_hex(transaction_hash),
+            none_decides=True,
         )
 
-    def block(self, tag: str) -> tuple[int, int] | None:
-        """Number and time (UTC seconds) of a block by tag or ``0x…`` number; None if there is none."""
-        block = self.request("eth_getBlockByNumber", tag, False)
-        return None if block is None else (self._number(block["number"]), self._number(block["timestamp"]))
+    def nonce_at(self, address: str, block: int) -> int:
+        """How many transactions the account had sent by the end of a block."""
+        return self._agreed(_small, "eth_getTransactionCount", address, hex(block))
 
-    def receipt(self, transaction_hash: str, timeout_seconds: float = RECEIPT_SECONDS) -> dict[str, Any]:
-        """Waits for a transaction's receipt. Raises ChainError TRANSACTION_FAILED if it is not mined in time."""
-        deadline, pause = time.monotonic() + timeout_seconds, 0.02
-        while True:
-            receipt: dict[str, Any] | None = self.request("eth_getTransactionReceipt", transaction_hash)
-            if receipt is not None:
-                return receipt
-            if time.monotonic() > deadline:
-                raise ChainError(
-                    f"transaction {transaction_hash} was not mined within {timeout_seconds:.0f} s; it may still be",
-                    reason="TRANSACTION_FAILED",
-                )
-            time.sleep(pause)
-            pause = min(1.0, pause * 1.5)
+    # -- hints: the smallest -------------------------------------------------------------------------------------
 
-    def bytes_of(self, text: Any) -> bytes:
-        """Bytes of a ``0x…`` answer."""
+    def newest(self) -> Block:
+        """The newest block that every endpoint has. It may yet be replaced."""
+        block = self.block(min(self._each(_small, "eth_blockNumber")))
+        if block is None:
+            raise ChainError(f"the chain at {self.place} has no blocks; try again in a while")
+        return block
+
+    def nonce(self, address: str, tag: str) -> int:
+        """How many transactions the account has sent by "latest", or by "pending"."""
+        return min(self._each(_small, "eth_getTransactionCount", address, tag))
+
+    def balance_wei(self, address: str) -> int:
+        """What the account has of the chain's coin, at the newest block."""
+        return min(self._each(read_number, "eth_getBalance", address, "latest"))
+
+    def gas_price_wei(self) -> int:
+        """What the node suggests to pay for gas, all in all."""
+        return min(self._each(read_number, "eth_gasPrice"))
+
+    def tip_wei(self) -> int:
+        """What the node suggests to pay for gas on top of the base fee."""
+        return min(self._each(read_number, "eth_maxPriorityFeePerGas"))
+
+    def estimate_gas(self, transaction: dict[str, str]) -> int:
+        """Gas that a transaction needs. RpcRefused: it would revert, and why."""
+        return max(self._each(_small, "eth_estimateGas", transaction))
+
+    def is_known(self, transaction_hash: bytes) -> bool:
+        """Whether any endpoint knows the transaction, mined or not."""
+        named = to_hex(transaction_hash)
+        mined = self._each(_of_hash(read_receipt, transaction_hash), "eth_getTransactionReceipt", named)
+        waiting = self._each(_of_hash(read_transaction, transaction_hash), "eth_getTransactionByHash", named)
+        return any(one is not None for one in (*mined, *waiting))
+
+    def send_raw(self, raw: bytes) -> None:
+        """Gives a signed transaction to every endpoint. Raises only if none of them takes it."""
+        failures: list[ChainError] = []
+        for endpoint in self._endpoints:
+            try:
+                endpoint.ask(read_data, "eth_sendRawTransaction", to_hex(raw))
+            except ChainError as error:
+                failures.append(error)
+        if len(failures) == len(self._endpoints):
+            raise failures[0]
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _each(self, read: Callable[[Any], T], method: str, *params: Any) -> list[T]:
+        return [endpoint.ask(read, method, *params) for endpoint in self._endpoints]
+
+    def _agreed(
+        self,
+        read: Callable[[Any], T],
+        method: str,
+        *params: Any,
+        none_decides: bool = False,
+        any_refusal_decides: bool = False,
+    ) -> T:
+        """What all endpoints answer alike; asked again for a while where they do not.
+
+        Args:
+            none_decides: one None makes it None, since the others may be ahead.
+            any_refusal_decides: one that refuses makes it refused, since the others may allow more.
+        """
+        until = time.monotonic() + self._patience_seconds
+        for pause in _pauses():
+            answers: list[T] = []
+            refusals: list[RpcRefused] = []
+            for endpoint in self._endpoints:
+                try:
+                    answers.append(endpoint.ask(read, method, *params))
+                except RpcRefused as refused:
+                    if any_refusal_decides:
+                        raise
+                    refusals.append(refused)
+            if not answers and all(refused.data == refusals[0].data for refused in refusals):
+                raise refusals[0]
+            if not refusals and none_decides and None in answers:
+                return answers[answers.index(None)]  # type: ignore[arg-type]
+            if not refusals and all(answer == answers[0] for answer in answers):
+                return answers[0]
+            if time.monotonic() > until:
+                self._disagree(f"{method} is answered differently")
+            _wait(pause)
+        raise AssertionError("unreachable")
+
+    def _final_number(self, endpoint: Endpoint) -> int:
+        if self._confirmations is not None:
+            return max(0, endpoint.ask(_small, "eth_blockNumber") - self._confirmations)
         try:
-            return bytes.fromhex(text.removeprefix("0x"))
-        except (AttributeError, ValueError) as error:
-            raise ChainError(f"what answers at {self.place} is not a chain's JSON-RPC endpoint") from error
+            block = endpoint.ask(read_block, "eth_getBlockByNumber", "finalized", False)
+        except RpcRefused:
+            block = None
+        if block is None:
+            raise ChainError(
+                f"the chain at {endpoint.place} names no finalized block. If it is a chain without finality, set "
+                "`confirmations`: how many blocks below the newest count as final"
+            )
+        return block.number
 
-    def _number(self, text: Any) -> int:
-        try:
-            return int(text, 16)
-        except (TypeError, ValueError) as error:
-            raise ChainError(f"what answers at {self.place} is not a chain's JSON-RPC endpoint") from error
+    def _check_lag(self, slowest: int, fastest: int) -> None:
+        """Raises if the slowest endpoint needs longer than the limit to get where the fastest has been."""
+        with self._lock:
+            now = time.monotonic()
+            if self._goal is None or slowest >= self._goal[0]:
+                self._goal = (fastest, now) if fastest > slowest else None
+            elif now - self._goal[1] > self._lag_seconds:
+                self._disagree(f"one of them has been behind block {self._goal[0]} for too long")
+
+    def _follows(self, block: Block) -> bool:
+        """Whether a final block fits the ones before: what the chain calls finalized never goes back."""
+        if self._confirmations is not None:
+            return True
+        with self._lock:
+            before = self._final
+            if before is not None and (
+                block.number < before.number or (block.number == before.number and block != before)
+            ):
+                return False
+            self._final = block
+            return True
+
+    def _tag(self, block: int | str) -> str:
+        if isinstance(block, int):
+            return hex(block)
+        if len(self._endpoints) == 1:
+            return block
+        return hex(min(self._each(_small, "eth_blockNumber")))
+
+    def _disagree(self, what: str) -> NoReturn:
+        raise ChainError(
+            f"{what} ({self.place}); nothing goes on until that is cleared up: use other RPC endpoints",
+            reason="CHAIN_DISAGREES",
+        )
 
 
-def _text(fault: Any) -> str:
-    message = fault.get("message") if isinstance(fault, dict) else fault
-    return "".join(ch for ch in str(message)[:200] if ch.isprintable())
+def _small(value: Any) -> int:
+    return read_number(value, MOST_BLOCK)
 
 
-def _revert_data(fault: Any) -> bytes | None:
-    """The revert's data, where nodes put it: in ``data``, or in ``data.data``."""
-    data = fault.get("data") if isinstance(fault, dict) else None
-    data = data.get("data") if isinstance(data, dict) else data
-    try:
-        return bytes.fromhex(data.removeprefix("0x")) if isinstance(data, str) else None
-    except ValueError:
-        return None
+def _of_hash(read: Callable[[Any], T], transaction_hash: bytes) -> Callable[[Any], T]:
+    """The reader, for an answer about this very transaction."""
+
+    def checked(value: Any) -> T:
+        found = read(value)
+        if found is not None and getattr(found, "hash", None) != transaction_hash:
+            raise ValueError("another transaction")
+        return found
+
+    return checked
+
+
+def _pauses() -> Any:
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        yield pause
+        pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
+
+
+def _wait(seconds: float) -> None:
+    threading.Event().wait(seconds)

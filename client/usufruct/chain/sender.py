@@ -7,14 +7,15 @@ from typing import Any, TypeVar
 
 from eth_account.signers.local import LocalAccount
 
-from usufruct.chain.account import Account, TransactionReceipt, receipt_from_json
+from usufruct.chain.account import Account
+from usufruct.chain.answers import TransactionReceipt
 from usufruct.chain.connection import Chain, grant_struct
 from usufruct.chain.entries import LegEntry, LegState
 from usufruct.chain.events import DatasetRegistered, Event, HolderRegistered
 from usufruct.chain.interface import interface
 from usufruct.chain.typed_data import receipt_hash
 from usufruct.domain.grant import SignedGrant
-from usufruct.domain.ids import ZERO_HASH, address, job_id, to_hex
+from usufruct.domain.ids import ZERO_HASH, address, job_id
 from usufruct.domain.leg_receipt import LegReceipt
 from usufruct.errors import ChainError
 
@@ -188,9 +189,10 @@ class Sender:
     def _earlier(self, events: list[Event]) -> TransactionReceipt:
         if not events:
             raise ChainError("the node has no event for what its storage says; use another node")
-        return receipt_from_json(
-            self.chain.rpc, self.chain.rpc.receipt(to_hex(events[0].transaction_hash)), repeated=True
-        )
+        receipt = self.chain.rpc.receipt(events[0].transaction_hash)
+        if receipt is None:
+            raise ChainError("the node has no receipt for an event that it shows; ask again in a while")
+        return receipt.again()
 
     def _event(self, receipt: TransactionReceipt, kind: type[_Kind]) -> _Kind:
         for log in receipt.logs:

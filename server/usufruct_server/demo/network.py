@@ -213,7 +213,7 @@ class LocalNetwork:
     def gas_used(self, first_block: int, last_block: int | None = None) -> int:
         """Gas of all transactions from ``first_block`` to ``last_block`` (the newest by default), both included."""
         rpc = self._rpc()
-        newest = rpc.number("eth_blockNumber")
+        newest = rpc.newest().number
         numbers = range(first_block, (newest if last_block is None else last_block) + 1)
         blocks = (rpc.request("eth_getBlockByNumber", hex(number), False) for number in numbers)
         return sum(int(block["gasUsed"], 16) for block in blocks)
@@ -247,7 +247,7 @@ class LocalNetwork:
             self._launch(holder.name, arguments, '"event": "serving"')
         for process in self.processes.values():
             process.wait_ready(READY_SECONDS)
-        self.set_up_block = self._rpc().number("eth_blockNumber")
+        self.set_up_block = self._rpc().newest().number
 
     def _launch(self, name: str, arguments: tuple[str, ...], ready: str) -> None:
         process = Process(Command(name, arguments, ready), self.logs / f"{name}.log")

@@ -100,8 +100,7 @@ class Doctor:
 
     def _clock(self) -> str:
         chain = self._opened_chain()
-        ahead = chain.rpc.block("latest")
-        behind_seconds = (ahead[1] if ahead else 0) - int(time.time())
+        behind_seconds = chain.rpc.newest().time_seconds - int(time.time())
         if behind_seconds > CLOCK_SECONDS:
             raise ConfigError(
                 f"This machine's clock is at least {behind_seconds} s behind the chain; set it (NTP), or grants expire wrongly."
@@ -113,8 +112,8 @@ class Doctor:
         if self._operator is None:
             raise ConfigError("The operator key does not open, so its balance is not known.")
         address = self._operator.address
-        wei = chain.rpc.number("eth_getBalance", address, "latest")
-        need = GAS_IN_HAND * chain.rpc.number("eth_gasPrice")
+        wei = chain.rpc.balance_wei(address)
+        need = GAS_IN_HAND * chain.rpc.gas_price_wei()
         if wei < need:
             raise ConfigError(f"The operator {address} has {wei} wei; send it at least {need} for gas.")
         return f"the operator has {wei} wei, enough for gas"

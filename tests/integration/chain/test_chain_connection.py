@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from usufruct.chain import Chain, LegState, Sender, create_key, read_addresses
 from usufruct.chain.commands import app
 from usufruct.chain.dev_chain import DevChain
+from usufruct.chain.endpoint import Endpoint
 from usufruct.chain.rpc import Rpc
 from usufruct.errors import ChainError, ConfigError
 
@@ -71,16 +72,16 @@ def test_a_url_with_a_key_does_not_show_it() -> None:
 def test_a_node_that_invents_an_event_is_found_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     job = world.open(world.datasets[:1])
     fresh = Chain.connect(world.node.url, world.addresses.compute_access)
-    honest = fresh.rpc.request
+    honest = Endpoint.request
 
-    def lying(method: str, *params: object) -> object:
-        answer = honest(method, *params)
+    def lying(endpoint: Endpoint, method: str, *params: object) -> object:
+        answer = honest(endpoint, method, *params)
         if method == "eth_getLogs":
             for log in answer:
                 log["data"] = log["data"].replace(f"{250_000_000:064x}", f"{1:064x}")
         return answer
 
-    monkeypatch.setattr(fresh.rpc, "request", lying)
+    monkeypatch.setattr(Endpoint, "request", lying)
     with pytest.raises(ChainError, match="do not fit"):
         fresh.leg(job, world.datasets[0])
 
@@ -185,7 +186,7 @@ def test_nonsense_is_answered_with_an_error_and_the_chain_goes_on(body: bytes) -
         request = urllib.request.Request(node.url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=10) as answer:
             assert "error" in json.loads(answer.read())
-        assert Rpc(node.url, 5).number("eth_chainId") == 1337
+        assert Rpc(node.url, 5).chain_id() == 1337
 
 
 def test_a_web_page_cannot_post_to_the_development_chain() -> None:
@@ -244,7 +245,7 @@ def test_the_development_chain_runs_as_a_process_and_ends_when_told() -> None:
         try:
             assert process.stdout is not None
             said = json.loads(process.stdout.readline())
-            assert Rpc(said["rpc_url"], 5).number("eth_chainId") == said["chain_id"]
+            assert Rpc(said["rpc_url"], 5).chain_id() == said["chain_id"]
         finally:
             process.terminate()
         assert process.wait(timeout=20) == 0
@@ -254,4 +255,4 @@ def test_anyone_may_have_gas_money_on_the_development_chain(world: World) -> Non
     url, poor = world.node.url, [Account.create().address for _ in range(2)]
     done = CliRunner().invoke(app, ["fund", *poor, "--rpc", url, "--json"])
     assert done.exit_code == 0, done.output
-    assert [Rpc(url, 5).number("eth_getBalance", owner, "latest") for owner in poor] == [10**18] * 2
+    assert [Rpc(url, 5).balance_wei(owner) for owner in poor] == [10**18] * 2
