@@ -3,7 +3,8 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 RUN := $(BIN)/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-python test-contracts check protos artefacts format clean
+.PHONY: help setup demo test test-python test-contracts fuzz-contracts coverage-contracts mutate-contracts slither gas \
+	check protos artefacts format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -31,10 +32,26 @@ test-python: setup   ## unit, integration, statistical, security and fault tests
 test-contracts: contracts/node_modules/.ready   ## forge tests of the contracts
 	$(RUN) contracts/toolchain.py test $(ARGS)
 
+fuzz-contracts: contracts/node_modules/.ready   ## the contracts' stateful fuzz in its long form: 1,000,000 calls or more
+	$(RUN) contracts/toolchain.py fuzz $(ARGS)
+
+coverage-contracts: contracts/node_modules/.ready   ## lines and branches of the contracts that the tests reach
+	$(RUN) contracts/toolchain.py coverage $(ARGS)
+
+mutate-contracts: contracts/node_modules/.ready   ## change the contracts place by place: does a test notice? (hours; resumes; ARGS="--sample 100 --seed 1")
+	$(RUN) contracts/toolchain.py mutate $(ARGS)
+
+slither: contracts/node_modules/.ready   ## static analysis of the contracts: medium and high only
+	$(RUN) contracts/toolchain.py slither $(ARGS)
+
+gas: contracts/node_modules/.ready   ## what each transaction costs, against its limit (ARGS=--json for one line of JSON)
+	$(RUN) contracts/toolchain.py gas $(ARGS)
+
 check: setup contracts/node_modules/.ready   ## style, types, import layers, generated files
 	$(BIN)/ruff check . $(ARGS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd contracts && ../$(BIN)/mypy --config-file ../pyproject.toml --strict toolchain.py tools
 	$(BIN)/lint-imports
 	$(RUN) protos/generate.py --check
 	$(RUN) contracts/toolchain.py check

