@@ -28,6 +28,8 @@ from usufruct.errors import ChainError
 LONGEST_GAP = 16
 """Nonces below ours that nothing fills and that are filled with empty transactions; more means a lying node."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 1.0
+SPARE_GAS = 30_000
+"""Allowed above the estimate and a quarter: other transactions may make a word of storage new, which costs 17,100 more."""
 _WAITS = ("nonce", "already", "underpriced", "known")
 """In nodes' words for a transaction whose nonce is used or waits already: the chain will tell by which."""
 
@@ -353,7 +355,8 @@ class Account:
             gas = self.rpc.estimate_gas(call)
         except RpcRefused as error:
             raise self._refused(error, doing) from error
-        return gas + gas // 10
+        # by chance, because two outboxes of one key would else sign the very same bytes for two wishes: one effect
+        return gas + gas // 4 + SPARE_GAS + secrets.randbelow(SPARE_GAS)
 
     def _fees(self) -> tuple[int, int, int | None]:
         """What the chain asks per gas, what to bid, and the tip in that (EIP-1559): the base fee may double meanwhile."""

@@ -193,8 +193,8 @@ class Rpc:
         return min(self._each(read_number, "eth_maxPriorityFeePerGas"))
 
     def estimate_gas(self, transaction: dict[str, str]) -> int:
-        """Gas that a transaction needs. RpcRefused: it would revert, and why."""
-        return max(self._each(_small, "eth_estimateGas", transaction))
+        """Gas that a transaction needs after the newest block. RpcRefused: it would revert, and why."""
+        return max(self._each(_small, "eth_estimateGas", transaction, "latest"))
 
     def is_known(self, transaction_hash: bytes) -> bool:
         """Whether any endpoint knows the transaction, mined or not."""
