@@ -184,7 +184,7 @@ def read_logs(value: Any) -> tuple[Log, ...]:
 
 def read_receipt(value: Any) -> TransactionReceipt | None:
     """Of ``eth_getTransactionReceipt``; None while it is not mined."""
-    if value is None or value.get("blockHash") is None:
+    if value is None or value["blockHash"] is None:
         return None
     created = value.get("contractAddress")
     receipt = TransactionReceipt(

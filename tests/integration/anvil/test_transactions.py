@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import stat
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,7 @@ def test_what_is_not_mined_is_signed_again_with_higher_fees_up_to_the_limit(worl
     sending = Sending(world, account, world.mint(5), "one")
     waiting(account, attempts=3)
     attempts = account._outbox.open_entries()[0].attempts
-    for before, after in zip(attempts, attempts[1:], strict=False):
+    for before, after in pairwise(attempts):
         assert after.max_fee_wei * 8 >= before.max_fee_wei * 9
         assert after.tip_wei is not None and before.tip_wei is not None
         assert after.tip_wei * 8 >= before.tip_wei * 9
