@@ -19,12 +19,15 @@ import {
     Job,
     JobInit,
     Leg,
+    LEG_BYTES,
     LegInit,
     LegReceipt,
     LegState,
     LOWER_TYPEHASH,
     Reason,
+    RECEIPT_BYTES,
     RECEIPT_TYPEHASH,
+    Reservation,
     Sponsorship,
     SPONSORSHIP_TYPEHASH
 } from "./Types.sol";
@@ -43,7 +46,6 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
     uint256 private constant BPS = 10_000;
     uint256 private constant BOND_BPS = 1_000;
     uint32 private constant PROTOCOL = 0;
-    uint256 private constant LEG_BYTES = 17 * 32;
 
     /// @notice The contracts given here do not name this one and each other.
     error WrongDeployment();
@@ -146,23 +148,22 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
         Grant calldata g = x.grant;
         bytes32 legId = legIdOf(jobId, g.datasetId);
         if (legHash[legId] != 0) revert DatasetTwice(g.datasetId);
-        (Reason reason, bytes32 grantHash, uint32 holderId, uint16 minCohort, uint16 feeBps) =
-            registry.reserve(g, x.signature, init.specHash, init.purposeHash, msg.sender, x.lossMicro);
-        if (reason != Reason.Ok) revert LegRefused(g.datasetId, reason);
-        if (init.minLegs < minCohort) revert CohortTooSmall(init.minLegs, minCohort);
+        Reservation memory r = registry.reserve(x, init.specHash, init.purposeHash, msg.sender);
+        if (r.reason != Reason.Ok) revert LegRefused(g.datasetId, r.reason);
+        if (init.minLegs < r.minCohort) revert CohortTooSmall(init.minLegs, r.minCohort);
         _debit(g.token, payer, g.priceUnits);
         Leg memory leg = Leg({
             jobId: jobId,
             datasetId: g.datasetId,
-            holderId: holderId,
+            holderId: r.holderId,
             builder: msg.sender,
             payer: payer,
             arbiter: init.arbiter,
             specHash: init.specHash,
-            grantHash: grantHash,
+            grantHash: r.grantHash,
             token: g.token,
             priceUnits: g.priceUnits,
-            feeBps: feeBps,
+            feeBps: r.feeBps,
             lossMicro: x.lossMicro,
             deliverBySeconds: init.deliverBySeconds,
             challengeTermSeconds: init.challengeTermSeconds,
@@ -171,7 +172,7 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
             state: LegState.Locked
         });
         legHash[legId] = keccak256(abi.encode(leg));
-        emit LegLocked(jobId, g.datasetId, msg.sender, leg);
+        emit LegLocked(jobId, g.datasetId, leg);
     }
 
     // -- before training -----------------------------------------------------------------------------------------
@@ -381,7 +382,12 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
     }
 
     function hashReceipt(LegReceipt calldata receipt) public view returns (bytes32) {
-        return _hashTypedDataV4(keccak256(abi.encode(RECEIPT_TYPEHASH, receipt)));
+        bytes calldata encoded;
+        assembly ("memory-safe") {
+            encoded.offset := receipt
+            encoded.length := RECEIPT_BYTES
+        }
+        return _hashTypedDataV4(keccak256(abi.encodePacked(RECEIPT_TYPEHASH, encoded)));
     }
 
     function hashLower(bytes32 legId, uint64 lossMicro) public view returns (bytes32) {
@@ -403,7 +409,7 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
         l = leg;
         legId = legIdOf(l.jobId, l.datasetId);
         bytes calldata encoded;
-        // a struct of fixed-size fields stands in calldata as abi.encode would write it; copying it above checked each
+        // the bytes as they stand in calldata: copying the struct above has checked every field
         assembly ("memory-safe") {
             encoded.offset := leg
             encoded.length := LEG_BYTES

@@ -24,7 +24,7 @@ interface IComputeAccess {
         uint16 minLegs,
         uint256 legs
     );
-    event LegLocked(bytes32 indexed jobId, uint64 indexed datasetId, address indexed builder, Leg leg);
+    event LegLocked(bytes32 indexed jobId, uint64 indexed datasetId, Leg leg);
     /// @param accepted how many legs of the job are accepted now
     event LegAccepted(bytes32 indexed jobId, uint64 indexed datasetId, uint64 fencingEpoch, uint16 accepted);
     /// @param untilSeconds end of the challenge window

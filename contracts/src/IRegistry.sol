@@ -4,7 +4,7 @@ pragma solidity ^0.8.28;
 import {IBySignature} from "./IBySignature.sol";
 import {IGuarded} from "./IGuarded.sol";
 import {IUsageLog} from "./IUsageLog.sol";
-import {Dataset, DatasetInit, Grant, GrantUse, Holder, Reason, Terms} from "./Types.sol";
+import {Dataset, DatasetInit, Grant, GrantUse, Holder, LegInit, Reason, Reservation, Terms} from "./Types.sol";
 
 /// @title Registry: holders, datasets, privacy budgets and grants
 /// @notice A holder's admin key (cold) sets limits here; its operator key (hot) grants inside them, off chain.
@@ -138,16 +138,10 @@ interface IRegistry is IBySignature, IGuarded {
 
     // -- budgets: only ComputeAccess -----------------------------------------------------------------------------
 
-    /// @notice Checks the grant as `checkGrant` does and, if it holds, counts its use and reserves the loss.
-    /// `feeBps` is the protocol fee of now.
-    function reserve(
-        Grant calldata grant,
-        bytes calldata signature,
-        bytes32 specHash,
-        bytes32 purposeHash,
-        address builder,
-        uint64 lossMicro
-    ) external returns (Reason reason, bytes32 grantHash, uint32 holderId, uint16 minCohort, uint16 feeBps);
+    /// @notice Checks the leg's grant as `checkGrant` does and, if it holds, counts its use and reserves the loss.
+    function reserve(LegInit calldata leg, bytes32 specHash, bytes32 purposeHash, address builder)
+        external
+        returns (Reservation memory);
 
     /// @notice Ends a reservation: `lossMicro` of it is spent, the rest is free again.
     function commit(uint64 datasetId, uint64 reservedMicro, uint64 lossMicro) external;

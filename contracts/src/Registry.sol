@@ -6,7 +6,19 @@ import {BySignature} from "./BySignature.sol";
 import {Guarded} from "./Guarded.sol";
 import {IRegistry} from "./IRegistry.sol";
 import {IUsageLog} from "./IUsageLog.sol";
-import {Dataset, DatasetInit, Grant, GrantUse, GRANT_TYPEHASH, Holder, Reason, Terms} from "./Types.sol";
+import {
+    Dataset,
+    DatasetInit,
+    Grant,
+    GrantUse,
+    GRANT_BYTES,
+    GRANT_TYPEHASH,
+    Holder,
+    LegInit,
+    Reason,
+    Reservation,
+    Terms
+} from "./Types.sol";
 
 /// @title Registry: holders, datasets, privacy budgets and grants
 /// @dev Every function is documented in IRegistry.
@@ -202,7 +214,12 @@ contract Registry is IRegistry, BySignature, Guarded {
     }
 
     function hashGrant(Grant calldata grant) public view returns (bytes32) {
-        return _hashTypedDataV4(keccak256(abi.encode(GRANT_TYPEHASH, grant)));
+        bytes calldata encoded;
+        assembly ("memory-safe") {
+            encoded.offset := grant
+            encoded.length := GRANT_BYTES
+        }
+        return _hashTypedDataV4(keccak256(abi.encodePacked(GRANT_TYPEHASH, encoded)));
     }
 
     /// @dev Cheap facts first, the signature last.
@@ -243,31 +260,25 @@ contract Registry is IRegistry, BySignature, Guarded {
 
     // -- budgets -------------------------------------------------------------------------------------------------
 
-    function reserve(
-        Grant calldata grant,
-        bytes calldata signature,
-        bytes32 specHash,
-        bytes32 purposeHash,
-        address builder,
-        uint64 lossMicro
-    )
+    function reserve(LegInit calldata leg, bytes32 specHash, bytes32 purposeHash, address builder)
         external
         onlyComputeAccess
-        returns (Reason reason, bytes32 grantHash, uint32 holderId, uint16 minCohort, uint16 feeBps)
+        returns (Reservation memory r)
     {
-        grantHash = hashGrant(grant);
-        reason = _check(grant, grantHash, signature, specHash, purposeHash, builder, lossMicro);
-        if (reason != Reason.Ok) return (reason, grantHash, 0, 0, 0);
+        Grant calldata grant = leg.grant;
+        r.grantHash = hashGrant(grant);
+        r.reason = _check(grant, r.grantHash, leg.signature, specHash, purposeHash, builder, leg.lossMicro);
+        if (r.reason != Reason.Ok) return r;
         Dataset storage d = _datasets[grant.datasetId];
-        GrantUse storage used = _grantUses[grantHash];
+        GrantUse storage used = _grantUses[r.grantHash];
         unchecked {
             // _check has bounded all three: uses < maxUses, both losses at most their uint64 limits
             used.uses += 1;
-            used.lossMicro += lossMicro;
-            d.reservedMicro += lossMicro;
+            used.lossMicro += leg.lossMicro;
+            d.reservedMicro += leg.lossMicro;
         }
         used.revocationEpoch = grant.revocationEpoch;
-        return (Reason.Ok, grantHash, d.holderId, d.minCohort, _settings.feeBps);
+        (r.holderId, r.minCohort, r.feeBps) = (d.holderId, d.minCohort, _settings.feeBps);
     }
 
     function commit(uint64 datasetId, uint64 reservedMicro, uint64 lossMicro) external onlyComputeAccess {

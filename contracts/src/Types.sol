@@ -197,6 +197,17 @@ struct LegInit {
     uint64 lossMicro;
 }
 
+/// What Registry answers when a leg is to be opened. All but the first two are zero unless `reason` is `Ok`.
+/// @param minCohort the dataset's
+/// @param feeBps the protocol fee of now
+struct Reservation {
+    Reason reason;
+    bytes32 grantHash;
+    uint32 holderId;
+    uint16 minCohort;
+    uint16 feeBps;
+}
+
 /// Somebody else pays for a job; EIP-712 struct of ComputeAccess's domain.
 /// @param units most that the job may lock, all in `token`
 struct Sponsorship {
@@ -279,6 +290,12 @@ struct LegReceipt {
     uint40 startedSeconds;
     uint40 endedSeconds;
 }
+
+// -- structs of fixed-size fields: in calldata they stand as abi.encode would write them --------------------------
+
+uint256 constant GRANT_BYTES = 13 * 32;
+uint256 constant LEG_BYTES = 17 * 32;
+uint256 constant RECEIPT_BYTES = 31 * 32;
 
 // -- what is signed ----------------------------------------------------------------------------------------------
 
