@@ -255,6 +255,11 @@ class ChainError(UsufructError):
 
     reason = "CHAIN_UNREACHABLE"
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether the chain said nothing that counts, so that asking again later may go well."""
+        return self.reason in ("CHAIN_UNREACHABLE", "CHAIN_DISAGREES")
+
 
 class PeerError(UsufructError):
     """A peer cannot be reached, or is not who it should be."""

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="List every use, and verify the books against one another.")
 
 Rpc = Annotated[
-    str, typer.Option("--rpc", envvar="USUFRUCT_RPC", help="JSON-RPC URL of the chain.", show_default=False)
+    str,
+    typer.Option(
+        "--rpc",
+        envvar="USUFRUCT_RPC",
+        help="JSON-RPC URL of the chain; several must agree.",
+        show_default=False,
+    ),
 ]
 Contract = Annotated[
     str,

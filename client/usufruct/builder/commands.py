@@ -30,13 +30,22 @@ JobId = Annotated[str, typer.Argument(help="The job's id, 0x…")]
 
 @app.command()
 def datasets(
-    rpc: Annotated[str, typer.Option(envvar="USUFRUCT_RPC", help="JSON-RPC URL of the chain.")],
+    rpc: Annotated[
+        str,
+        typer.Option(
+            envvar="USUFRUCT_RPC",
+            help="JSON-RPC URL of the chain; several that must agree have spaces between.",
+        ),
+    ],
     contract: Annotated[str, typer.Option(envvar="USUFRUCT_CONTRACT", help="Address of ComputeAccess.")],
     task: Annotated[str | None, typer.Option(help="Only datasets for this task.")] = None,
+    confirmations: Annotated[
+        int | None, typer.Option(min=0, help="Blocks that make final, where the chain has no such tag.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the datasets on offer: task, price, privacy budget left. Needs no key."""
-    found = connect(rpc, contract=contract).datasets(task=task)
+    found = connect(rpc, contract=contract, confirmations=confirmations).datasets(task=task)
     if as_json:
         for dataset in found:
             _print(_dataset_fields(dataset))
@@ -131,6 +140,7 @@ def watch(
             contract=record.compute_access,
             key=record.key_path,
             passphrase_file=passphrase_file,
+            confirmations=record.confirmations,
         )
         proposal = network.proposal(job)
         status = proposal.wait(timeout_seconds) if timeout_seconds > 0 else proposal.status()
@@ -175,7 +185,11 @@ def resume(
 
 def _connect(job: JobFile, passphrase_file: Path | None) -> tuple[Network, list[Dataset]]:
     network = connect(
-        job.rpc, contract=job.contract, key=job.key, passphrase_file=passphrase_file or job.passphrase_file
+        job.rpc,
+        contract=job.contract,
+        key=job.key,
+        passphrase_file=passphrase_file or job.passphrase_file,
+        confirmations=job.confirmations,
     )
     chosen = network.datasets(task=job.task, ids=job.datasets)
     if not chosen:

@@ -36,7 +36,9 @@ log = logging.getLogger("usufruct.builder")
 SERVER_LEARNING_RATE = 1.0
 """The weighted sum of the holders' updates is applied as it is."""
 
-_RETRY_SAME = frozenset({"PEER_UNREACHABLE", "DEADLINE_EXCEEDED", "ROUND_UNKNOWN", "CHAIN_UNREACHABLE"})
+_RETRY_SAME = frozenset(
+    {"PEER_UNREACHABLE", "DEADLINE_EXCEEDED", "ROUND_UNKNOWN", "CHAIN_UNREACHABLE", "CHAIN_DISAGREES"}
+)
 """Failures after which the same attempt (same key, same view) may be run again: holders resend identical bytes."""
 
 

@@ -1,7 +1,7 @@
 """A training job as a TOML file, for ``usufruct builder submit``: an MLP by its layer sizes, no Python needed.
 
 [network]
-rpc = "http://127.0.0.1:8545"
+rpc = "http://127.0.0.1:8545"     # several that must agree: with spaces between; optional: confirmations
 contract = "0x…"
 key = "builder.json"
 aggregator = "127.0.0.1:7100#sha256:…"
@@ -47,6 +47,7 @@ class JobFile:
     """What the file says; paths are relative to it."""
 
     rpc: str
+    confirmations: int | None
     contract: str
     key: Path
     passphrase_file: Path | None
@@ -103,6 +104,7 @@ def read_job_file(path: Path) -> JobFile:
     asked = {name: privacy.value(name) for name in ("delta", "max_grad_norm") if privacy.has(name)}
     job = JobFile(
         rpc=network.text("rpc"),
+        confirmations=network.whole("confirmations", None, most=10_000),
         contract=network.text("contract"),
         key=network.location("key"),
         passphrase_file=network.location("passphrase_file", None),

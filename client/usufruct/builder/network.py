@@ -48,33 +48,35 @@ class Balance:
 
 
 def connect(
-    rpc_url: str,
+    rpc_url: str | Sequence[str],
     *,
     contract: str,
     key: str | Path | None = None,
     passphrase_file: str | Path | None = None,
     timeout_seconds: float = 5.0,
+    confirmations: int | None = None,
 ) -> Network:
     """Connects to a network of data holders.
 
     Args:
-        rpc_url: JSON-RPC endpoint of the chain.
+        rpc_url: JSON-RPC endpoint of the chain; or several, which must agree (a list, or text with spaces between).
         contract: address of ``ComputeAccess``; it names the other contracts.
         key: the builder's encrypted keystore file. Without one, datasets can be listed and nothing else.
         passphrase_file: file with the key's passphrase. Without it: the file named by ``USUFRUCT_PASSPHRASE_FILE``, or
             ``<key>.passphrase`` beside the key, or a prompt at a terminal.
         timeout_seconds: for one call to the chain.
+        confirmations: for chains without finalized blocks: how many blocks below the newest count as final.
     Raises:
-        ChainError: CHAIN_UNREACHABLE or WRONG_CHAIN.
+        ChainError: CHAIN_UNREACHABLE, WRONG_CHAIN or CHAIN_DISAGREES.
         ConfigError: KEY_INVALID.
     """
-    chain = Chain.connect(rpc_url, contract, timeout_seconds=timeout_seconds)
+    urls = rpc_url if isinstance(rpc_url, str) else " ".join(rpc_url)
+    chain = Chain.connect(urls, contract, timeout_seconds=timeout_seconds, confirmations=confirmations)
     if key is None:
-        return Network(rpc_url, chain, None, None)
+        return Network(urls, chain, None, None, confirmations)
     path = Path(key).expanduser().resolve()
-    return Network(
-        rpc_url, chain, load_key(path, passphrase_file=_passphrase_file(path, passphrase_file)), path
-    )
+    account = load_key(path, passphrase_file=_passphrase_file(path, passphrase_file))
+    return Network(urls, chain, account, path, confirmations)
 
 
 def _passphrase_file(key: Path, given: str | Path | None) -> Path | None:
@@ -90,9 +92,15 @@ class Network:
     """A chain with its data holders, seen with one builder's key. Make one with :func:`connect`."""
 
     def __init__(
-        self, rpc_url: str, chain: Chain, account: LocalAccount | None, key_path: Path | None
+        self,
+        rpc_url: str,
+        chain: Chain,
+        account: LocalAccount | None,
+        key_path: Path | None,
+        confirmations: int | None = None,
     ) -> None:
         self.rpc_url, self.chain, self.key_path = rpc_url, chain, key_path
+        self.confirmations = confirmations
         self._account = account
 
     @property

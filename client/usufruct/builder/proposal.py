@@ -325,6 +325,7 @@ def new_proposal(
     graph.pack_vector(traced.graph, vector)  # refuses weights that a holder would refuse
     record = JobRecord(
         rpc_url=network.rpc_url,
+        confirmations=network.confirmations,
         compute_access=network.chain.compute_access,
         key_path=str(network.key_path or ""),
         builder=network.address,

@@ -45,6 +45,7 @@ def resume(
         contract=record.compute_access,
         key=key or record.key_path,
         passphrase_file=passphrase_file,
+        confirmations=record.confirmations,
     )
     if network.address != record.builder:
         raise ConfigError(

@@ -41,6 +41,7 @@ class JobRecord:
     key_path: str
     builder: str
     parameter_names: tuple[tuple[str, str], ...]
+    confirmations: int | None = None
     version: int = STORE_VERSION
 
 

@@ -324,7 +324,7 @@ class Account:
             gas = self._estimate(to, data, entry.doing)
             fee, tip = self._affordable(gas, entry.doing)
         except ChainError as error:
-            if error.reason not in ("CHAIN_UNREACHABLE", "CHAIN_DISAGREES"):
+            if not error.may_pass:
                 self._outbox.forget(entry.purpose)  # nothing was done, and it is the caller's to decide again
             raise
         nonce = self._outbox.next_nonce(self.rpc.nonce(self.address, "pending"))

@@ -67,7 +67,7 @@ class Chain:
         """Connects and checks that the contracts are there.
 
         Args:
-            rpc_url: one JSON-RPC endpoint, or several that must agree.
+            rpc_url: one JSON-RPC endpoint, or several that must agree (a list, or text with spaces between).
             confirmations: None reads at the chain's ``finalized`` tag; a number, that many blocks below the newest.
         Raises:
             ChainError: CHAIN_UNREACHABLE within about ``timeout_seconds``; WRONG_CHAIN; CHAIN_DISAGREES.

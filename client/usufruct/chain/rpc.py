@@ -45,7 +45,8 @@ class Rpc:
     :class:`RpcRefused`: they answered with an error.
 
     Args:
-        urls: one, or several that must agree. They may contain keys, so messages name only their hosts.
+        urls: one, or several that must agree, as a list or as text with spaces between. They may contain keys, so messages
+            name only their hosts.
         timeout_seconds: for each answer.
         confirmations: None: final is what the chain calls ``finalized``; a number: that many blocks below the newest.
     """
@@ -59,7 +60,7 @@ class Rpc:
         patience_seconds: float = PATIENCE_SECONDS,
         lag_seconds: float = LAG_SECONDS,
     ) -> None:
-        listed = [urls] if isinstance(urls, str) else list(urls)
+        listed = urls.split() if isinstance(urls, str) else list(urls)
         if not listed or len(set(listed)) != len(listed):
             raise ConfigError("name one RPC URL, or several different ones", field="rpc_url")
         self._endpoints = [Endpoint(url, timeout_seconds) for url in listed]

@@ -44,6 +44,7 @@ _FAMILIES: dict[str, type[UsufructError]] = {
     "PEER_KEY_MISMATCH": PeerKeyMismatch,
     "DEADLINE_EXCEEDED": PeerError,
     "CHAIN_UNREACHABLE": ChainError,
+    "CHAIN_DISAGREES": ChainError,
     "TRANSACTION_FAILED": ChainError,
     "LEDGER_LOCKED": LedgerError,
     "LEDGER_CORRUPT": LedgerError,

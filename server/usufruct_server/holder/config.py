@@ -22,7 +22,12 @@ UnknownBuilders = Literal["inbox", "refuse", "grant"]
 
 @dataclass(frozen=True)
 class ChainConfig:
-    """Where the chain is. ``confirmations`` is for chains without a ``finalized`` tag; None asks the node."""
+    """Where the chain is.
+
+    Attributes:
+        rpc_url: one endpoint, or several that must agree, with spaces between.
+        confirmations: for chains without a ``finalized`` tag; None asks the node.
+    """
 
     rpc_url: str
     compute_access: str
@@ -194,8 +199,8 @@ def _address(table: Table, key: str, value: str) -> str:
 
 def _chain(table: Table) -> ChainConfig:
     rpc_url = table.text("rpc_url")
-    if not rpc_url.startswith(("http://", "https://")):
-        raise table.error("rpc_url", "must start with http:// or https://")
+    if not all(url.startswith(("http://", "https://")) for url in rpc_url.split()):
+        raise table.error("rpc_url", "must start with http:// or https://; several have spaces between them")
     chain = ChainConfig(
         rpc_url=rpc_url,
         compute_access=_address(table, "compute_access", table.text("compute_access")),

@@ -62,7 +62,7 @@ def registration_problems(
     """Where the chain says something else than this holder; each a sentence with what to do.
 
     Raises:
-        ChainError: CHAIN_UNREACHABLE.
+        ChainError: CHAIN_UNREACHABLE, CHAIN_DISAGREES.
     """
     holder = chain.holder(registration.holder_id)
     again = "run `usufruct holder register` to change it on chain, or put the old one back"
@@ -79,7 +79,7 @@ def registration_problems(
         try:
             entry = chain.dataset(served.dataset_id)
         except ChainError as error:
-            if error.reason == "CHAIN_UNREACHABLE":
+            if error.may_pass:
                 raise
             problems.append(f"{where} is not on chain; run `usufruct holder register`.")
             continue

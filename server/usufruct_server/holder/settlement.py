@@ -24,7 +24,7 @@ from usufruct.domain.leg_receipt import (
 )
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind
-from usufruct.errors import InvalidInput, Refused, RoundFailed, UsufructError
+from usufruct.errors import ChainError, InvalidInput, Refused, RoundFailed, UsufructError
 from usufruct.wire.usage import record_from_bytes
 from usufruct_server.holder.job_store import JobStore, LegStatus, StoredLeg, StoredProposal
 from usufruct_server.holder.ledger import Ledger, LegState
@@ -186,7 +186,7 @@ class Settlement:
         One that fails does not keep the others from being delivered: a builder can bring that about.
 
         Raises:
-            ChainError: CHAIN_UNREACHABLE; try again later.
+            ChainError: CHAIN_UNREACHABLE, CHAIN_DISAGREES; try again later.
         """
         for leg in self._store.legs(LegStatus.DELIVERING):
             proposal = self._store.proposal(leg.job_id, leg.dataset_id)
@@ -196,7 +196,7 @@ class Settlement:
             try:
                 self._deliver(proposal, proposal.spec, self._store.leg(leg.job_id, leg.dataset_id) or leg)
             except UsufructError as error:
-                if error.reason == "CHAIN_UNREACHABLE":
+                if isinstance(error, ChainError) and error.may_pass:
                     raise
                 _log.error(
                     "event=leg_not_delivered job=%s dataset=%d reason=%s",

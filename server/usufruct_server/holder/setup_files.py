@@ -91,10 +91,10 @@ endpoint = {_text(a.endpoint or a.listen)}              # where builders reach i
 state_dir = "state"
 
 [chain]
-rpc_url = {_text(a.rpc_url)}
+rpc_url = {_text(a.rpc_url)}   # several, with spaces between, must agree
 compute_access = {_text(a.compute_access or "FILL-IN")}
 chain_id = {a.chain_id or '"FILL-IN"'}
-# confirmations = 0                       # only for chains without a finalized block
+# confirmations = 64                      # only for chains without finalized blocks: how far below the newest is final
 
 [keys]
 operator = "keys/operator.json"           # hot: signs grants and receipts
