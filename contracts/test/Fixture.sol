@@ -4,91 +4,97 @@ pragma solidity ^0.8.28;
 import {ComputeAccess} from "../src/ComputeAccess.sol";
 import {Registry} from "../src/Registry.sol";
 import {TestToken} from "../src/TestToken.sol";
-import {Dataset, DatasetInit, Grant, JobInit, Leg, LegInit, LegReceipt, LegState} from "../src/Types.sol";
+import {
+    Dataset,
+    DatasetInit,
+    Grant,
+    JobInit,
+    Leg,
+    LegInit,
+    LegReceipt,
+    LegState,
+    Sponsorship,
+    Terms
+} from "../src/Types.sol";
 import {UsageLog} from "../src/UsageLog.sol";
+import {Statements} from "./Statements.sol";
+import {vm} from "./Vm.sol";
 
-/// The cheat codes of forge that these tests use.
-interface Vm {
-    function addr(uint256 key) external pure returns (address);
-    function sign(uint256 key, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
-    function prank(address sender) external;
-    function warp(uint256 time) external;
-    function chainId(uint256 id) external;
-    function etch(address where, bytes calldata code) external;
-    function expectRevert() external;
-    function expectRevert(bytes4 error) external;
-    function expectRevert(bytes calldata error) external;
-    function expectEmit() external;
-    function computeCreateAddress(address deployer, uint256 nonce) external pure returns (address);
-    function getNonce(address account) external view returns (uint64);
-    function readFile(string calldata path) external view returns (string memory);
-    function parseJsonUint(string calldata json, string calldata key) external pure returns (uint256);
-    function parseJsonAddress(string calldata json, string calldata key) external pure returns (address);
-    function parseJsonBytes32(string calldata json, string calldata key) external pure returns (bytes32);
-    function parseJsonBytes32Array(string calldata json, string calldata key) external pure returns (bytes32[] memory);
-    function parseJsonBytes(string calldata json, string calldata key) external pure returns (bytes memory);
-    function parseJsonBytesArray(string calldata json, string calldata key) external pure returns (bytes[] memory);
-    function assertEq(uint256 left, uint256 right) external pure;
-    function assertEq(bytes32 left, bytes32 right) external pure;
-    function assertEq(address left, address right) external pure;
-    function assertEq(string calldata left, string calldata right) external pure;
-    function assertTrue(bool condition) external pure;
-    function assertFalse(bool condition) external pure;
-    function assertLe(uint256 left, uint256 right) external pure;
-    function assertGe(uint256 left, uint256 right) external pure;
-    function assume(bool condition) external pure;
-}
-
-Vm constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
-
-/// A deployment with one holder, two datasets and a builder with money; and the ways to make grants and receipts.
-abstract contract Deployment {
-    uint256 internal constant OPERATOR_KEY = 0xA11CE;
-    uint256 internal constant BUILDER_KEY = 0xB0B;
+/// A deployment with two holders, three datasets, a builder and a payer with money; and the ways to make what is said
+/// about a leg. Every number is another one, so that none can be taken for its neighbour.
+abstract contract Deployment is Statements {
     uint256 internal constant START = 1_800_000_000;
     uint64 internal constant CAP = 10_000_000;
     uint64 internal constant LOSS = 3_000_000;
-    uint64 internal constant MOST_LOSS = 5_000_000;
-    uint96 internal constant PRICE = 250_000_000;
+    uint64 internal constant MOST_LOSS_PER_JOB = 5_000_000;
+    uint64 internal constant MOST_LOSS_PER_GRANT = 9_000_000;
+    /// Neither its tenth nor any usual fee is whole.
+    uint96 internal constant PRICE = 250_000_007;
     uint256 internal constant MONEY = 10_000_000_000;
     uint16 internal constant ORDER = 16;
-    uint32 internal constant TERM = 30 days;
+    uint32 internal constant GRANT_TERM = 30 days;
+    uint32 internal constant CHALLENGE = 2 days;
+    /// Of both holders, taken once.
+    uint64 internal constant EPOCH = 1;
     bytes32 internal constant SPEC = keccak256("spec");
     bytes32 internal constant PURPOSE = keccak256("purpose");
     bytes32 internal constant CARD = keccak256("card");
+    bytes32 internal constant POLICY = keccak256("policy");
     bytes32 internal constant FINGERPRINT = keccak256("tls key");
+    bytes32 internal constant LEDGER_HEAD = keccak256("ledger head");
+    string internal constant ENDPOINT = "127.0.0.1:7000";
+    string private constant ARTEFACTS = "../client/usufruct/chain/artefacts";
 
-    Registry internal registry;
-    ComputeAccess internal access;
-    UsageLog internal usageLog;
     TestToken internal token;
-    address internal admin = address(0xAD);
+    address internal guardian = address(0x6A4D);
+    address internal admin = vm.addr(ADMIN_KEY);
     address internal payout = address(0xCAFE);
-    address internal anyone = address(0xDEAD);
     address internal operator = vm.addr(OPERATOR_KEY);
     address internal builder = vm.addr(BUILDER_KEY);
+    address internal payer = vm.addr(PAYER_KEY);
+    address internal arbiter = address(0xA4B);
+    address internal anyone = address(0xDEAD);
+    address internal otherAdmin = address(0xAD2);
+    address internal otherPayout = address(0xCAFE2);
     uint32 internal holderId;
     uint64 internal datasetId;
+    /// Of the same holder.
     uint64 internal secondDatasetId;
+    uint32 internal otherHolderId;
+    uint64 internal otherDatasetId;
     uint256 private _salt;
+
+    // -- deployment ------------------------------------------------------------------------------------------------
 
     function deployAll() internal {
         vm.warp(START);
-        registry = Registry(deployShipped("Registry", abi.encode(addressAfter(2))));
-        usageLog = UsageLog(deployShipped("UsageLog", abi.encode(registry)));
-        access = ComputeAccess(deployShipped("ComputeAccess", abi.encode(registry, usageLog)));
+        (registry, access, usageLog) = deployContracts(guardian);
         token = TestToken(deployShipped("TestToken", ""));
-        vm.prank(admin);
-        holderId = registry.registerHolder(operator, payout, "127.0.0.1:7000", FINGERPRINT);
-        datasetId = register(1);
-        secondDatasetId = register(1);
+        holderId = enrol(admin, OPERATOR_KEY, payout);
+        datasetId = register(datasetInit(holderId));
+        secondDatasetId = register(datasetInit(holderId));
+        otherHolderId = enrol(otherAdmin, OTHER_OPERATOR_KEY, otherPayout);
+        otherDatasetId = register(datasetInit(otherHolderId));
         fund(builder, MONEY);
+        fund(payer, MONEY);
     }
 
-    /// Deploys the very bytecode that the Python package ships, not what this test run compiled.
+    function deployContracts(address guardian_) internal returns (Registry r, ComputeAccess a, UsageLog u) {
+        u = UsageLog(deployShipped("UsageLog", abi.encode(addressAfter(1))));
+        r = Registry(deployShipped("Registry", abi.encode(addressAfter(1), u, guardian_)));
+        a = ComputeAccess(deployShipped("ComputeAccess", abi.encode(r)));
+    }
+
+    /// The shipped bytecode. USUFRUCT_ARTEFACTS names another folder of artefacts (mutation tests); empty means this
+    /// run's own build, the only one that coverage can see.
+    function creationCode(string memory name) internal view returns (bytes memory) {
+        string memory artefacts = vm.envOr("USUFRUCT_ARTEFACTS", ARTEFACTS);
+        if (bytes(artefacts).length == 0) return vm.getCode(string.concat(name, ".sol:", name));
+        return vm.parseJsonBytes(vm.readFile(string.concat(artefacts, "/", name, ".json")), ".bytecode");
+    }
+
     function deployShipped(string memory name, bytes memory arguments) internal returns (address where) {
-        string memory path = string.concat("../client/usufruct/chain/artefacts/", name, ".json");
-        bytes memory code = bytes.concat(vm.parseJsonBytes(vm.readFile(path), ".bytecode"), arguments);
+        bytes memory code = bytes.concat(creationCode(name), arguments);
         assembly ("memory-safe") {
             where := create(0, add(code, 32), mload(code))
             if iszero(where) {
@@ -103,16 +109,36 @@ abstract contract Deployment {
         return vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + others);
     }
 
-    function register(uint16 minCohort) internal returns (uint64) {
-        DatasetInit memory init = datasetInit();
-        init.minCohort = minCohort;
-        vm.prank(admin);
+    // -- holders and datasets --------------------------------------------------------------------------------------
+
+    /// Registers a holder, whose server then takes the first fencing epoch.
+    function enrol(address admin_, uint256 operatorKey_, address payout_) internal returns (uint32 id) {
+        vm.prank(admin_);
+        id = registry.registerHolder(vm.addr(operatorKey_), payout_, ENDPOINT, FINGERPRINT);
+        operatorKey[id] = operatorKey_;
+        vm.prank(vm.addr(operatorKey_));
+        registry.takeFencingEpoch(id, EPOCH, LEDGER_HEAD);
+    }
+
+    function terms() internal pure returns (Terms memory) {
+        return Terms(PRICE, 1, MOST_LOSS_PER_JOB, MOST_LOSS_PER_GRANT, GRANT_TERM, POLICY);
+    }
+
+    function datasetInit(uint32 holder) internal view returns (DatasetInit memory) {
+        return DatasetInit(holder, 0, false, CARD, address(token), ORDER, CAP, terms());
+    }
+
+    function register(DatasetInit memory init) internal returns (uint64) {
+        vm.prank(registry.holder(init.holderId).admin);
         return registry.registerDataset(init);
     }
 
-    function datasetInit() internal view returns (DatasetInit memory) {
-        return DatasetInit(holderId, CARD, address(token), PRICE, 1, ORDER, CAP, MOST_LOSS, TERM);
+    function budget(uint64 dataset) internal view returns (uint64 reserved, uint64 spent) {
+        Dataset memory d = registry.dataset(dataset);
+        return (d.reservedMicro, d.spentMicro);
     }
+
+    // -- money -----------------------------------------------------------------------------------------------------
 
     function fund(address who, uint256 units) internal {
         token.mint(who, units);
@@ -121,6 +147,16 @@ abstract contract Deployment {
         vm.prank(who);
         access.deposit(address(token), units);
     }
+
+    function depositOf(address who) internal view returns (uint256) {
+        return access.depositOf(address(token), who);
+    }
+
+    function earningsOf(uint32 holder) internal view returns (uint256) {
+        return access.earningsOf(address(token), holder);
+    }
+
+    // -- what is asked for -----------------------------------------------------------------------------------------
 
     function grantFor(uint64 dataset) internal returns (Grant memory) {
         return Grant({
@@ -133,20 +169,17 @@ abstract contract Deployment {
             maxUses: 1,
             lossPerJobMicro: LOSS,
             lossTotalMicro: LOSS,
-            notBeforeSeconds: uint40(START),
-            deadlineSeconds: uint40(START + 1 days),
-            revocationEpoch: 0,
+            notBeforeSeconds: uint40(block.timestamp),
+            deadlineSeconds: uint40(block.timestamp + 1 days),
+            revocationEpoch: registry.holder(registry.dataset(dataset).holderId).revocationEpoch,
             salt: bytes32(++_salt)
         });
     }
 
-    function signature(uint256 key, bytes32 digest) internal pure returns (bytes memory) {
-        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, digest);
-        return abi.encodePacked(r, s, v);
-    }
-
+    /// The grant with its operator's signature, asking for all that it gives one job.
     function signed(Grant memory g) internal view returns (LegInit memory) {
-        return LegInit(g, signature(OPERATOR_KEY, registry.hashGrant(g)), g.lossPerJobMicro);
+        uint256 key = operatorKey[registry.dataset(g.datasetId).holderId];
+        return LegInit(g, signature(key, grantHash(g)), g.lossPerJobMicro);
     }
 
     function one(LegInit memory leg) internal pure returns (LegInit[] memory legs) {
@@ -154,78 +187,83 @@ abstract contract Deployment {
         legs[0] = leg;
     }
 
-    function both() internal returns (LegInit[] memory legs) {
+    function two(LegInit memory first, LegInit memory second) internal pure returns (LegInit[] memory legs) {
         legs = new LegInit[](2);
-        legs[0] = signed(grantFor(datasetId));
-        legs[1] = signed(grantFor(secondDatasetId));
+        (legs[0], legs[1]) = (first, second);
     }
 
-    function jobInit(uint256 nonce) internal pure returns (JobInit memory) {
-        return JobInit(bytes32(nonce), SPEC, PURPOSE, uint40(START + 1 hours), 1);
-    }
-
-    /// Opens a one-leg job on the first dataset and returns the leg as it is stored.
-    function open(uint256 nonce) internal returns (Leg memory) {
-        LegInit memory asked = signed(grantFor(datasetId));
-        vm.prank(builder);
-        bytes32 jobId = access.openJob(jobInit(nonce), one(asked));
-        return lockedLeg(jobId, asked.grant);
-    }
-
-    function lockedLeg(bytes32 jobId, Grant memory g) internal view returns (Leg memory) {
-        return Leg({
-            jobId: jobId,
-            datasetId: g.datasetId,
-            holderId: holderId,
-            builder: builder,
-            payer: builder,
+    function jobInit(uint256 nonce) internal view returns (JobInit memory) {
+        return JobInit({
+            nonce: bytes32(nonce),
             specHash: SPEC,
-            grantHash: registry.hashGrant(g),
+            purposeHash: PURPOSE,
+            arbiter: arbiter,
+            acceptBySeconds: uint40(block.timestamp + 1 hours),
+            deliverBySeconds: uint40(block.timestamp + 1 days),
+            challengeTermSeconds: CHALLENGE,
+            minLegs: 1
+        });
+    }
+
+    function sponsorshipFor(JobInit memory init, uint256 units) internal view returns (Sponsorship memory) {
+        return Sponsorship({
+            payer: payer,
+            jobId: jobIdFor(builder, init.nonce),
+            specHash: init.specHash,
             token: address(token),
-            priceUnits: g.priceUnits,
-            lossReservedMicro: g.lossPerJobMicro,
-            deliverBySeconds: uint40(START + 1 hours),
+            units: units,
+            deadlineSeconds: uint40(block.timestamp + 1 hours)
+        });
+    }
+
+    // -- legs as they must be stored -------------------------------------------------------------------------------
+
+    /// The leg that `openJob` by the builder must make of what was asked.
+    function lockedLeg(JobInit memory init, LegInit memory asked, address payer_) internal view returns (Leg memory) {
+        return Leg({
+            jobId: jobIdFor(builder, init.nonce),
+            datasetId: asked.grant.datasetId,
+            holderId: registry.dataset(asked.grant.datasetId).holderId,
+            builder: builder,
+            payer: payer_,
+            arbiter: init.arbiter,
+            specHash: init.specHash,
+            grantHash: grantHash(asked.grant),
+            token: asked.grant.token,
+            priceUnits: asked.grant.priceUnits,
+            feeBps: registry.settings().feeBps,
+            lossMicro: asked.lossMicro,
+            deliverBySeconds: init.deliverBySeconds,
+            challengeTermSeconds: init.challengeTermSeconds,
+            untilSeconds: 0,
             receiptHash: 0,
             state: LegState.Locked
         });
     }
 
+    /// What the holder says of a leg that spent its whole reservation.
     function receiptFor(Leg memory leg) internal view returns (LegReceipt memory r) {
-        r.version = 1;
+        r.version = 2;
         r.accountantVersion = 1;
-        r.legId = access.legIdOf(leg.jobId, leg.datasetId);
+        r.fencingEpoch = registry.holder(leg.holderId).fencingEpoch;
+        r.legId = legIdOf(leg);
         r.jobId = leg.jobId;
         r.datasetId = leg.datasetId;
         r.specHash = leg.specHash;
         r.grantHash = leg.grantHash;
         r.order = ORDER;
-        r.lossMicro = leg.lossReservedMicro;
+        r.attemptsReserved = 5;
+        r.attemptsCharged = 5;
+        r.roundsDone = 4;
+        r.lossMicro = leg.lossMicro;
+        r.usageHead = keccak256("usage head");
+        r.updatesHash = keccak256("updates");
+        r.startedSeconds = uint40(block.timestamp);
+        r.endedSeconds = uint40(block.timestamp + 1);
     }
 
-    /// Delivers a leg as its operator and returns it in its new state.
-    function delivered(Leg memory leg) internal returns (Leg memory) {
-        LegReceipt memory r = receiptFor(leg);
-        vm.prank(operator);
-        access.deliver(leg, r, "");
-        leg.receiptHash = access.hashReceipt(r);
-        leg.state = LegState.Delivered;
-        return leg;
-    }
-
-    function paid(Leg memory leg) internal returns (Leg memory) {
-        vm.prank(builder);
-        access.acknowledge(leg, "");
-        leg.state = LegState.Paid;
-        return leg;
-    }
-
-    function stored(Leg memory leg) internal view returns (bool) {
-        return access.legHash(access.legIdOf(leg.jobId, leg.datasetId)) == keccak256(abi.encode(leg));
-    }
-
-    function budget(uint64 dataset) internal view returns (uint64 reserved, uint64 spent) {
-        Dataset memory d = registry.dataset(dataset);
-        return (d.reservedMicro, d.spentMicro);
+    function isStored(Leg memory leg) internal view returns (bool) {
+        return access.legHash(legIdOf(leg)) == hashOf(leg);
     }
 }
 
