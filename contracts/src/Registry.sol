@@ -128,6 +128,8 @@ contract Registry is IRegistry, BySignature, Guarded {
         ) revert BadDataset();
         datasetId = ++datasetCount;
         Dataset storage d = _datasets[datasetId];
+        // before the dataset is anybody's, so that it cannot take its own place
+        if (init.previousId != 0) d.spentMicro = _supersede(init);
         d.lossCapMicro = init.lossCapMicro;
         d.holderId = init.holderId;
         d.order = init.order;
@@ -136,7 +138,6 @@ contract Registry is IRegistry, BySignature, Guarded {
         d.previousId = init.previousId;
         d.cardHash = init.cardHash;
         _setTerms(d, init.terms);
-        if (init.previousId != 0) d.spentMicro = _supersede(init);
         emit DatasetRegistered(datasetId, init.holderId, init, d.spentMicro);
     }
 
