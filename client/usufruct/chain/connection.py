@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,14 +13,10 @@ from usufruct.chain.event_reader import read_logs
 from usufruct.chain.events import Event, LegDelivered, LegLocked, event_from_values
 from usufruct.chain.interface import Interface, interface
 from usufruct.chain.reverts import GRANT_REASONS
-from usufruct.chain.rpc import Rpc
+from usufruct.chain.rpc import FINALITY_SECONDS, Rpc
 from usufruct.domain.grant import SignedGrant
 from usufruct.domain.ids import ZERO_ADDRESS, ZERO_HASH, address, hash32, leg_id
 from usufruct.errors import ChainError
-
-FINALITY_SECONDS = 1800.0
-"""How long a block may take to become final; Ethereum's take 13 to 20 minutes."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 4.0
 
 
 class Chain:
@@ -94,21 +89,7 @@ class Chain:
         Raises:
             ChainError: LEG_NOT_OPEN: it takes longer; ask again later.
         """
-        start, told, pause = self.final_block()[0], "", FIRST_PAUSE_SECONDS
-        final, until = start, time.monotonic() + timeout_seconds
-        while final < block_number:
-            text = f"waiting for finality: {final - start} of {block_number - start} blocks"
-            if text != told:
-                tell(text)
-                told = text
-            if time.monotonic() > until:
-                raise ChainError(
-                    f"block {block_number} is not final after {timeout_seconds:g} s; go on later",
-                    reason="LEG_NOT_OPEN",
-                )
-            threading.Event().wait(pause)
-            pause = min(LONGEST_PAUSE_SECONDS, pause * 1.5)
-            final = self.final_block()[0]
+        self.rpc.wait_final(block_number, tell, timeout_seconds)
 
     def block_time_seconds(self) -> int:
         """Time of the final block, UTC seconds."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from usufruct.chain.answers import (
@@ -34,6 +34,8 @@ PATIENCE_SECONDS = 20.0
 """How long endpoints may differ before that is an error."""
 LAG_SECONDS = 300.0
 """How long the slowest endpoint may take to have a final block that the fastest has."""
+FINALITY_SECONDS = 1800.0
+"""How long a block may take to become final; Ethereum's take 13 to 20 minutes."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
 T = TypeVar("T")
 
@@ -99,6 +101,31 @@ class Rpc:
             _wait(pause)
             numbers = [self._final_number(endpoint) for endpoint in self._endpoints]
         raise AssertionError("unreachable")
+
+    def wait_final(
+        self, block_number: int, tell: Callable[[str], None], timeout_seconds: float = FINALITY_SECONDS
+    ) -> None:
+        """Waits until a block is final; ``tell`` is called with a line for people whenever there is progress.
+
+        Raises:
+            ChainError: LEG_NOT_OPEN: it takes longer; ask again later.
+        """
+        start, told, until = self.final_block().number, "", time.monotonic() + timeout_seconds
+        final = start
+        for pause in _pauses():
+            if final >= block_number:
+                return
+            text = f"waiting for finality: {final - start} of {block_number - start} blocks"
+            if text != told:
+                tell(text)
+                told = text
+            if time.monotonic() > until:
+                raise ChainError(
+                    f"block {block_number} is not final after {timeout_seconds:g} s; go on later",
+                    reason="LEG_NOT_OPEN",
+                )
+            _wait(pause)
+            final = self.final_block().number
 
     def call(self, to: str, data: bytes, block: int | str, sender: str | None = None) -> bytes:
         """Runs a view at a block: its number, or "latest"."""
@@ -322,7 +349,7 @@ def _of_hash(read: Callable[[Any], T], transaction_hash: bytes) -> Callable[[Any
     return checked
 
 
-def _pauses() -> Any:
+def _pauses() -> Iterator[float]:
     pause = FIRST_PAUSE_SECONDS
     while True:
         yield pause

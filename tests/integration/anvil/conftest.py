@@ -12,7 +12,10 @@ from token_world import TokenWorld
 @pytest.fixture(scope="session", autouse=True)
 def _anvil_is_there() -> None:
     if binary() is None:
-        pytest.skip("anvil is not packaged for this machine; install Foundry and put anvil in the path")
+        pytest.skip(
+            "there is no anvil: run `python contracts/toolchain.py install`; where it is not packaged, install Foundry and "
+            "put anvil in the path"
+        )
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from usufruct.chain.account import SendPolicy
 from usufruct.chain.endpoint import MOST_ANSWER_BYTES, Endpoint, RpcRefused
 from usufruct.chain.event_reader import read_logs
 from usufruct.chain.interface import interface
+from usufruct.chain.outbox import State
 from usufruct.chain.reverts import refusal
 from usufruct.chain.rpc import Rpc
 from usufruct.errors import ChainError, ConfigError
@@ -139,6 +140,24 @@ def test_one_that_is_gone_stops_everything_with_its_name(world: TokenWorld) -> N
     assert caught.value.reason == "CHAIN_UNREACHABLE"
 
 
+def test_waiting_for_finality_is_shown_block_by_block(world: TokenWorld) -> None:
+    lines: list[str] = []
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        world.node.mine(5)
+
+    start, rpc = world.node.rpc.final_block().number, Rpc(world.node.url, 5.0)
+    rpc.wait_final(start + 12, tell)
+    assert lines == [f"waiting for finality: {done} of 12 blocks" for done in (0, 5, 10)]
+    assert rpc.final_block().number == start + 15
+    rpc.wait_final(start, tell)
+    assert len(lines) == 3
+    with pytest.raises(ChainError) as late:
+        rpc.wait_final(start + 1000, lambda line: None, timeout_seconds=0.1)
+    assert late.value.reason == "LEG_NOT_OPEN"
+
+
 # -- transactions ------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +216,22 @@ def test_a_withheld_receipt_does_not_send_twice(world: TokenWorld, proxy: LyingP
         account.settle()
     proxy.lie = honest
     assert account.send(world.token, world.mint(5), "mint", "one").repeated
+    assert (world.balance(), world.sent()) == (5, 1)
+
+
+def test_a_receipt_of_a_block_that_is_gone_does_not_count(world: TokenWorld, proxy: LyingProxy) -> None:
+    account = world.account(policy=PATIENT, rpc=Rpc(proxy.url, 5.0))
+    receipt = account.send(world.token, world.mint(5), "mint", "one")
+    old = world.node.request("eth_getTransactionReceipt", "0x" + receipt.hash.hex())
+    world.node.mine(3)
+    world.node.reorg(4)
+    proxy.lie = lambda method, params, result: old if method == "eth_getTransactionReceipt" else result
+    account.settle()
+    account.settle()
+    assert [entry.state for entry in account._outbox.open_entries()] == [State.PENDING]
+    proxy.lie = honest
+    again = account.send(world.token, world.mint(5), "mint", "one")
+    assert (again.hash, again.block_hash == receipt.block_hash) == (receipt.hash, False)
     assert (world.balance(), world.sent()) == (5, 1)
 
 

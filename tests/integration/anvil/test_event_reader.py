@@ -140,6 +140,26 @@ def test_a_chain_that_goes_back_further_than_is_kept_is_an_error(
     assert caught.value.reason == "CHAIN_DISAGREES"
 
 
+def test_a_reorganisation_while_it_reads_is_noticed(world: TokenWorld, proxy: LyingProxy) -> None:
+    consumer = Consumer(EventReader(Rpc(proxy.url, 5.0), [world.token], 0))
+    mint(world, 1)
+    consumer.read()
+    mint(world, 2)
+    changed: list[str] = []
+
+    def changing(method: str, params: list[Any], result: Any) -> Any:
+        if method == "eth_getLogs" and not changed:
+            changed.append(method)
+            world.node.reorg(5)  # takes away what was told of before, too
+            mint(world, 3)
+        return result
+
+    proxy.lie = changing
+    consumer.read()
+    assert consumer.events == on_chain(world)
+    assert [int.from_bytes(log.data, "big") for log in consumer.events] == [3]
+
+
 # -- one range ---------------------------------------------------------------------------------------------------
 
 
