@@ -27,7 +27,7 @@ ROOT = TREE / "contracts"
 MUTATED = tuple(name for name in SHIPPED if name != "TestToken")
 SLOWEST_SECONDS = 600
 _COPIED = ("contracts/src", "contracts/test", "tests/vectors", "client/usufruct/chain/artefacts")
-_STATEFUL = "Invariant"
+_STATEFUL = "^invariant_"
 
 Outcome = Literal["invalid", "equivalent", "killed", "survived"]
 
@@ -133,13 +133,13 @@ class Bench:
         """Runs the tests, cheap ones first."""
         if code == self._plain:
             return Verdict("equivalent", digest)
-        test = self._noticed(code, "--no-match-contract", _STATEFUL)
+        test = self._noticed(code, "--no-match-test", _STATEFUL)
         if test:
             return Verdict("killed", digest, test)
         shipped = self._compile(mutant, shipped=True)
         if {**self._shipped, **shipped} == self._shipped:
             return Verdict("equivalent", digest)
-        test = self._noticed(code, "--match-contract", _STATEFUL)
+        test = self._noticed(code, "--match-test", _STATEFUL)
         return Verdict("killed", digest, test) if test else Verdict("survived", digest)
 
     def check_tests(self) -> None:
