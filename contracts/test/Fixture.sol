@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {ComputeAccess} from "../src/ComputeAccess.sol";
-import {Registry} from "../src/Registry.sol";
 import {TestToken} from "../src/TestToken.sol";
 import {
     Dataset,
@@ -16,13 +14,13 @@ import {
     Sponsorship,
     Terms
 } from "../src/Types.sol";
-import {UsageLog} from "../src/UsageLog.sol";
+import {Shipped} from "./Shipped.sol";
 import {Statements} from "./Statements.sol";
 import {vm} from "./Vm.sol";
 
 /// A deployment with two holders, three datasets, a builder and a payer with money; and the ways to make what is said
 /// about a leg. Every number is another one, so that none can be taken for its neighbour.
-abstract contract Deployment is Statements {
+abstract contract Deployment is Shipped, Statements {
     uint256 internal constant START = 1_800_000_000;
     uint64 internal constant CAP = 10_000_000;
     uint64 internal constant LOSS = 3_000_000;
@@ -43,7 +41,6 @@ abstract contract Deployment is Statements {
     bytes32 internal constant FINGERPRINT = keccak256("tls key");
     bytes32 internal constant LEDGER_HEAD = keccak256("ledger head");
     string internal constant ENDPOINT = "127.0.0.1:7000";
-    string private constant ARTEFACTS = "../client/usufruct/chain/artefacts";
 
     TestToken internal token;
     address internal guardian = address(0x6A4D);
@@ -77,36 +74,6 @@ abstract contract Deployment is Statements {
         otherDatasetId = register(datasetInit(otherHolderId));
         fund(builder, MONEY);
         fund(payer, MONEY);
-    }
-
-    function deployContracts(address guardian_) internal returns (Registry r, ComputeAccess a, UsageLog u) {
-        u = UsageLog(deployShipped("UsageLog", abi.encode(addressAfter(1))));
-        r = Registry(deployShipped("Registry", abi.encode(addressAfter(1), u, guardian_)));
-        a = ComputeAccess(deployShipped("ComputeAccess", abi.encode(r)));
-    }
-
-    /// The shipped bytecode. USUFRUCT_ARTEFACTS names another folder of artefacts (mutation tests); empty means this
-    /// run's own build, the only one that coverage can see.
-    function creationCode(string memory name) internal view returns (bytes memory) {
-        string memory artefacts = vm.envOr("USUFRUCT_ARTEFACTS", ARTEFACTS);
-        if (bytes(artefacts).length == 0) return vm.getCode(string.concat(name, ".sol:", name));
-        return vm.parseJsonBytes(vm.readFile(string.concat(artefacts, "/", name, ".json")), ".bytecode");
-    }
-
-    function deployShipped(string memory name, bytes memory arguments) internal returns (address where) {
-        bytes memory code = bytes.concat(creationCode(name), arguments);
-        assembly ("memory-safe") {
-            where := create(0, add(code, 32), mload(code))
-            if iszero(where) {
-                returndatacopy(0, 0, returndatasize())
-                revert(0, returndatasize())
-            }
-        }
-    }
-
-    /// Address of the contract that this one creates after `others` more.
-    function addressAfter(uint256 others) internal view returns (address) {
-        return vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + others);
     }
 
     // -- holders and datasets --------------------------------------------------------------------------------------
