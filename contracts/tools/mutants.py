@@ -36,16 +36,10 @@ _ASSIGNMENT = {
     "&=": ("|=", "="),
 }
 _DELETED = (
-    "ExpressionStatement",
-    "EmitStatement",
-    "RevertStatement",
-    "Return",
-    "TryStatement",
-    "Break",
-    "Continue",
-)
+    "ExpressionStatement", "EmitStatement", "RevertStatement", "Return", "TryStatement", "Break", "Continue",
+    "YulAssignment", "YulExpressionStatement",
+)  # fmt: skip
 _UNTOUCHED = (
-    "InlineAssembly",
     "ImportDirective",
     "PragmaDirective",
     "StructuredDocumentation",
@@ -220,6 +214,10 @@ class _File:
             yield self._instead(node, "constant", f"{value + 1}{unit}")
             if value > 0:
                 yield self._instead(node, "constant", f"{value - 1}{unit}")
+
+    def _yul_literal(self, node: Node, parent: Node | None) -> Iterator[Change]:
+        if node["kind"] == "number":
+            yield self._instead(node, "constant", str(int(node["value"], 0) + 1))
 
     def _member_access(self, node: Node, parent: Node | None) -> Iterator[Change]:
         whole = self._text(node)
