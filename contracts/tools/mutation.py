@@ -44,6 +44,9 @@ def main(arguments: list[str]) -> int:
         bench.check_tests()
         run = _Run(bench, Verdicts())
         verdicts = _all(run, mutants, asked.jobs)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here")
+        return 130
     finally:
         bench.close()
     return report(verdicts, whole=len(mutants) == total, as_json=asked.json)
