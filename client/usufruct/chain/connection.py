@@ -8,9 +8,18 @@ from typing import Any
 
 from usufruct.chain.answers import Log
 from usufruct.chain.endpoint import RpcRefused
-from usufruct.chain.entries import DatasetEntry, HolderEntry, JobEntry, LegEntry, LegState
+from usufruct.chain.entries import (
+    CallState,
+    DatasetEntry,
+    GrantUseEntry,
+    HolderEntry,
+    JobEntry,
+    LegEntry,
+    RecordCall,
+    Settings,
+)
 from usufruct.chain.event_reader import read_logs
-from usufruct.chain.events import Event, LegDelivered, LegLocked, event_from_values
+from usufruct.chain.events import Event, LegEvent, LegLocked, event_from_values
 from usufruct.chain.interface import Interface, interface
 from usufruct.chain.reverts import GRANT_REASONS
 from usufruct.chain.rpc import FINALITY_SECONDS, Rpc
@@ -34,7 +43,7 @@ class Chain:
 
     def __init__(self, rpc: Rpc, compute_access: str) -> None:
         self.rpc = rpc
-        self._locked_legs: dict[bytes, LegEntry] = {}
+        self._legs: dict[bytes, LegEntry] = {}
         self._lock = threading.Lock()
         self.compute_access = address(compute_access, "compute_access")
         self.chain_id = rpc.chain_id()
@@ -107,10 +116,24 @@ class Chain:
 
     def holder(self, holder_id: int) -> HolderEntry:
         """A data holder. Raises ChainError NOT_FOUND."""
-        operator, epoch, admin, payout, fingerprint, endpoint = self._view("Registry", "holder", holder_id)
+        (
+            operator, revocation_epoch, fencing_epoch, admin, payout_from, payout, next_payout, next_admin, ledger_head,
+            fingerprint, endpoint,
+        ) = self._view("Registry", "holder", holder_id)  # fmt: skip
         if admin == ZERO_ADDRESS:
             raise ChainError(f"no holder has the number {holder_id} on this chain", reason="NOT_FOUND")
-        return HolderEntry(holder_id, admin, operator, payout, endpoint, fingerprint, epoch)
+        return HolderEntry(
+            holder_id, admin, operator, payout, endpoint, fingerprint, revocation_epoch, fencing_epoch, ledger_head,
+            next_payout, payout_from, next_admin,
+        )  # fmt: skip
+
+    def settings(self) -> Settings:
+        """The guardian's settings: pause and fee."""
+        return Settings(*self._view("Registry", "settings"))
+
+    def call_nonce(self, signer: str) -> int:
+        """The nonce that ``signer`` must sign its next call of Registry with (``bySignature``)."""
+        return int(self._view("Registry", "nonces", signer, block="latest"))
 
     def dataset(self, dataset_id: int) -> DatasetEntry:
         """A dataset and its budget. Raises ChainError DATASET_UNKNOWN."""
@@ -123,16 +146,22 @@ class Chain:
         return [self._dataset(i, block) for i in range(1, count + 1)]
 
     def _dataset(self, dataset_id: int, block: int) -> DatasetEntry:
-        cap, reserved, spent, holder_id, cohort, order, token, price, most, term, active, card = self._view(
-            "Registry", "dataset", dataset_id, block=block
-        )
+        (
+            cap, reserved, spent, holder_id, order, active, token, price, per_job, per_grant, term, cohort, next_cap,
+            cap_from, previous_id, next_id, card, policy,
+        ) = self._view("Registry", "dataset", dataset_id, block=block)  # fmt: skip
         if holder_id == 0:
             raise ChainError(
                 f"no dataset has the number {dataset_id} on this chain", reason="DATASET_UNKNOWN"
             )
         return DatasetEntry(
-            dataset_id, holder_id, card, price, token, cohort, order, cap, reserved, spent, most, term, active
-        )
+            dataset_id, holder_id, card, policy, price, token, cohort, order, cap, reserved, spent, per_job, per_grant,
+            term, active, next_cap, cap_from, previous_id, next_id,
+        )  # fmt: skip
+
+    def grant_use(self, grant_hash: bytes) -> GrantUseEntry:
+        """What a grant (its EIP-712 hash) has been used for, and whether it was cancelled."""
+        return GrantUseEntry(*self._view("Registry", "grantUse", hash32(grant_hash, "grant_hash")))
 
     def check_grant(
         self, signed: SignedGrant, spec_hash: bytes, purpose_hash: bytes, builder: str, loss_micro: int
@@ -182,10 +211,8 @@ class Chain:
 
     def job_at(self, job_id: bytes, block: int | str) -> JobEntry | None:
         """A job as of ``block``."""
-        builder, deliver_by, cohort, legs = self._view(
-            "ComputeAccess", "job", hash32(job_id, "job_id"), block=block
-        )
-        return None if builder == ZERO_ADDRESS else JobEntry(job_id, builder, deliver_by, cohort, legs)
+        builder, *rest = self._view("ComputeAccess", "job", hash32(job_id, "job_id"), block=block)
+        return None if builder == ZERO_ADDRESS else JobEntry(job_id, builder, *rest)
 
     def job_legs(self, job_id: bytes) -> list[LegEntry]:
         """All legs of a job in the order of its opening; empty if there is no such job at a final block."""
@@ -194,8 +221,10 @@ class Chain:
         if job is None:
             return []
         topics = [interface("ComputeAccess").topics["LegLocked"], job_id]
-        found = [e.leg for e in self._find(self.compute_access, topics, block) if isinstance(e, LegLocked)]
-        legs = [leg for locked in found if (leg := self._checked(locked, block)) is not None]
+        found = [
+            e.dataset_id for e in self._find(self.compute_access, topics, block) if isinstance(e, LegLocked)
+        ]
+        legs = [leg for dataset_id in found if (leg := self.leg_at(job_id, dataset_id, block)) is not None]
         if len(legs) != job.legs:
             raise self._inconsistent()
         return legs
@@ -211,42 +240,28 @@ class Chain:
     def leg_at(self, job_id: bytes, dataset_id: int, block: int | str) -> LegEntry | None:
         """One leg as of ``block`` (a number, or "latest")."""
         name = leg_id(job_id, dataset_id)
-        if self._view("ComputeAccess", "legHash", name, block=block) == ZERO_HASH:
-            return None
-        with self._lock:
-            locked = self._locked_legs.get(name)
-        if locked is None:
-            topics = [interface("ComputeAccess").topics["LegLocked"], job_id, dataset_id.to_bytes(32, "big")]
-            event = next(iter(self._find(self.compute_access, topics, block)), None)
-            if not isinstance(event, LegLocked):
-                raise self._inconsistent()
-            locked = event.leg
-        leg = self._checked(locked, block)
-        if leg is not None:
-            with self._lock:
-                self._locked_legs[name] = locked
-        return leg
-
-    def _checked(self, locked: LegEntry, block: int | str) -> LegEntry | None:
-        """The leg in its state of ``block``: the one whose hash is stored."""
-        stored = self._view("ComputeAccess", "legHash", locked.leg_id, block=block)
+        stored = self._view("ComputeAccess", "legHash", name, block=block)
         if stored == ZERO_HASH:
             return None
-        for leg in (locked, locked.at(LegState.REFUNDED)):
-            if leg.stored_hash() == stored:
-                return leg
-        topics = [
-            interface("ComputeAccess").topics["LegDelivered"],
-            locked.job_id,
-            locked.dataset_id.to_bytes(32, "big"),
-        ]
+        with self._lock:
+            leg = self._legs.get(name)
+        if leg is not None and leg.stored_hash() == stored:
+            return leg
+        # every event of the leg has the job and the dataset as its first two topics
+        topics = [None, job_id, dataset_id.to_bytes(32, "big")]
+        now = found = None
         for event in self._find(self.compute_access, topics, block):
-            if isinstance(event, LegDelivered):
-                for state in (LegState.DELIVERED, LegState.PAID):
-                    leg = locked.at(state, event.receipt_hash)
-                    if leg.stored_hash() == stored:
-                        return leg
-        raise self._inconsistent()
+            if isinstance(event, LegLocked):
+                now = event.leg
+            elif isinstance(event, LegEvent) and now is not None:
+                now = event.after(now)
+            if now is not None and now.stored_hash() == stored:
+                found = now  # later events are of blocks that came after the word was read
+        if found is None:
+            raise self._inconsistent()
+        with self._lock:
+            self._legs[name] = found
+        return found
 
     def usage_head(self, holder_id: int) -> tuple[int, int]:
         """Next sequence number of a holder's usage log, and the low 32 bits of the last batch's root."""
@@ -261,6 +276,15 @@ class Chain:
     def verify_usage(self, holder_id: int, first_sequence: int, leaf: bytes, proof: list[bytes]) -> bool:
         """Whether the contract accepts that a leaf is in the batch that starts at ``first_sequence``."""
         return bool(self._view("UsageLog", "verify", holder_id, first_sequence, leaf, proof))
+
+    def record_call(self, holder_id: int, sequence: int) -> RecordCall:
+        """Where an auditor's call for a usage record stands."""
+        state, answer_by_seconds = self._view("UsageLog", "recordCall", holder_id, sequence)
+        return RecordCall(CallState(state), answer_by_seconds)
+
+    def silences(self, holder_id: int) -> int:
+        """How many calls for records a holder has left unanswered."""
+        return int(self._view("UsageLog", "silences", holder_id))
 
     # -- events --------------------------------------------------------------------------------------------------
 

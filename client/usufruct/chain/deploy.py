@@ -47,14 +47,20 @@ def read_addresses(path: Path) -> Addresses:
 
 
 def deploy(
-    rpc_url: str, account: LocalAccount, *, test_token: bool = False, timeout_seconds: float = 5.0
+    rpc_url: str,
+    account: LocalAccount,
+    *,
+    guardian: str | None = None,
+    test_token: bool = False,
+    timeout_seconds: float = 5.0,
 ) -> Addresses:
-    """Deploys Registry, UsageLog and ComputeAccess, which name each other and can never be changed.
+    """Deploys UsageLog, Registry and ComputeAccess, which name each other and can never be changed.
 
-    Registry is told ComputeAccess's address before it exists (it follows from the account and its nonce), and
-    ComputeAccess's constructor checks that it was told the right one: a half deployment is of no use to anyone.
+    UsageLog is told Registry's address before it exists, and Registry ComputeAccess's (they follow from the account and
+    its nonce); the constructors check that they were told the right ones: a half deployment is of no use to anyone.
 
     Args:
+        guardian: who may pause new business and set a fee; None: this account. The zero address: nobody, ever.
         test_token: also deploy the worthless token of tests and demonstrations.
     Raises:
         ChainError: CHAIN_UNREACHABLE, TRANSACTION_FAILED.
@@ -75,9 +81,11 @@ def deploy(
         return receipt.contract, receipt.block_number
 
     nonce = rpc.nonce(sender.address, "pending")
-    registry, block = create("Registry", created_address(sender.address, nonce + 2))
-    usage_log, _ = create("UsageLog", registry)
-    compute_access, _ = create("ComputeAccess", registry, usage_log)
+    usage_log, _ = create("UsageLog", created_address(sender.address, nonce + 1))
+    registry, block = create(
+        "Registry", created_address(sender.address, nonce + 2), usage_log, guardian or sender.address
+    )
+    compute_access, _ = create("ComputeAccess", registry)
     token = create("TestToken")[0] if test_token else None
     chain = Chain(rpc, compute_access)
     return Addresses(chain_id, compute_access, chain.registry, chain.usage_log, block, gas_used, token)

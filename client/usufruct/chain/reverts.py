@@ -22,6 +22,8 @@ GRANT_REASONS: tuple[tuple[str, str], ...] = (
     ("BudgetShort", "BUDGET_SHORT"),
     ("GrantUsedUp", "GRANT_USED_UP"),
     ("GrantBadSignature", "GRANT_BAD_SIGNATURE"),
+    ("GrantCancelled", "GRANT_CANCELLED"),
+    ("Paused", "PAUSED"),
 )
 """Solidity's enum ``Reason``, in its order: its name there, and the catalogue's."""
 
@@ -29,6 +31,12 @@ _REASONS = {
     "CohortTooSmall": "COHORT_TOO_SMALL",
     "MoneyShort": "MONEY_SHORT",
     "DeadlinePassed": "LEG_EXPIRED",
+    "TooFewAccepted": "TOO_FEW_ACCEPTED",
+    "FencedOut": "FENCED_OUT",
+    "FencingEpochTakenBefore": "FENCED_OUT",
+    "GrantWithdrawn": "GRANT_WITHDRAWN",
+    "IsPaused": "PAUSED",
+    "NotYours": "NOT_YOURS",
     "WrongLeg": "LEG_NOT_OPEN",
     "BadSignature": "BAD_SIGNATURE",
 }

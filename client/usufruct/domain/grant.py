@@ -45,3 +45,30 @@ class SignedGrant:
 
     grant: Grant
     signature: bytes
+
+
+@dataclass(frozen=True)
+class Sponsorship:
+    """Somebody else pays for a job: the EIP-712 struct ``Sponsorship`` of ``ComputeAccess``, in its order.
+
+    Attributes:
+        payer: address whose deposit pays, and to which refunds go.
+        job_id, spec_hash: 32 bytes each; the job that it is for.
+        units: most that the job may lock, all in ``token``, in its smallest unit.
+        deadline_seconds: until when the job can be opened with it, UTC.
+    """
+
+    payer: str
+    job_id: bytes
+    spec_hash: bytes
+    token: str
+    units: int
+    deadline_seconds: int
+
+
+@dataclass(frozen=True)
+class SignedSponsorship:
+    """A sponsorship and the payer's EIP-712 signature."""
+
+    sponsorship: Sponsorship
+    signature: bytes

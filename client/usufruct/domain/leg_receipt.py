@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from eth_utils.crypto import keccak
 
-RECEIPT_VERSION = 1
+RECEIPT_VERSION = 2
 ACCOUNTANT_VERSION = 1
 
 
@@ -38,6 +38,7 @@ class LegReceipt:
 
     Attributes:
         version, accountant_version: of this struct and of the accounting formulas.
+        fencing_epoch: the holder's at signing; the chain refuses a statement of an earlier one.
         leg_id, job_id, spec_hash, grant_hash: 32 bytes each.
         dataset_id: the dataset's number on chain.
         mechanism, neighbouring, rounding: see the enums above.
@@ -59,6 +60,7 @@ class LegReceipt:
 
     version: int
     accountant_version: int
+    fencing_epoch: int
     leg_id: bytes
     job_id: bytes
     dataset_id: int
