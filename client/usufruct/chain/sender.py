@@ -182,11 +182,16 @@ class Sender:
 
     # -- money ---------------------------------------------------------------------------------------------------
 
-    def deposit(self, token: str, units: int) -> TransactionReceipt:
-        """Approves and deposits; the receipt is the deposit's."""
+    def deposit(self, token: str, units: int, purpose: str | None = None) -> TransactionReceipt:
+        """Approves and deposits; the receipt is the deposit's.
+
+        Args:
+            purpose: the caller's name for this deposit. Asked again with it, also after a crash, nothing is sent twice.
+        """
         approve = interface("TestToken").encode_call("approve", self.chain.compute_access, units)
-        self.account.send(address(token, "token"), approve, "approve")
-        return self._send("ComputeAccess", "deposit", token, units)
+        self.account.send(address(token, "token"), approve, "approve", purpose and f"approve, {purpose}")
+        where, data = self._call("ComputeAccess", "deposit", token, units)
+        return self.account.send(where, data, "deposit", purpose and f"deposit, {purpose}")
 
     def withdraw(self, token: str, units: int, to: str | None = None) -> TransactionReceipt:
         """Moves deposited money out, to this account if nothing else is said."""
