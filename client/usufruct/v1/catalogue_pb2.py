@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1busufruct/v1/catalogue.proto\x12\x0busufruct.v1\"\x15\n\x13ListDatasetsRequest\"\x82\x01\n\x14ListDatasetsResponse\x12\x11\n\tholder_id\x18\x01 \x01(\x04\x12\x10\n\x08\x63hain_id\x18\x02 \x01(\x04\x12\x16\n\x0e\x63ompute_access\x18\x03 \x01(\t\x12-\n\x08\x64\x61tasets\x18\x04 \x03(\x0b\x32\x1b.usufruct.v1.DatasetSummary\"\x89\x01\n\x0e\x44\x61tasetSummary\x12\x12\n\ndataset_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x11\n\tcard_hash\x18\x04 \x01(\x0c\x12\x34\n\x14\x61\x63\x63\x65pted_noise_modes\x18\x05 \x03(\x0e\x32\x16.usufruct.v1.NoiseMode\"+\n\x15GetDatasetCardRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\x04\"&\n\x16GetDatasetCardResponse\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\x0c*Y\n\tNoiseMode\x12\x1a\n\x16NOISE_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10NOISE_MODE_LOCAL\x10\x01\x12\x1a\n\x16NOISE_MODE_DISTRIBUTED\x10\x02\x32\xc2\x01\n\x10\x43\x61talogueService\x12S\n\x0cListDatasets\x12 .usufruct.v1.ListDatasetsRequest\x1a!.usufruct.v1.ListDatasetsResponse\x12Y\n\x0eGetDatasetCard\x12\".usufruct.v1.GetDatasetCardRequest\x1a#.usufruct.v1.GetDatasetCardResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1busufruct/v1/catalogue.proto\x12\x0busufruct.v1\"\x15\n\x13ListDatasetsRequest\"\x82\x01\n\x14ListDatasetsResponse\x12\x11\n\tholder_id\x18\x01 \x01(\x04\x12\x10\n\x08\x63hain_id\x18\x02 \x01(\x04\x12\x16\n\x0e\x63ompute_access\x18\x03 \x01(\t\x12-\n\x08\x64\x61tasets\x18\x04 \x03(\x0b\x32\x1b.usufruct.v1.DatasetSummary\"\x89\x01\n\x0e\x44\x61tasetSummary\x12\x12\n\ndataset_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x11\n\tcard_hash\x18\x04 \x01(\x0c\x12\x34\n\x14\x61\x63\x63\x65pted_noise_modes\x18\x05 \x03(\x0e\x32\x16.usufruct.v1.NoiseMode\"+\n\x15GetDatasetCardRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\x04\"6\n\x16GetDatasetCardResponse\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\x0c\x12\x0e\n\x06policy\x18\x02 \x01(\x0c*Y\n\tNoiseMode\x12\x1a\n\x16NOISE_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10NOISE_MODE_LOCAL\x10\x01\x12\x1a\n\x16NOISE_MODE_DISTRIBUTED\x10\x02\x32\xc2\x01\n\x10\x43\x61talogueService\x12S\n\x0cListDatasets\x12 .usufruct.v1.ListDatasetsRequest\x1a!.usufruct.v1.ListDatasetsResponse\x12Y\n\x0eGetDatasetCard\x12\".usufruct.v1.GetDatasetCardRequest\x1a#.usufruct.v1.GetDatasetCardResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'usufruct.v1.catalogue_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NOISEMODE']._serialized_start=425
-  _globals['_NOISEMODE']._serialized_end=514
+  _globals['_NOISEMODE']._serialized_start=441
+  _globals['_NOISEMODE']._serialized_end=530
   _globals['_LISTDATASETSREQUEST']._serialized_start=44
   _globals['_LISTDATASETSREQUEST']._serialized_end=65
   _globals['_LISTDATASETSRESPONSE']._serialized_start=68
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETDATASETCARDREQUEST']._serialized_start=340
   _globals['_GETDATASETCARDREQUEST']._serialized_end=383
   _globals['_GETDATASETCARDRESPONSE']._serialized_start=385
-  _globals['_GETDATASETCARDRESPONSE']._serialized_end=423
-  _globals['_CATALOGUESERVICE']._serialized_start=517
-  _globals['_CATALOGUESERVICE']._serialized_end=711
+  _globals['_GETDATASETCARDRESPONSE']._serialized_end=439
+  _globals['_CATALOGUESERVICE']._serialized_start=533
+  _globals['_CATALOGUESERVICE']._serialized_end=727
 # @@protoc_insertion_point(module_scope)

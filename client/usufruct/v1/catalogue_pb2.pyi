@@ -53,7 +53,9 @@ class GetDatasetCardRequest(_message.Message):
     def __init__(self, dataset_id: _Optional[int] = ...) -> None: ...
 
 class GetDatasetCardResponse(_message.Message):
-    __slots__ = ("card",)
+    __slots__ = ("card", "policy")
     CARD_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     card: bytes
-    def __init__(self, card: _Optional[bytes] = ...) -> None: ...
+    policy: bytes
+    def __init__(self, card: _Optional[bytes] = ..., policy: _Optional[bytes] = ...) -> None: ...

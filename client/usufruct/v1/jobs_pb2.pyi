@@ -226,6 +226,16 @@ class StartLegRequest(_message.Message):
     dataset_id: int
     def __init__(self, job_id: _Optional[bytes] = ..., dataset_id: _Optional[int] = ...) -> None: ...
 
+class StartLegResponse(_message.Message):
+    __slots__ = ("leg", "fencing_epoch", "acceptance_signature")
+    LEG_FIELD_NUMBER: _ClassVar[int]
+    FENCING_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTANCE_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    leg: Leg
+    fencing_epoch: int
+    acceptance_signature: bytes
+    def __init__(self, leg: _Optional[_Union[Leg, _Mapping]] = ..., fencing_epoch: _Optional[int] = ..., acceptance_signature: _Optional[bytes] = ...) -> None: ...
+
 class GetLegRequest(_message.Message):
     __slots__ = ("job_id", "dataset_id")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
@@ -251,23 +261,109 @@ class Leg(_message.Message):
     def __init__(self, job_id: _Optional[bytes] = ..., dataset_id: _Optional[int] = ..., state: _Optional[_Union[LegState, str]] = ..., last_round: _Optional[int] = ..., attempts_charged: _Optional[int] = ..., attempts_reserved: _Optional[int] = ...) -> None: ...
 
 class FinishLegRequest(_message.Message):
-    __slots__ = ("job_id", "dataset_id", "rounds_done")
+    __slots__ = ("job_id", "dataset_id", "rounds_done", "lower_loss_micro", "lower_signature")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     DATASET_ID_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_DONE_FIELD_NUMBER: _ClassVar[int]
+    LOWER_LOSS_MICRO_FIELD_NUMBER: _ClassVar[int]
+    LOWER_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     job_id: bytes
     dataset_id: int
     rounds_done: int
-    def __init__(self, job_id: _Optional[bytes] = ..., dataset_id: _Optional[int] = ..., rounds_done: _Optional[int] = ...) -> None: ...
+    lower_loss_micro: int
+    lower_signature: bytes
+    def __init__(self, job_id: _Optional[bytes] = ..., dataset_id: _Optional[int] = ..., rounds_done: _Optional[int] = ..., lower_loss_micro: _Optional[int] = ..., lower_signature: _Optional[bytes] = ...) -> None: ...
 
 class FinishLegResponse(_message.Message):
-    __slots__ = ("leg", "transaction_hash", "loss_micro", "receipt_hash")
+    __slots__ = ("leg", "receipt", "receipt_signature")
     LEG_FIELD_NUMBER: _ClassVar[int]
-    TRANSACTION_HASH_FIELD_NUMBER: _ClassVar[int]
-    LOSS_MICRO_FIELD_NUMBER: _ClassVar[int]
-    RECEIPT_HASH_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     leg: Leg
-    transaction_hash: bytes
+    receipt: LegReceipt
+    receipt_signature: bytes
+    def __init__(self, leg: _Optional[_Union[Leg, _Mapping]] = ..., receipt: _Optional[_Union[LegReceipt, _Mapping]] = ..., receipt_signature: _Optional[bytes] = ...) -> None: ...
+
+class ReleaseLegRequest(_message.Message):
+    __slots__ = ("job_id", "dataset_id")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: bytes
+    dataset_id: int
+    def __init__(self, job_id: _Optional[bytes] = ..., dataset_id: _Optional[int] = ...) -> None: ...
+
+class ReleaseLegResponse(_message.Message):
+    __slots__ = ("leg", "fencing_epoch", "failure_signature")
+    LEG_FIELD_NUMBER: _ClassVar[int]
+    FENCING_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    leg: Leg
+    fencing_epoch: int
+    failure_signature: bytes
+    def __init__(self, leg: _Optional[_Union[Leg, _Mapping]] = ..., fencing_epoch: _Optional[int] = ..., failure_signature: _Optional[bytes] = ...) -> None: ...
+
+class LegReceipt(_message.Message):
+    __slots__ = ("version", "accountant_version", "fencing_epoch", "leg_id", "job_id", "dataset_id", "spec_hash", "grant_hash", "mechanism", "neighbouring", "rounding", "order", "min_honest", "max_colluding", "steps_per_attempt", "attempts_reserved", "attempts_charged", "rounds_done", "dimension", "sample_rate_nano", "clip_norm_micro", "noise_multiplier_micro", "scale_micro", "delta_two_micro", "delta_one_micro", "share_noise_micro", "loss_micro", "usage_head", "updates_hash", "started_seconds", "ended_seconds")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNTANT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FENCING_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LEG_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_HASH_FIELD_NUMBER: _ClassVar[int]
+    GRANT_HASH_FIELD_NUMBER: _ClassVar[int]
+    MECHANISM_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBOURING_FIELD_NUMBER: _ClassVar[int]
+    ROUNDING_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    MIN_HONEST_FIELD_NUMBER: _ClassVar[int]
+    MAX_COLLUDING_FIELD_NUMBER: _ClassVar[int]
+    STEPS_PER_ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_RESERVED_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_CHARGED_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_DONE_FIELD_NUMBER: _ClassVar[int]
+    DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATE_NANO_FIELD_NUMBER: _ClassVar[int]
+    CLIP_NORM_MICRO_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_MICRO_FIELD_NUMBER: _ClassVar[int]
+    SCALE_MICRO_FIELD_NUMBER: _ClassVar[int]
+    DELTA_TWO_MICRO_FIELD_NUMBER: _ClassVar[int]
+    DELTA_ONE_MICRO_FIELD_NUMBER: _ClassVar[int]
+    SHARE_NOISE_MICRO_FIELD_NUMBER: _ClassVar[int]
+    LOSS_MICRO_FIELD_NUMBER: _ClassVar[int]
+    USAGE_HEAD_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_HASH_FIELD_NUMBER: _ClassVar[int]
+    STARTED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    accountant_version: int
+    fencing_epoch: int
+    leg_id: bytes
+    job_id: bytes
+    dataset_id: int
+    spec_hash: bytes
+    grant_hash: bytes
+    mechanism: int
+    neighbouring: int
+    rounding: int
+    order: int
+    min_honest: int
+    max_colluding: int
+    steps_per_attempt: int
+    attempts_reserved: int
+    attempts_charged: int
+    rounds_done: int
+    dimension: int
+    sample_rate_nano: int
+    clip_norm_micro: int
+    noise_multiplier_micro: int
+    scale_micro: bytes
+    delta_two_micro: bytes
+    delta_one_micro: bytes
+    share_noise_micro: bytes
     loss_micro: int
-    receipt_hash: bytes
-    def __init__(self, leg: _Optional[_Union[Leg, _Mapping]] = ..., transaction_hash: _Optional[bytes] = ..., loss_micro: _Optional[int] = ..., receipt_hash: _Optional[bytes] = ...) -> None: ...
+    usage_head: bytes
+    updates_hash: bytes
+    started_seconds: int
+    ended_seconds: int
+    def __init__(self, version: _Optional[int] = ..., accountant_version: _Optional[int] = ..., fencing_epoch: _Optional[int] = ..., leg_id: _Optional[bytes] = ..., job_id: _Optional[bytes] = ..., dataset_id: _Optional[int] = ..., spec_hash: _Optional[bytes] = ..., grant_hash: _Optional[bytes] = ..., mechanism: _Optional[int] = ..., neighbouring: _Optional[int] = ..., rounding: _Optional[int] = ..., order: _Optional[int] = ..., min_honest: _Optional[int] = ..., max_colluding: _Optional[int] = ..., steps_per_attempt: _Optional[int] = ..., attempts_reserved: _Optional[int] = ..., attempts_charged: _Optional[int] = ..., rounds_done: _Optional[int] = ..., dimension: _Optional[int] = ..., sample_rate_nano: _Optional[int] = ..., clip_norm_micro: _Optional[int] = ..., noise_multiplier_micro: _Optional[int] = ..., scale_micro: _Optional[bytes] = ..., delta_two_micro: _Optional[bytes] = ..., delta_one_micro: _Optional[bytes] = ..., share_noise_micro: _Optional[bytes] = ..., loss_micro: _Optional[int] = ..., usage_head: _Optional[bytes] = ..., updates_hash: _Optional[bytes] = ..., started_seconds: _Optional[int] = ..., ended_seconds: _Optional[int] = ...) -> None: ...

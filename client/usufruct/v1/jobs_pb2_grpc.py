@@ -48,7 +48,7 @@ class JobServiceStub:
         self.StartLeg = channel.unary_unary(
                 '/usufruct.v1.JobService/StartLeg',
                 request_serializer=usufruct_dot_v1_dot_jobs__pb2.StartLegRequest.SerializeToString,
-                response_deserializer=usufruct_dot_v1_dot_jobs__pb2.Leg.FromString,
+                response_deserializer=usufruct_dot_v1_dot_jobs__pb2.StartLegResponse.FromString,
                 _registered_method=True)
         self.GetLeg = channel.unary_unary(
                 '/usufruct.v1.JobService/GetLeg',
@@ -59,6 +59,11 @@ class JobServiceStub:
                 '/usufruct.v1.JobService/FinishLeg',
                 request_serializer=usufruct_dot_v1_dot_jobs__pb2.FinishLegRequest.SerializeToString,
                 response_deserializer=usufruct_dot_v1_dot_jobs__pb2.FinishLegResponse.FromString,
+                _registered_method=True)
+        self.ReleaseLeg = channel.unary_unary(
+                '/usufruct.v1.JobService/ReleaseLeg',
+                request_serializer=usufruct_dot_v1_dot_jobs__pb2.ReleaseLegRequest.SerializeToString,
+                response_deserializer=usufruct_dot_v1_dot_jobs__pb2.ReleaseLegResponse.FromString,
                 _registered_method=True)
 
 
@@ -81,7 +86,8 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartLeg(self, request, context):
-        """Asks the holder to take up a leg that is open on chain: it checks grant and leg at a final block and warms a trainer.
+        """Asks the holder to take up a leg that is open on chain: it checks grant and leg at a final block, warms a trainer, and
+        signs its acceptance, which the caller submits. Asked again once the leg is accepted, it warms the trainer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,7 +101,16 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FinishLeg(self, request, context):
-        """Ends the rounds and has the holder deliver its receipt on chain. Idempotent: a repeat returns the same receipt.
+        """Ends the rounds and has the holder sign its receipt, which the caller submits. Idempotent: a repeat returns the same
+        receipt. A holder whose receipt was not submitted delivers it itself before the deadline.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseLeg(self, request, context):
+        """Ends an accepted leg of which nothing was charged: the holder signs that it gives the leg up at no loss, which the
+        caller submits with its own consent. Price and budget are free again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +132,7 @@ def add_JobServiceServicer_to_server(servicer, server):
             'StartLeg': grpc.unary_unary_rpc_method_handler(
                     servicer.StartLeg,
                     request_deserializer=usufruct_dot_v1_dot_jobs__pb2.StartLegRequest.FromString,
-                    response_serializer=usufruct_dot_v1_dot_jobs__pb2.Leg.SerializeToString,
+                    response_serializer=usufruct_dot_v1_dot_jobs__pb2.StartLegResponse.SerializeToString,
             ),
             'GetLeg': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLeg,
@@ -128,6 +143,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.FinishLeg,
                     request_deserializer=usufruct_dot_v1_dot_jobs__pb2.FinishLegRequest.FromString,
                     response_serializer=usufruct_dot_v1_dot_jobs__pb2.FinishLegResponse.SerializeToString,
+            ),
+            'ReleaseLeg': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseLeg,
+                    request_deserializer=usufruct_dot_v1_dot_jobs__pb2.ReleaseLegRequest.FromString,
+                    response_serializer=usufruct_dot_v1_dot_jobs__pb2.ReleaseLegResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -211,7 +231,7 @@ class JobService:
             target,
             '/usufruct.v1.JobService/StartLeg',
             usufruct_dot_v1_dot_jobs__pb2.StartLegRequest.SerializeToString,
-            usufruct_dot_v1_dot_jobs__pb2.Leg.FromString,
+            usufruct_dot_v1_dot_jobs__pb2.StartLegResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -266,6 +286,33 @@ class JobService:
             '/usufruct.v1.JobService/FinishLeg',
             usufruct_dot_v1_dot_jobs__pb2.FinishLegRequest.SerializeToString,
             usufruct_dot_v1_dot_jobs__pb2.FinishLegResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseLeg(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/usufruct.v1.JobService/ReleaseLeg',
+            usufruct_dot_v1_dot_jobs__pb2.ReleaseLegRequest.SerializeToString,
+            usufruct_dot_v1_dot_jobs__pb2.ReleaseLegResponse.FromString,
             options,
             channel_credentials,
             insecure,
