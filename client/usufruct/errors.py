@@ -76,6 +76,9 @@ CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
             _S.FAILED_PRECONDITION, "The job names another chain or another contract than this holder's."
         ),
         "WRONG_SPEC": Entry(_S.PERMISSION_DENIED, "The grant or the leg names another job spec."),
+        "POLICY_MISMATCH": Entry(
+            _S.FAILED_PRECONDITION, "The holder shows another policy than the one that is registered."
+        ),
         "POLICY_REFUSED": Entry(_S.PERMISSION_DENIED, "The holder's policy does not allow this job."),
         "POLICY_PRICE_TOO_LOW": Entry(_S.PERMISSION_DENIED, "The job offers less than the holder's price."),
         "POLICY_LOSS_TOO_HIGH": Entry(
@@ -122,6 +125,9 @@ CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
         "LEG_NOT_OPEN": Entry(_S.FAILED_PRECONDITION, "The leg is not open on chain at a final block."),
         "LEG_NOT_ACCEPTED": Entry(_S.FAILED_PRECONDITION, "The leg is not accepted on chain at a final block."),
         "TOO_FEW_ACCEPTED": Entry(_S.FAILED_PRECONDITION, "Too few legs of the job are accepted at a final block."),
+        "NO_ARBITER": Entry(
+            _S.FAILED_PRECONDITION, "The job was opened without an arbiter, so there are no disputes."
+        ),
         "LEG_EXPIRED": Entry(_S.FAILED_PRECONDITION, "The leg's deadline has passed."),
         "ROUND_OUT_OF_ORDER": Entry(
             _S.FAILED_PRECONDITION, "This round or attempt does not follow the last one."

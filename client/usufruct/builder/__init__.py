@@ -11,22 +11,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from usufruct.builder.datasets import Dataset as Dataset
     from usufruct.builder.datasets import DatasetList as DatasetList
+    from usufruct.builder.disputes import Dispute as Dispute
     from usufruct.builder.job import JobHandle as JobHandle
     from usufruct.builder.network import Balance as Balance
     from usufruct.builder.network import Network as Network
     from usufruct.builder.network import connect as connect
     from usufruct.builder.proposal import Proposal as Proposal
     from usufruct.builder.quote import Quote as Quote
+    from usufruct.builder.results import Departure as Departure
     from usufruct.builder.results import LegResult as LegResult
     from usufruct.builder.results import RoundResult as RoundResult
     from usufruct.builder.resuming import resume as resume
     from usufruct.builder.settings import SGD as SGD
+    from usufruct.builder.settings import EscrowTerms as EscrowTerms
     from usufruct.builder.settings import Privacy as Privacy
+    from usufruct.builder.sponsoring import JobToSponsor as JobToSponsor
 
 _HOME = {
     "Balance": "network",
     "Dataset": "datasets",
     "DatasetList": "datasets",
+    "Departure": "results",
+    "Dispute": "disputes",
+    "EscrowTerms": "settings",
+    "JobToSponsor": "sponsoring",
     "JobHandle": "job",
     "LegResult": "results",
     "Network": "network",
@@ -44,7 +52,11 @@ __all__ = [
     "Balance",
     "Dataset",
     "DatasetList",
+    "Departure",
+    "Dispute",
+    "EscrowTerms",
     "JobHandle",
+    "JobToSponsor",
     "LegResult",
     "Network",
     "Privacy",

@@ -18,10 +18,12 @@ class Dataset:
     Attributes:
         id: its number on chain.
         card: what its holder declares about it; the bytes hash to what the chain holds.
+        policy: the exact bytes of the policy that its holder publishes; they hash to what the chain holds.
         price_units: price of one job, in the smallest unit of ``token``.
         order: Rényi order of its privacy budget.
         cap_micro, reserved_micro, spent_micro: the budget, in 10^-6 nat at that order.
-        max_loss_per_job_micro: what its holder's admin key allows one job; 0 for no limit of its own.
+        max_loss_per_job_micro, max_loss_per_grant_micro: what its holder's admin key allows one job, and all jobs of one
+            grant.
         min_cohort: least holders in a sum that its update may be part of.
         operator: address whose signature stands under grants, uploads and receipts.
         endpoint, fingerprint: where its holder serves, and the SHA-256 of the TLS key (32 bytes).
@@ -31,6 +33,7 @@ class Dataset:
     holder_id: int
     card: DatasetCard = field(repr=False)
     card_hash: bytes = field(repr=False)
+    policy: bytes = field(repr=False)
     token: str
     price_units: int
     min_cohort: int
@@ -39,6 +42,7 @@ class Dataset:
     reserved_micro: int
     spent_micro: int
     max_loss_per_job_micro: int
+    max_loss_per_grant_micro: int
     operator: str
     endpoint: str
     fingerprint: bytes = field(repr=False)
@@ -63,9 +67,14 @@ class Dataset:
         """Loss that new jobs may reserve, 10^-6 nat."""
         return max(0, self.cap_micro - self.reserved_micro - self.spent_micro)
 
+    @property
+    def most_per_job_micro(self) -> int:
+        """What the holder's limits allow one job that comes with a grant of its own, 10^-6 nat."""
+        return min(self.max_loss_per_job_micro, self.max_loss_per_grant_micro)
+
     def epsilon_left(self, delta: float = SHOWN_DELTA) -> float:
         """The largest epsilon that one more job could ask for; 0 when nothing is left or allowed."""
-        loss = min(self.budget_left_micro, self.max_loss_per_job_micro or self.budget_left_micro)
+        loss = min(self.budget_left_micro, self.most_per_job_micro)
         return privacy.epsilon(loss, self.order, delta) if loss > 0 else 0.0
 
     @property
@@ -98,7 +107,7 @@ class DatasetList(list[Dataset]):
     """Datasets, in order of their number.
 
     Attributes:
-        unreachable: datasets on chain whose holder did not answer, or whose card is not the registered one.
+        unreachable: datasets on chain whose holder did not answer, or whose card or policy is not the registered one.
     """
 
     def __init__(self, datasets: Iterable[Dataset] = (), unreachable: Iterable[Unreachable] = ()) -> None:

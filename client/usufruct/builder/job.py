@@ -6,30 +6,31 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from usufruct import privacy
-from usufruct.builder import finishing, losses
+from usufruct.builder import losses
 from usufruct.builder import weights as model_weights
+from usufruct.builder.accepting import accept_legs
+from usufruct.builder.book import JobBook, Say
 from usufruct.builder.chain_watch import ChainWatch
+from usufruct.builder.disputes import Dispute, acknowledge_leg, dispute_leg
+from usufruct.builder.ending import cancel_job
+from usufruct.builder.finishing import finish_legs
 from usufruct.builder.peers import Peers
-from usufruct.builder.progress import Progress
-from usufruct.builder.results import LegResult, RoundResult
+from usufruct.builder.progress import Progress, tell
+from usufruct.builder.results import Departure, LegResult, RoundResult
 from usufruct.builder.rounds import LOST, Attempt, OnEvent, OpenedSum, RoundDriver
-from usufruct.builder.store import JobState, JobStore
+from usufruct.builder.store import JobState
 from usufruct.domain import ids
 from usufruct.domain.training_job import PICO
 from usufruct.encryption.parameters import parameter_set
-from usufruct.errors import InvalidInput, RoundFailed, UsufructError
+from usufruct.errors import InvalidInput, Refused, RoundFailed, UsufructError
 from usufruct.v1 import rounds_pb2
-from usufruct.wire import jobs
 from usufruct.wire.model_graph import graph_from_bytes
-
-if TYPE_CHECKING:
-    from usufruct.builder.network import Network
 
 log = logging.getLogger("usufruct.builder")
 
@@ -70,15 +71,11 @@ class JobHandle:
         model: the builder's own module with the weights of the last finished round.
     """
 
-    def __init__(
-        self, network: Network, store: JobStore, model: nn.Module | None = None, validation: Any = None
-    ) -> None:
-        store.lock()
-        self._network, self._store = network, store
-        self._state: JobState = store.state()
-        self._record = store.record()
-        self._spec_bytes = store.spec_bytes()
-        self.spec = jobs.spec_from_bytes(self._spec_bytes)
+    def __init__(self, book: JobBook, model: nn.Module | None = None, validation: Any = None) -> None:
+        book.lock()
+        self._book, self._network, self._store = book, book.network, book.store
+        self._record = book.store.record()
+        self.spec = book.spec
         self._graph = graph_from_bytes(self.spec.model_graph)
         names = self._record.parameter_names
         if model is None:
@@ -86,12 +83,13 @@ class JobHandle:
         else:
             model_weights.check_same_model(model, self._graph, names)
         self.model: nn.Module = model
-        self._vector = model_weights.checkpoint_to_vector(self._graph, names, store.weights(self._state))
+        self._vector = model_weights.checkpoint_to_vector(self._graph, names, self._store.weights(book.state))
         self._show_weights()
         self._validation = losses.read_validation(validation, self._graph.input_shape[0])
         self._pending: Attempt | None = None
         self._peers: Peers | None = None
         self._driver: RoundDriver | None = None
+        self._say: Say = tell
 
     # -- what it is -------------------------------------------------------------------------------------------
 
@@ -112,13 +110,23 @@ class JobHandle:
 
     @property
     def epsilon(self) -> float:
-        """Largest binding epsilon of all datasets for the whole reservation: what the job costs when it ends."""
+        """Largest binding epsilon of all datasets for the whole reservation: what the job costs at most."""
         return max(self._epsilon(leg.dataset_id, self.spec.plan.attempts) for leg in self.spec.legs)
 
     @property
     def finished(self) -> bool:
-        """Whether every leg has been delivered and settled by this builder."""
+        """Whether every leg that took part has been delivered, or has ended otherwise."""
         return self._state.phase == "finished"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job was called off and all its legs are out."""
+        return self._state.phase == "cancelled"
+
+    @property
+    def datasets(self) -> tuple[int, ...]:
+        """Numbers of the datasets that take part in rounds."""
+        return tuple(leg.dataset_id for leg in self._book.members)
 
     @property
     def ended_early(self) -> str:
@@ -126,9 +134,14 @@ class JobHandle:
         return self._state.ended_early
 
     @property
+    def legs(self) -> tuple[LegResult, ...]:
+        """How the legs have ended so far, those that took no part included."""
+        return self._book.results
+
+    @property
     def receipts(self) -> tuple[LegResult, ...]:
-        """The legs' receipts as this builder checked them, once the job has finished."""
-        return tuple(finishing.read_leg_result(entry) for entry in self._state.legs.values())
+        """The legs that were delivered, as this builder checked their receipts."""
+        return tuple(leg for leg in self.legs if leg.delivered)
 
     @property
     def gas_used(self) -> int:
@@ -137,8 +150,13 @@ class JobHandle:
 
     @property
     def paid(self) -> int:
-        """What has been released to holders, in the token's smallest unit."""
-        return sum(leg.price_units for leg in self.receipts if leg.acknowledged)
+        """What has been released to holders, fees included, in the token's smallest unit."""
+        return sum(leg.paid_units for leg in self.legs)
+
+    @property
+    def refunded(self) -> int:
+        """What is back in the payer's deposit, in the token's smallest unit."""
+        return sum(leg.refunded_units for leg in self.legs)
 
     def __repr__(self) -> str:
         return (
@@ -156,11 +174,17 @@ class JobHandle:
             UsufructError: INTERRUPTED after Ctrl-C.
         """
         with Progress(self.spec.plan.rounds, self.rounds_done) as progress:
+            self._say = progress.say
             try:
                 self._take_up()
+                self.accept()
+                self._mind_the_deadline()
                 if self._state.phase == "open":
                     yield from self._rounds(progress)
-                self.finish()
+                if self._state.phase in ("cancelling", "cancelled"):
+                    self.cancel()
+                else:
+                    self.finish()
             except KeyboardInterrupt:
                 raise interrupted(
                     self.id, f"after round {self.rounds_done} of {self.spec.plan.rounds}"
@@ -168,6 +192,8 @@ class JobHandle:
             except UsufructError as error:
                 add_hint(error, self.id)
                 raise
+            finally:
+                self._say = tell
 
     def run(self) -> JobHandle:
         """Runs everything that is left; returns itself."""
@@ -175,26 +201,100 @@ class JobHandle:
             pass
         return self
 
+    def accept(self) -> None:
+        """Has every holder accept its leg, where that is not done. Opening and iterating do this by themselves.
+
+        Raises:
+            Refused: TOO_FEW_ACCEPTED: everything comes back; the message says when.
+        """
+        self._take_up()
+        if self._state.phase in ("opening", "accepting"):
+            try:
+                accept_legs(self._book, self._say)
+            except KeyboardInterrupt:
+                raise interrupted(self.id, "while holders accept") from None
+
     def finish(self) -> tuple[LegResult, ...]:
         """Has every leg delivered, checks the receipts and releases the payments. Iterating does this by itself.
 
-        May be called to end a job early: what has been reserved of the privacy budgets stays spent, and the price is
-        paid in full. Repeating it goes on where it stopped.
+        May be called to end a job early: the price is paid in full; of the privacy budgets, what the attempts so far have
+        used is spent. Repeating it goes on where it stopped, and looks again at legs that have not ended.
         """
         self._take_up()
         if self._state.phase == "open":
-            self._save(replace(self._state, phase="finishing"))
+            self._book.save(phase="finishing")
+        if self._state.phase not in ("finishing", "finished"):
+            raise Refused(
+                f"Job {self.id} is {self._state.phase}; there is nothing to finish.", reason="LEG_NOT_OPEN"
+            )
+        finish_legs(self._book, self._say)
         if self._state.phase == "finishing":
-            finishing.finish_legs(self._network, self.spec, self._spec_bytes, self._state, self._save)
-            self._save(replace(self._state, phase="finished"))
-            log.info("job %s is finished", self.id)
+            self._book.save(phase="finished")
+            self._say(f"job {self.id} is finished: {'; '.join(map(str, self.legs))}")
+        for leg in self.receipts:
+            if leg.findings and leg.state == "DELIVERED":
+                log.warning(
+                    "dataset %d is delivered and not acknowledged: %s. job.dispute(%d, reason) or job.acknowledge(%d); "
+                    "silence pays its holder when the challenge window ends.",
+                    leg.dataset_id, "; ".join(leg.findings), leg.dataset_id, leg.dataset_id,
+                )  # fmt: skip
         self.close()
         return self.receipts
+
+    def cancel(self) -> Departure:
+        """Calls the job off. What is locked and not accepted comes back at once; where a holder has charged nothing, it
+        signs so, and money and privacy budget are back too; where something was charged, its leg is delivered and paid.
+
+        Idempotent; what cannot end yet, because its holder does not answer, says until when it is locked at most, and
+        ``uf.resume`` or calling this again goes on with it.
+
+        Raises:
+            Refused: LEG_NOT_OPEN: the job is finished.
+            ChainError: the chain cannot be reached, or refused.
+        """
+        self._take_up()
+        departure = cancel_job(self._book, self._say)
+        self.close()
+        return departure
+
+    def acknowledge(self, dataset_id: int) -> LegResult:
+        """Pays a delivered leg whatever its findings.
+
+        Raises:
+            ChainError: LEG_NOT_OPEN: the leg is not delivered, or has ended.
+        """
+        self._take_up()
+        return acknowledge_leg(self._book, dataset_id, self._say)
+
+    def dispute(self, dataset_id: int, reason: str) -> Dispute:
+        """Has the job's arbiter decide about a delivered leg. Takes a bond, a tenth of the price, from the deposit.
+
+        Args:
+            reason: a statement for the arbiter. Only its hash goes on chain; it is kept beside the job's state.
+        Raises:
+            Refused: NO_ARBITER; NOT_YOURS: another account pays for the job, and disputes it; MONEY_SHORT.
+            ChainError: LEG_NOT_OPEN: the leg is not delivered, or has ended; LEG_EXPIRED: the window has passed.
+        """
+        self._take_up()
+        return dispute_leg(self._book, dataset_id, reason, self._say)
 
     def close(self) -> None:
         """Hangs up and lets another process resume the job. Iterating again takes it up again."""
         self._hang_up()
-        self._store.unlock()
+        self._book.unlock()
+
+    @property
+    def _state(self) -> JobState:
+        return self._book.state
+
+    def _mind_the_deadline(self) -> None:
+        """Past the job's deadline no holder trains: what is left is to end the legs."""
+        if (
+            self._state.phase == "open"
+            and self._network.chain.block_time_seconds() > self.spec.deliver_by_seconds
+        ):
+            self._end_early("The job's deadline has passed.")
+            self._book.save(phase="finishing")
 
     def _rounds(self, progress: Progress) -> Iterator[RoundResult]:
         while self._state.rounds_done < self.spec.plan.rounds:
@@ -251,7 +351,7 @@ class JobHandle:
                 f"{self.rounds_done} of {self.spec.plan.rounds}."
             )
             return None
-        number, self._state = self._store.take_attempt(self._state)
+        number = self._book.take_attempt()
         self._pending = driver.prepare(index, number, self._vector)
         return self._pending
 
@@ -290,11 +390,11 @@ class JobHandle:
             history=(*self._state.history, asdict(result)),
         )
         checkpoint = model_weights.vector_to_checkpoint(self._graph, self._record.parameter_names, stepped)
-        self._state = self._store.save_round(after, checkpoint)
+        self._book.save_round(after, checkpoint)
         return result
 
     def _end_early(self, why: str) -> None:
-        self._save(replace(self._state, ended_early=why))
+        self._book.save(ended_early=why)
 
     def _epsilon(self, dataset_id: int, attempts: int) -> float:
         """Binding epsilon of a dataset after that many attempts."""
@@ -310,19 +410,17 @@ class JobHandle:
         """Connections to every party, made when they are first needed and again after :meth:`close`."""
         if self._peers is None:
             self._take_up()
-            self._peers = Peers.connect(self._network, self.spec)
+            self._peers = Peers.connect(self._network, self.spec.aggregator, self._book.members)
         return self._peers
 
     def _take_up(self) -> None:
         """Makes this process the one that drives the job; what another has done in between is read from disk."""
-        if self._store.locked:
-            return
-        self._store.lock()
-        state = self._store.state()
-        if state != self._state:
-            self._state, self._pending = state, None
+        if self._book.lock():
+            self._pending = None
             names = self._record.parameter_names
-            self._vector = model_weights.checkpoint_to_vector(self._graph, names, self._store.weights(state))
+            self._vector = model_weights.checkpoint_to_vector(
+                self._graph, names, self._store.weights(self._state)
+            )
             self._show_weights()
 
     def _open_driver(self) -> RoundDriver:
@@ -333,13 +431,13 @@ class JobHandle:
         if self._driver is None:
             peers = self._connected()
             try:
-                self._note_charges(peers.start_legs(self.spec))
+                self._note_charges(peers.start_legs(self.spec.job_id))
             except BaseException:
                 self._hang_up()
                 raise
             self._driver = RoundDriver(
                 self.spec,
-                self._spec_bytes,
+                self._book.spec_bytes,
                 self._graph,
                 parameter_set(self.spec.encryption.parameters),
                 self._network.account,
@@ -368,7 +466,7 @@ class JobHandle:
                     reason="ROUND_OUT_OF_ORDER",
                     dataset_id=dataset_id,
                 )
-
-    def _save(self, state: JobState) -> None:
-        self._store.save(state)
-        self._state = state
+        seen = self._state.attempts_charged
+        told = {str(dataset): max(charged, seen.get(str(dataset), 0)) for dataset, charged in charges.items()}
+        if any(told[dataset] != seen.get(dataset, 0) for dataset in told):
+            self._book.save(attempts_charged={**seen, **told})

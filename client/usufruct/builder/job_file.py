@@ -21,6 +21,11 @@ lr = 0.5                          # optional: momentum, local_steps, sample_rate
 
 [privacy]
 epsilon = 3.0                     # optional: delta, max_grad_norm
+
+[escrow]                          # optional, as is all in it
+accept_within_seconds = 3600      # holders accept until then, or their legs come back
+challenge_seconds = 86400         # how long a delivered leg may be disputed
+arbiter = "0x…"                   # who decides disputes; without one there are none
 """
 
 from __future__ import annotations
@@ -72,9 +77,10 @@ def read_job_file(path: Path) -> JobFile:
         InvalidInput: a figure is out of its range.
     """
     file = TomlFile(path, "docs/model_builder.md has an example")
-    file.only(["network", "data", "model", "training", "privacy"])
+    file.only(["network", "data", "model", "training", "privacy", "escrow"])
     network, data, model = file.table("network"), file.table("data"), file.table("model", required=False)
     training, privacy = file.table("training"), file.table("privacy")
+    escrow = file.table("escrow", required=False)
     if data.has("task") == data.has("datasets"):
         raise data.error("task", "or datasets is needed, and not both")
     hidden = model.value("hidden", [])
@@ -94,13 +100,18 @@ def read_job_file(path: Path) -> JobFile:
         for name in ("momentum", "local_steps", "sample_rate")
         if training.has(name)
     }
-    options = {
+    options: dict[str, Any] = {
         name: training.whole(name)
         for name in ("spare_attempts", "round_timeout_seconds")
         if training.has(name)
     }
     if training.has("purpose"):
         options["purpose"] = training.text("purpose")
+    for name in ("accept_within_seconds", "challenge_seconds"):
+        if escrow.has(name):
+            options[name] = escrow.whole(name)
+    if escrow.has("arbiter"):
+        options["arbiter"] = escrow.text("arbiter")
     asked = {name: privacy.value(name) for name in ("delta", "max_grad_norm") if privacy.has(name)}
     job = JobFile(
         rpc=network.text("rpc"),
@@ -120,7 +131,7 @@ def read_job_file(path: Path) -> JobFile:
         privacy=Privacy(privacy.real("epsilon", above=0.0, most=1e6), **asked),
         options=options,
     )
-    for table in (network, data, model, training, privacy):
+    for table in (network, data, model, training, privacy, escrow):
         table.only_known()
     return job
 

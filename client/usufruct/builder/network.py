@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eth_account.signers.local import LocalAccount
+from eth_utils.crypto import keccak
 
 from usufruct.builder.datasets import Dataset, DatasetList, Unreachable
+from usufruct.builder.disputes import Dispute, check_disputable, read_dispute, send_dispute
 from usufruct.builder.peers import HolderPeer
-from usufruct.builder.settings import SGD, Privacy
+from usufruct.builder.settings import SGD, EscrowTerms, Privacy
+from usufruct.builder.sponsoring import JobToSponsor, sponsor
+from usufruct.builder.store import home
 from usufruct.chain import Chain, DatasetEntry, Sender
 from usufruct.chain.keys import load_key
+from usufruct.domain import ids
 from usufruct.domain.dataset_card import card_hash, read_card
+from usufruct.domain.grant import SignedSponsorship
 from usufruct.errors import ConfigError, InvalidInput, PeerError, Refused, UsufructError
 from usufruct.wire.channel import PinnedEndpoint
 
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
 ROUND_TIMEOUT_SECONDS = 300
 DELIVER_WITHIN_SECONDS = 7 * 86_400
 GRANT_TIMEOUT_SECONDS = 600.0
+SPONSORSHIP_SECONDS = 7 * 86_400
 
 
 @dataclass(frozen=True)
@@ -117,10 +125,20 @@ class Network:
         """The builder's address."""
         return str(self.account.address)
 
-    @property
-    def sender(self) -> Sender:
-        """Sends transactions with the builder's key."""
-        return Sender(self.chain, self.account)
+    @contextmanager
+    def sending(self) -> Iterator[Sender]:
+        """Sends what belongs to no job, through the key's outbox in the builder's directory.
+
+        Raises:
+            ConfigError: LEDGER_LOCKED: another process is sending with this key just now.
+        """
+        directory = home() / "keys" / self.address.lower()
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        sender = Sender(self.chain, self.account, directory / f"outbox-{self.chain.chain_id}.sqlite")
+        try:
+            yield sender
+        finally:
+            sender.close()
 
     def __repr__(self) -> str:
         who = self._account.address if self._account is not None else "no key"
@@ -167,14 +185,64 @@ class Network:
             units: in the token's smallest unit.
             token: its address; None where all datasets are priced in one.
         """
-        if token is None:
-            tokens = {entry.token for entry in self.chain.datasets()}
-            if len(tokens) != 1:
-                raise InvalidInput(
-                    "Name the token to deposit; datasets are priced in several, or in none.", field="token"
-                )
-            token = tokens.pop()
-        return int(self.sender.deposit(token, units).gas_used)
+        with self.sending() as sender:
+            return int(sender.deposit(self._token(token), units).gas_used)
+
+    def withdraw(self, units: int, token: str | None = None) -> int:
+        """Moves money from the deposit back to the wallet; returns the gas used.
+
+        Args:
+            units, token: as for :meth:`deposit`.
+        Raises:
+            ChainError: MONEY_SHORT: less is deposited and not locked.
+        """
+        with self.sending() as sender:
+            return int(sender.withdraw(self._token(token), units).gas_used)
+
+    def _token(self, token: str | None) -> str:
+        if token is not None:
+            return token
+        tokens = {entry.token for entry in self.chain.datasets()}
+        if len(tokens) != 1:
+            raise InvalidInput("Name the token; datasets are priced in several, or in none.", field="token")
+        return tokens.pop()
+
+    def sponsor(
+        self,
+        job: Proposal | JobToSponsor,
+        units: int | None = None,
+        *,
+        valid_seconds: int = SPONSORSHIP_SECONDS,
+    ) -> SignedSponsorship:
+        """Promises, with this network's key, to pay for somebody else's job; deposits what is missing for that.
+
+        The one whose job it is opens it with ``proposal.open(sponsorship=…)`` or ``train(…, sponsorship=payer.sponsor)``.
+
+        Args:
+            job: the other's :class:`Proposal`, or, from another machine, a :class:`JobToSponsor`.
+            units: the most that may be locked; None for the job's price.
+            valid_seconds: how long from now on the job may be opened with it.
+        Raises:
+            InvalidInput: the job's legs are priced in several tokens.
+            Refused: MONEY_SHORT.
+        """
+        return sponsor(self, job if isinstance(job, JobToSponsor) else job.to_sponsor, units, valid_seconds)
+
+    def dispute(self, job_id: str, dataset_id: int, reason: str) -> Dispute:
+        """Disputes a delivered leg of a job that this network's key pays for; see ``JobHandle.dispute``.
+
+        For a payer that is not the builder; keep the text of ``reason`` yourself, the arbiter will ask for it.
+        """
+        leg = self.chain.leg_at(ids.from_hex32(job_id, "job_id"), dataset_id, "latest")
+        if leg is None:
+            raise InvalidInput(f"Job {job_id} has no leg of dataset {dataset_id}.", reason="JOB_UNKNOWN")
+        check_disputable(self.chain, leg, self.address)
+        with self.sending() as sender:
+            block = send_dispute(self.chain, sender, leg, reason).block_number
+        self.chain.wait_final(block)
+        disputed = self.chain.leg_at(leg.job_id, dataset_id, "latest")
+        assert disputed is not None
+        return read_dispute(self.chain, disputed, reason)
 
     # -- jobs -------------------------------------------------------------------------------------------------
 
@@ -189,9 +257,11 @@ class Network:
         loss: str | None = None,
         spare_attempts: int | None = None,
         min_cohort: int | None = None,
+        arbiter: str | None = None,
+        sponsorship: object = None,
         **_: Any,
     ) -> Quote:
-        """What a job would cost, in money, privacy and gas. Asks nobody and changes nothing.
+        """What a job would cost, in money, privacy and gas at the chain's present price. Asks no holder, signs nothing.
 
         Takes the arguments of :meth:`train`, so that one may be turned into the other by its name; those that have no
         part in the cost are ignored. Without a model, bytes are left out.
@@ -199,6 +269,7 @@ class Network:
         from usufruct.builder.quote import make_quote
 
         return make_quote(
+            self,
             model,
             datasets,
             privacy=privacy,
@@ -207,6 +278,8 @@ class Network:
             loss=loss,
             spare_attempts=spare_attempts,
             min_cohort=min_cohort,
+            arbiter=arbiter,
+            sponsored=sponsorship is not None,
         )
 
     def propose(
@@ -245,7 +318,7 @@ class Network:
             InvalidInput: a value is out of its range, or the model cannot be a graph.
             PeerError: the aggregator or a holder cannot be reached.
         """
-        from usufruct.builder.proposal import new_proposal
+        from usufruct.builder.proposing import new_proposal
 
         return new_proposal(
             self,
@@ -262,6 +335,7 @@ class Network:
             purpose=purpose,
             round_timeout_seconds=round_timeout_seconds,
             deliver_within_seconds=deliver_within_seconds,
+            escrow=EscrowTerms(),
         )
 
     def train(
@@ -281,18 +355,29 @@ class Network:
         round_timeout_seconds: int = ROUND_TIMEOUT_SECONDS,
         deliver_within_seconds: int = DELIVER_WITHIN_SECONDS,
         grant_timeout_seconds: float = GRANT_TIMEOUT_SECONDS,
+        accept_within_seconds: int = EscrowTerms.accept_within_seconds,
+        challenge_seconds: int = EscrowTerms.challenge_seconds,
+        arbiter: str | None = None,
+        sponsorship: Callable[[Proposal], SignedSponsorship] | None = None,
     ) -> JobHandle:
-        """Proposes a job, waits for every grant, and opens it on chain. Iterate the result to run the rounds.
+        """Proposes a job, waits for every grant, opens it on chain and has it accepted. Iterate the result to run the rounds.
 
-        Arguments and errors as :meth:`propose`; besides:
+        Arguments and errors as :meth:`propose` and ``Proposal.open``; besides:
 
         Args:
             grant_timeout_seconds: how long to wait for holders that leave the decision to a person.
+            sponsorship: whoever pays, where that is not this builder: asked once all holders have granted. :meth:`sponsor`
+                of the payer's network will do.
         Raises:
-            Refused: a holder refused, or MONEY_SHORT. After GRANT_PENDING the proposal stays: ``uf.resume`` with the
-                id in the message opens it once it is granted.
+            Refused: a holder refused, MONEY_SHORT or TOO_FEW_ACCEPTED. After GRANT_PENDING the proposal stays:
+                ``uf.resume`` with the id in the message opens it once it is granted.
         """
-        proposal = self.propose(
+        escrow = EscrowTerms(accept_within_seconds, challenge_seconds, arbiter, sponsorship is not None)
+        from usufruct.builder.job import add_hint, interrupted
+        from usufruct.builder.proposing import new_proposal
+
+        proposal = new_proposal(
+            self,
             model,
             datasets,
             aggregator=aggregator,
@@ -306,17 +391,16 @@ class Network:
             purpose=purpose,
             round_timeout_seconds=round_timeout_seconds,
             deliver_within_seconds=deliver_within_seconds,
+            escrow=escrow,
         )
-        from usufruct.builder.job import add_hint, interrupted
-
         try:
             proposal.wait(grant_timeout_seconds)
-            return proposal.open()
+            return proposal.open(sponsorship=sponsorship(proposal) if sponsorship else None)
         except KeyboardInterrupt:
             raise interrupted(proposal.id, "before the first round") from None
         except UsufructError as error:
             refused = isinstance(error, Refused) and error.reason != "GRANT_PENDING"
-            if not refused or not proposal.withdraw():
+            if not (refused and (proposal.ended or proposal.withdraw())):
                 add_hint(error, proposal.id)
             raise
 
@@ -334,16 +418,19 @@ class Network:
         try:
             peer = HolderPeer(entry.dataset_id, PinnedEndpoint(holder.endpoint, holder.fingerprint), None)
             try:
-                card = peer.card()
+                card, policy = peer.card()
             finally:
                 peer.close()
             if card_hash(card) != entry.card_hash:
                 return Unreachable(entry.dataset_id, holder.endpoint, "CARD_MISMATCH")
+            if keccak(policy) != entry.policy_hash:
+                return Unreachable(entry.dataset_id, holder.endpoint, "POLICY_MISMATCH")
             return Dataset(
                 id=entry.dataset_id,
                 holder_id=entry.holder_id,
                 card=read_card(card),
                 card_hash=entry.card_hash,
+                policy=policy,
                 token=entry.token,
                 price_units=entry.price_units,
                 min_cohort=entry.min_cohort,
@@ -352,6 +439,7 @@ class Network:
                 reserved_micro=entry.reserved_micro,
                 spent_micro=entry.spent_micro,
                 max_loss_per_job_micro=entry.max_loss_per_job_micro,
+                max_loss_per_grant_micro=entry.max_loss_per_grant_micro,
                 operator=holder.operator,
                 endpoint=holder.endpoint,
                 fingerprint=holder.fingerprint,

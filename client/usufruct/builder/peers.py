@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from eth_account.signers.local import LocalAccount
 
-from usufruct.chain import LegState
-from usufruct.domain.training_job import TrainingJobSpec
+from usufruct.chain import HolderEntry
+from usufruct.domain.leg_receipt import LegReceipt
+from usufruct.domain.training_job import AggregatorRef, LegTerms
 from usufruct.errors import (
     InvalidInput,
     NotAuthenticated,
@@ -27,6 +28,7 @@ from usufruct.wire.auth import authenticated_channel
 from usufruct.wire.channel import PinnedEndpoint, pinned_channel
 from usufruct.wire.parsing import parse
 from usufruct.wire.raw import HEADER_LIMIT_BYTES, RUN_ROUND, with_header
+from usufruct.wire.receipts import receipt_from_proto
 from usufruct.wire.status import rpc_errors
 
 if TYPE_CHECKING:
@@ -39,12 +41,7 @@ START_SECONDS = 60.0
 """For StartLeg: the trainer's process loads torch."""
 
 FINISH_SECONDS = 180.0
-"""For FinishLeg: two transactions of the holder, each waiting for its block."""
-
-FINALITY_SECONDS = 900.0
-"""How long to wait for the block that opened the job to become final."""
-
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 10.0
+"""For FinishLeg: a round that was left over ends first, and usage records may be on their way to the chain."""
 
 T = TypeVar("T")
 
@@ -90,11 +87,12 @@ class HolderPeer:
             self._jobs: Any = jobs_pb2_grpc.JobServiceStub(proved)  # type: ignore[no-untyped-call]
             self._run_round = proved.stream_stream(RUN_ROUND)
 
-    def card(self) -> bytes:
-        """The exact bytes of the dataset's card."""
+    def card(self) -> tuple[bytes, bytes]:
+        """The exact bytes of the dataset's card, and of the policy that its holder publishes for it."""
         request = catalogue_pb2.GetDatasetCardRequest(dataset_id=self.dataset_id)
         with self._errors():
-            return bytes(self._catalogue.GetDatasetCard(request, timeout=CALL_SECONDS).card)
+            answer = self._catalogue.GetDatasetCard(request, timeout=CALL_SECONDS)
+        return bytes(answer.card), bytes(answer.policy)
 
     def propose(self, job_id: bytes, spec_bytes: bytes) -> jobs_pb2.Proposal:
         """Proposes the job, or asks how an earlier proposal of it stands."""
@@ -110,20 +108,39 @@ class HolderPeer:
         with self._errors():
             return cast(jobs_pb2.Proposal, self._jobs.GetProposal(request, timeout=CALL_SECONDS))
 
-    def start_leg(self, job_id: bytes) -> jobs_pb2.Leg:
-        """Has the holder take up the leg that is open on chain."""
-        request = jobs_pb2.StartLegRequest(job_id=job_id, dataset_id=self.dataset_id)
-        with self._errors():
-            return cast(jobs_pb2.Leg, self._jobs.StartLeg(request, timeout=START_SECONDS))
+    def accept_leg(self, job_id: bytes) -> tuple[int, bytes]:
+        """Has the holder take up a leg that is locked on chain; its fencing epoch and its signature of Acceptance."""
+        answer = self._start_leg(job_id)
+        return int(answer.fencing_epoch), bytes(answer.acceptance_signature)
 
-    def finish_leg(self, job_id: bytes, rounds_done: int) -> jobs_pb2.FinishLegResponse:
-        """Has the holder deliver its receipt on chain.
+    def start_leg(self, job_id: bytes) -> jobs_pb2.Leg:
+        """Has the holder warm the trainer of an accepted leg."""
+        return self._start_leg(job_id).leg
+
+    def leg(self, job_id: bytes) -> jobs_pb2.Leg:
+        """How the leg stands at the holder."""
+        request = jobs_pb2.GetLegRequest(job_id=job_id, dataset_id=self.dataset_id)
+        with self._errors():
+            return cast(jobs_pb2.Leg, self._jobs.GetLeg(request, timeout=CALL_SECONDS))
+
+    def finish_leg(
+        self, job_id: bytes, rounds_done: int, lower_loss_micro: int = 0, lower_signature: bytes = b""
+    ) -> tuple[LegReceipt, bytes]:
+        """Ends the leg's rounds; the holder's receipt and its signature.
 
         Where the last attempts were lost, a holder has taken part in a round more than this builder has opened; the
         receipt then has the holder's number.
+
+        Args:
+            lower_loss_micro, lower_signature: the builder's consent that less than the reservation is spent, where there is
+                one. The holder makes use of it only if it is exactly what it has charged.
         """
         request = jobs_pb2.FinishLegRequest(
-            job_id=job_id, dataset_id=self.dataset_id, rounds_done=rounds_done
+            job_id=job_id,
+            dataset_id=self.dataset_id,
+            rounds_done=rounds_done,
+            lower_loss_micro=lower_loss_micro if lower_signature else 0,
+            lower_signature=lower_signature,
         )
         with self._errors():
             try:
@@ -135,7 +152,19 @@ class HolderPeer:
                     raise
                 request.rounds_done = rounds_done + 1
                 answer = self._jobs.FinishLeg(request, timeout=FINISH_SECONDS)
-        return cast(jobs_pb2.FinishLegResponse, answer)
+        return receipt_from_proto(answer.receipt), bytes(answer.receipt_signature)
+
+    def release_leg(self, job_id: bytes) -> tuple[int, bytes]:
+        """Ends a leg of which nothing was charged; the holder's fencing epoch and its signature of Failure at no loss."""
+        request = jobs_pb2.ReleaseLegRequest(job_id=job_id, dataset_id=self.dataset_id)
+        with self._errors():
+            answer = self._jobs.ReleaseLeg(request, timeout=CALL_SECONDS)
+        return int(answer.fencing_epoch), bytes(answer.failure_signature)
+
+    def _start_leg(self, job_id: bytes) -> jobs_pb2.StartLegResponse:
+        request = jobs_pb2.StartLegRequest(job_id=job_id, dataset_id=self.dataset_id)
+        with self._errors():
+            return cast(jobs_pb2.StartLegResponse, self._jobs.StartLeg(request, timeout=START_SECONDS))
 
     def run_round(
         self,
@@ -237,42 +266,28 @@ class AggregatorPeer:
 class Peers:
     """All parties of one job."""
 
-    def __init__(
-        self, network: Network, holders: Mapping[int, HolderPeer], aggregator: AggregatorPeer
-    ) -> None:
-        self._network, self.holders, self.aggregator = network, holders, aggregator
+    def __init__(self, holders: Mapping[int, HolderPeer], aggregator: AggregatorPeer) -> None:
+        self.holders, self.aggregator = holders, aggregator
 
     @classmethod
-    def connect(cls, network: Network, spec: TrainingJobSpec) -> Peers:
-        """Connects to every holder, at the endpoint the chain names now, and to the spec's aggregator.
+    def connect(cls, network: Network, aggregator: AggregatorRef, legs: Iterable[LegTerms]) -> Peers:
+        """Connects to the holders of these legs, at the endpoints the chain names now, and to the aggregator.
 
         Raises:
             PeerError: naming the party that cannot be reached.
         """
-        holders = connect_holders(network, spec)
+        holders = connect_holders(network, legs)
         try:
-            at = PinnedEndpoint(spec.aggregator.endpoint, spec.aggregator.fingerprint)
-            return cls(network, holders, AggregatorPeer(at, network.account))
+            at = PinnedEndpoint(aggregator.endpoint, aggregator.fingerprint)
+            return cls(holders, AggregatorPeer(at, network.account))
         except UsufructError:
             for holder in holders.values():
                 holder.close()
             raise
 
-    def start_legs(self, spec: TrainingJobSpec) -> dict[int, int]:
-        """Has every holder take up its leg and warm its trainer; by dataset number, attempts charged so far.
-
-        Legs that are open on chain, but not final yet, are asked for again, less and less often.
-        """
-        deadline, pause = time.monotonic() + FINALITY_SECONDS, FIRST_WAIT_SECONDS
-        while True:
-            try:
-                legs = at_all(self.holders, lambda holder: holder.start_leg(spec.job_id))
-                break
-            except UsufructError as error:
-                if error.reason != "LEG_NOT_OPEN" or time.monotonic() > deadline or self._ended(spec):
-                    raise
-            threading.Event().wait(pause)
-            pause = min(LONGEST_WAIT_SECONDS, pause * 2)
+    def start_legs(self, job_id: bytes) -> dict[int, int]:
+        """Has every holder take up its accepted leg and warm its trainer; by dataset number, attempts charged so far."""
+        legs = at_all(self.holders, lambda holder: holder.start_leg(job_id))
         for dataset_id, leg in legs.items():
             if leg.state != jobs_pb2.LEG_STATE_RUNNING:
                 state = jobs_pb2.LegState.Name(leg.state)
@@ -283,11 +298,6 @@ class Peers:
                 )
         return {dataset_id: leg.attempts_charged for dataset_id, leg in legs.items()}
 
-    def _ended(self, spec: TrainingJobSpec) -> bool:
-        """Whether a leg of the job is final on chain and no longer open, so that waiting is in vain."""
-        legs = self._network.chain.job_legs(spec.job_id)
-        return any(leg.state is not LegState.LOCKED for leg in legs)
-
     def close(self) -> None:
         """Closes all channels."""
         self.aggregator.close()
@@ -295,17 +305,33 @@ class Peers:
             holder.close()
 
 
-def connect_holders(network: Network, spec: TrainingJobSpec) -> dict[int, HolderPeer]:
-    """Every holder of the spec, by dataset number.
+def connect_holders(network: Network, legs: Iterable[LegTerms]) -> dict[int, HolderPeer]:
+    """The holders of these legs, by dataset number.
 
     Raises:
         PeerError: naming the holder that cannot be reached.
     """
-    places: dict[int, tuple[int, PinnedEndpoint]] = {}
-    for leg in spec.legs:
-        entry = network.chain.holder(leg.holder_id)
-        places[leg.dataset_id] = (leg.dataset_id, PinnedEndpoint(entry.endpoint, entry.fingerprint))
-    return at_all(places, lambda place: HolderPeer(place[0], place[1], network.account))
+    return at_all({leg.dataset_id: leg for leg in legs}, lambda leg: holder_of(network, leg)[1])
+
+
+def holder_of(network: Network, terms: LegTerms) -> tuple[HolderEntry, HolderPeer]:
+    """A leg's holder as the chain names it now, and a connection to it. Close it.
+
+    Raises:
+        PeerError: it cannot be reached.
+    """
+    entry = network.chain.holder(terms.holder_id)
+    at = PinnedEndpoint(entry.endpoint, entry.fingerprint)
+    return entry, HolderPeer(terms.dataset_id, at, network.account)
+
+
+def meet_aggregator(network: Network, aggregator: AggregatorRef) -> None:
+    """Whether the aggregator is there and holds its key, looked at before anyone is asked and before money is locked.
+
+    Raises:
+        PeerError: naming the aggregator.
+    """
+    AggregatorPeer(PinnedEndpoint(aggregator.endpoint, aggregator.fingerprint), network.account).close()
 
 
 def at_all(parties: Mapping[int, Any], ask: Callable[[Any], T]) -> dict[int, T]:

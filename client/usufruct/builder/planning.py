@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from usufruct import privacy as dp
 from usufruct.builder.datasets import Dataset
-from usufruct.builder.settings import SGD, Privacy
+from usufruct.builder.settings import SGD, Privacy, whole
 from usufruct.domain.training_job import (
     MICRO,
     NANO,
@@ -79,8 +79,8 @@ def make_plan(
     """
     cohort = _cohort(datasets)
     spare = max(2, rounds // 10) if spare_attempts is None else spare_attempts
-    _whole("rounds", rounds, 1, 10_000)
-    _whole("spare_attempts", spare, 0, 1000)
+    whole("rounds", rounds, 1, 10_000)
+    whole("spare_attempts", spare, 0, 1000)
     attempts = rounds + spare
     local = LocalOptimizer("sgd", _scaled(optimizer.lr, NANO), _scaled(optimizer.momentum, NANO))
     rate_nano = _scaled(optimizer.sample_rate, NANO)
@@ -113,7 +113,7 @@ def make_plan(
             holders=len(cohort),
         )
     if min_cohort is not None:
-        _whole("min_cohort", min_cohort, least, len(cohort))
+        whole("min_cohort", min_cohort, least, len(cohort))
     encryption = EncryptionPlan(
         DEFAULT_PARAMETERS.name, VALUE_BITS, update_range_nano(local, plan, legs), parameter_count
     )
@@ -240,14 +240,14 @@ def _check_budget(dataset: Dataset, leg: LegTerms, attempts: int, privacy: Priva
             requested=loss,
             limit=dataset.budget_left_micro,
         )
-    if 0 < dataset.max_loss_per_job_micro < loss:
+    if loss > dataset.most_per_job_micro:
         raise Refused(
-            f"Dataset {dataset.id} ({dataset.name}) allows one job {dataset.max_loss_per_job_micro} millionths of a nat "
+            f"Dataset {dataset.id} ({dataset.name}) allows one job {dataset.most_per_job_micro} millionths of a nat "
             f"and this one would reserve {loss} (epsilon {epsilon:.2f}); {ask}.",
             reason="POLICY_LOSS_TOO_HIGH",
             dataset_id=dataset.id,
             requested=loss,
-            limit=dataset.max_loss_per_job_micro,
+            limit=dataset.most_per_job_micro,
         )
     return epsilon
 
@@ -273,12 +273,3 @@ def _named(error: UsufructError, dataset: Dataset) -> Refused:
 
 def _scaled(value: float, unit: int) -> int:
     return round(value * unit)
-
-
-def _whole(field: str, value: int, least: int, most: int) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise InvalidInput(
-            f"{field} must be a whole number from {least} to {most}, not {value!r}.",
-            reason="SPEC_INVALID",
-            field=field,
-        )

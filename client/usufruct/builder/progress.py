@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from types import TracebackType
 from typing import Any
@@ -9,11 +10,21 @@ from typing import Any
 from usufruct.builder.results import RoundResult
 from usufruct.v1 import rounds_pb2
 
+log = logging.getLogger("usufruct.builder")
+
 _WORDS = {
     rounds_pb2.ROUND_STATE_CHARGED: "training",
     rounds_pb2.ROUND_STATE_ENCRYPTED: "sending",
     rounds_pb2.ROUND_STATE_SUBMITTED: "done",
 }
+
+
+def tell(text: str) -> None:
+    """One line of progress, where there is no bar: for a person at a terminal, else for the log."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
+    else:
+        log.info("%s", text)
 
 
 class Progress:
@@ -72,5 +83,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line above the bar."""
-        if self._bar is not None:
+        if self._bar is None:
+            tell(text)
+        else:
             self._bar.console.print(text, markup=False)

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from usufruct import graph
-from usufruct.builder import losses
-from usufruct.builder import weights as model_weights
-from usufruct.builder.datasets import Dataset
+from usufruct.builder.book import JobBook
 from usufruct.builder.job import JobHandle
-from usufruct.builder.peers import AggregatorPeer, HolderPeer, at_all, connect_holders
-from usufruct.builder.planning import make_plan
-from usufruct.builder.settings import SGD, Privacy
-from usufruct.builder.store import JobRecord, JobStore
+from usufruct.builder.opening import fix_opening, send_opening
+from usufruct.builder.peers import HolderPeer, at_all, connect_holders, meet_aggregator
+from usufruct.builder.settings import EscrowTerms
+from usufruct.builder.sponsoring import JobToSponsor
+from usufruct.builder.store import JobStore
 from usufruct.domain import ids
-from usufruct.domain.grant import SignedGrant
-from usufruct.domain.preprocessing import feature_names, feature_width
-from usufruct.domain.training_job import AggregatorRef, TrainingJobSpec
+from usufruct.domain.grant import SignedGrant, SignedSponsorship
 from usufruct.errors import InvalidInput, Refused, UsufructError
-from usufruct.graph import TracedModel
 from usufruct.v1 import jobs_pb2
 from usufruct.wire import jobs
-from usufruct.wire.channel import PinnedEndpoint
-from usufruct.wire.model_graph import graph_to_bytes
 
 if TYPE_CHECKING:
     from usufruct.builder.network import Network
@@ -68,10 +60,9 @@ class Proposal:
     def __init__(
         self, network: Network, store: JobStore, model: nn.Module | None = None, validation: Any = None
     ) -> None:
-        self._network, self._store = network, store
+        self._network, self._book = network, JobBook(network, store)
         self._model, self._validation = model, validation
-        self._spec_bytes = store.spec_bytes()
-        self.spec = jobs.spec_from_bytes(self._spec_bytes)
+        self._spec_bytes, self.spec = self._book.spec_bytes, self._book.spec
         self._peers: dict[int, HolderPeer] | None = None
 
     @property
@@ -90,6 +81,21 @@ class Proposal:
             privacy.epsilon(self.spec.reservation_micro(leg.dataset_id), leg.order, delta)
             for leg in self.spec.legs
         )
+
+    @property
+    def to_sponsor(self) -> JobToSponsor:
+        """What somebody else has to know to pay for it: :meth:`Network.sponsor`.
+
+        Raises:
+            InvalidInput: its legs are priced in several tokens.
+        """
+        tokens = {leg.token for leg in self.spec.legs}
+        if len(tokens) != 1:
+            raise InvalidInput(
+                "Only a job priced in one token can be paid for by somebody else.", field="token"
+            )
+        price = sum(leg.price_units for leg in self.spec.legs)
+        return JobToSponsor(self.spec.job_id, jobs.spec_hash(self._spec_bytes), tokens.pop(), price)
 
     def __repr__(self) -> str:
         return f"<Proposal {self.id}: {len(self.spec.legs)} datasets, {self.spec.plan.rounds} rounds>"
@@ -145,84 +151,71 @@ class Proposal:
                 )
             pause = min(LONGEST_WAIT_SECONDS, pause * 2)
 
-    def open(self) -> JobHandle:
-        """Opens the job on chain, with every grant, or not at all; deposits what is missing first.
+    def open(
+        self,
+        *,
+        accept_within_seconds: int | None = None,
+        challenge_seconds: int | None = None,
+        arbiter: str | None = None,
+        sponsorship: SignedSponsorship | None = None,
+    ) -> JobHandle:
+        """Opens the job on chain, with every grant, or not at all, and has every holder accept it; deposits what is
+        missing first. Everything is on disk before it is sent: after a crash, opening it again opens the same job once.
 
+        A holder that refuses, or does not answer in time, is left out if the job's ``min_cohort`` is met without it.
+
+        Args:
+            accept_within_seconds, challenge_seconds, arbiter: see :class:`EscrowTerms`; as they were chosen before, or its
+                defaults, where None.
+            sponsorship: of whoever pays, where that is not the builder; :meth:`Network.sponsor` signs it.
         Raises:
-            Refused: a holder has refused or not decided; a grant is not valid on chain; MONEY_SHORT.
+            Refused: a holder has refused or not decided; a grant is not valid on chain; MONEY_SHORT; TOO_FEW_ACCEPTED: then
+                everything comes back, and the message says when.
             PeerError: the aggregator or a holder cannot be reached, or shows another key.
             ChainError: the chain cannot be reached, or refused.
         """
-        self._store.lock()
-        state = self._store.state()
-        if state.phase == "proposed":
-            gas = 0
-            if not self._network.chain.job_legs(self.spec.job_id):
-                _meet_aggregator(self._network, self.spec.aggregator)
-                gas = self._open_on_chain(self.wait(0.0))
-            self._store.save(replace(state, phase="open", gas_used=state.gas_used + gas))
+        book = self._book
+        book.lock()
+        if book.state.phase == "proposed":
+            asked = {
+                "accept_within_seconds": accept_within_seconds,
+                "challenge_seconds": challenge_seconds,
+                "arbiter": arbiter,
+            }
+            terms = EscrowTerms(
+                **{**book.state.escrow, **{name: value for name, value in asked.items() if value is not None}}
+            )
+            if terms.sponsored and sponsorship is None:
+                raise InvalidInput(
+                    "Somebody else was to pay for this job: open it with sponsorship=…, which the payer signs.",
+                    field="sponsorship",
+                )
+            meet_aggregator(self._network, self.spec.aggregator)
+            grants = [_granted(leg) for leg in self.wait(0.0)]
+            opening = fix_opening(book, grants, terms, sponsorship)
+            book.save(phase="opening", escrow=asdict(terms), opening=opening.to_json())
         self._hang_up()
-        return JobHandle(self._network, self._store, self._model, self._validation)
+        if book.state.phase == "opening":
+            send_opening(book)
+        handle = JobHandle(book, self._model, self._validation)
+        handle.accept()
+        return handle
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was opened and all its legs are out again."""
+        return self._book.state.phase == "cancelled"
 
     def withdraw(self) -> bool:
         """Forgets a proposal that has not been opened; whether it was one. Unused grants expire by themselves."""
-        self._store.lock()
-        if self._store.state().phase != "proposed" or self._network.chain.job_legs(self.spec.job_id):
-            self._store.unlock()
+        self._book.lock()
+        if self._book.state.phase != "proposed":
             return False
         self._hang_up()
-        self._store.discard()
+        self._book.discard()
         return True
 
     # -- inside -----------------------------------------------------------------------------------------------
-
-    def _open_on_chain(self, status: Sequence[LegStatus]) -> int:
-        """Checks every grant on chain, deposits, opens; returns the gas used."""
-        chain, sender = self._network.chain, self._network.sender
-        spec_hash, purpose_hash = jobs.spec_hash(self._spec_bytes), jobs.purpose_hash(self.spec.purpose)
-        legs: list[tuple[SignedGrant, int]] = []
-        for leg in status:
-            grant, loss = _granted(leg), self.spec.reservation_micro(leg.dataset_id)
-            reason = chain.check_grant(grant, spec_hash, purpose_hash, self.spec.builder, loss)
-            if reason:
-                raise Refused(
-                    f"The grant for dataset {leg.dataset_id} does not open a job: {Refused(reason=reason).message}",
-                    reason=reason,
-                    dataset_id=leg.dataset_id,
-                )
-            legs.append((grant, loss))
-        gas = 0
-        for token, units in self._missing_deposits().items():
-            gas += int(sender.deposit(token, units).gas_used)
-        opened = sender.open_job(
-            nonce=self.spec.nonce,
-            spec_hash=spec_hash,
-            purpose_hash=purpose_hash,
-            legs=legs,
-            deliver_by_seconds=self.spec.deliver_by_seconds,
-            min_cohort=self.spec.min_cohort,
-        )
-        return gas + int(opened.gas_used)
-
-    def _missing_deposits(self) -> Mapping[str, int]:
-        """By token, what has to be deposited. Raises :class:`Refused` MONEY_SHORT if the wallet has less."""
-        chain, builder = self._network.chain, self.spec.builder
-        missing: dict[str, int] = {}
-        for token in sorted({leg.token for leg in self.spec.legs}):
-            price = sum(leg.price_units for leg in self.spec.legs if leg.token == token)
-            short = price - chain.deposit_of(token, builder)
-            if short > 0:
-                wallet = chain.token_balance(token, builder)
-                if wallet < short:
-                    raise Refused(
-                        f"The job costs {price} units of {token}; {price - short} are deposited and the wallet {builder} "
-                        f"has {wallet}. Send it {short - wallet} more.",
-                        reason="MONEY_SHORT",
-                        requested=short,
-                        limit=wallet,
-                    )
-                missing[token] = short
-        return missing
 
     def _ask(self, holder: HolderPeer) -> jobs_pb2.Proposal:
         try:
@@ -263,122 +256,13 @@ class Proposal:
 
     def _holders(self) -> dict[int, HolderPeer]:
         if self._peers is None:
-            self._peers = connect_holders(self._network, self.spec)
+            self._peers = connect_holders(self._network, self.spec.legs)
         return self._peers
 
     def _hang_up(self) -> None:
         for peer in (self._peers or {}).values():
             peer.close()
         self._peers = None
-
-
-def new_proposal(
-    network: Network,
-    model: nn.Module,
-    datasets: Sequence[Dataset],
-    *,
-    aggregator: str,
-    loss: str,
-    optimizer: SGD,
-    privacy: Privacy,
-    rounds: int,
-    validation: Any,
-    spare_attempts: int | None,
-    min_cohort: int | None,
-    purpose: str | None,
-    round_timeout_seconds: int,
-    deliver_within_seconds: int,
-) -> Proposal:
-    """See :meth:`usufruct.builder.network.Network.propose`."""
-    at = PinnedEndpoint.parse(aggregator)
-    aggregator_ref = AggregatorRef(at.endpoint, at.fingerprint)
-    traced = trace_for(model, datasets, loss)
-    checked_validation = losses.read_validation(validation, traced.graph.input_shape[0])
-    plan = make_plan(
-        datasets,
-        privacy,
-        optimizer,
-        rounds=rounds,
-        spare_attempts=spare_attempts,
-        parameter_count=traced.bounds.parameters,
-        min_cohort=min_cohort,
-    )
-    spec = TrainingJobSpec(
-        chain_id=network.chain.chain_id,
-        compute_access=network.chain.compute_access,
-        builder=network.address,
-        nonce=secrets.token_bytes(32),
-        model_graph=graph_to_bytes(traced.graph),
-        loss=loss,
-        optimizer=plan.optimizer,
-        plan=plan.plan,
-        legs=plan.legs,
-        encryption=plan.encryption,
-        aggregator=aggregator_ref,
-        min_cohort=plan.min_cohort,
-        purpose=purpose or f"Train a model for {datasets[0].task}",
-        deliver_by_seconds=max(int(time.time()), network.chain.block_time_seconds()) + deliver_within_seconds,
-        round_timeout_seconds=round_timeout_seconds,
-    )
-    spec_bytes = jobs.spec_to_bytes(spec)
-    vector = graph.vector_from_model(model, traced)
-    graph.pack_vector(traced.graph, vector)  # refuses weights that a holder would refuse
-    record = JobRecord(
-        rpc_url=network.rpc_url,
-        confirmations=network.confirmations,
-        compute_access=network.chain.compute_access,
-        key_path=str(network.key_path or ""),
-        builder=network.address,
-        parameter_names=traced.parameter_names,
-    )
-    checkpoint = model_weights.vector_to_checkpoint(traced.graph, traced.parameter_names, vector)
-    _meet_aggregator(network, aggregator_ref)
-    store = JobStore.create(spec.job_id, spec_bytes, record, checkpoint)
-    store.unlock()  # whoever opens the job drives it: this process, or another one in some days
-    proposal = Proposal(network, store, model, checked_validation)
-    try:
-        proposal.status()
-    except BaseException:
-        proposal.withdraw()
-        raise
-    return proposal
-
-
-def _meet_aggregator(network: Network, aggregator: AggregatorRef) -> None:
-    """Whether the aggregator is there and holds its key, looked at before anyone is asked and before money is locked.
-
-    Raises:
-        PeerError: naming the aggregator.
-    """
-    AggregatorPeer(PinnedEndpoint(aggregator.endpoint, aggregator.fingerprint), network.account).close()
-
-
-def trace_for(model: nn.Module, datasets: Sequence[Dataset], loss: str | None) -> TracedModel:
-    """The model's graph for the features of these datasets.
-
-    Raises:
-        InvalidInput: the datasets' features or classes differ, the model is no graph, or the loss does not fit.
-    """
-    if not datasets:
-        raise InvalidInput(
-            "A job needs at least one dataset; network.datasets() lists what there is.", field="datasets"
-        )
-    first = datasets[0]
-    for other in datasets[1:]:
-        if feature_names(other.card) != feature_names(first.card) or len(other.card.label.classes) != len(
-            first.card.label.classes
-        ):
-            raise InvalidInput(
-                f"The datasets {first.id} and {other.id} do not have the same features and classes; one model cannot "
-                "be trained on both.",
-                reason="SPEC_INVALID",
-                field="datasets",
-                dataset_id=other.id,
-            )
-    traced = graph.trace(model, (feature_width(first.card),))
-    if loss is not None:
-        losses.checked_loss(loss, traced.bounds.outputs, len(first.card.label.classes))
-    return traced
 
 
 def _granted(leg: LegStatus) -> SignedGrant:

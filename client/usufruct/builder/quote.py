@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 from usufruct.builder.datasets import Dataset
+from usufruct.builder.gas import TransactionQuote, job_transactions, total
 from usufruct.builder.planning import JobPlan, make_plan
 from usufruct.builder.settings import SGD, Privacy
-from usufruct.domain.training_job import MICRO
+from usufruct.chain import bond_units
+from usufruct.domain.training_job import MICRO, NANO
 from usufruct.encryption import DEFAULT_PARAMETERS
 
 if TYPE_CHECKING:
     from torch import nn
 
-GAS_DEPOSIT = 130_000
-"""approve and a first deposit."""
-GAS_OPEN_JOB = 60_000
-GAS_OPEN_LEG = 110_000
-GAS_ACKNOWLEDGE = 75_000
-"""What this builder's transactions take, rounded up (``research`` figures and the contracts' own gas report)."""
+    from usufruct.builder.network import Network
 
 
 @dataclass(frozen=True)
@@ -49,40 +47,87 @@ class Quote:
 
     Attributes:
         price_units: by token address, what would be locked and, when delivered, paid.
+        fee_bps: ten-thousandths of the price that the protocol takes from it, not on top of it.
+        deposit_units: by token address, what has to be deposited first; opening does so by itself.
+        bond_units: by dataset number, what disputing its leg takes from the deposit; empty without an arbiter.
         noise_multiplier: standard deviation of the noise over the norm bound, the same at every holder.
-        gas: estimate for this builder's transactions (deposit, open, acknowledge).
+        transactions: what this builder sends when all goes well.
+        gas_price_wei: what the chain asks for gas now.
         upload_bytes_per_round: by all holders together; None without a model.
     """
 
     legs: tuple[LegQuote, ...]
     price_units: Mapping[str, int]
+    fee_bps: int
+    deposit_units: Mapping[str, int]
+    bond_units: Mapping[int, int]
     delta: float
     noise_multiplier: float
     attempts: int
-    gas: int
+    transactions: tuple[TransactionQuote, ...]
+    gas_price_wei: int
     parameters: int | None
     upload_bytes_per_round: int | None
 
     @property
     def epsilon(self) -> float:
-        """Largest binding epsilon of all datasets."""
+        """Largest binding epsilon of all datasets, if every attempt is used."""
         return max(leg.epsilon for leg in self.legs)
 
-    def __repr__(self) -> str:
+    @property
+    def gas(self) -> int:
+        """Of all transactions."""
+        return total(self.transactions)
+
+    @property
+    def cost_wei(self) -> int:
+        """What the gas costs at the chain's present price."""
+        return self.gas * self.gas_price_wei
+
+    @property
+    def cost_coin(self) -> Decimal:
+        """The same in the chain's coin (10^18 wei)."""
+        return Decimal(self.cost_wei).scaleb(-18)
+
+    def lines(self) -> list[str]:
+        """For people."""
         lines = [
-            f"dataset {leg.dataset_id} {leg.name!r}: price {leg.price_units}, epsilon {leg.epsilon:.3f} at delta "
+            f"dataset {leg.dataset_id} {leg.name!r}: price {leg.price_units}, epsilon up to {leg.epsilon:.3f} at delta "
             f"{self.delta:g}, weight {leg.share:.0%}"
             for leg in self.legs
         ]
-        total = ", ".join(str(units) for units in self.price_units.values())
+        for token, units in self.price_units.items():
+            fee = f", of which the protocol takes {self.fee_bps / 100:g} %" if self.fee_bps else ""
+            lines.append(
+                f"price: {units} units of {token}{fee}; to deposit first: {self.deposit_units.get(token, 0)}"
+            )
+        if self.bond_units:
+            bonds = ", ".join(f"{units} for dataset {dataset}" for dataset, units in self.bond_units.items())
+            lines.append(f"a dispute takes a bond: {bonds}")
+        sent = ", ".join(f"{quoted.count} x {quoted.function} {quoted.gas}" for quoted in self.transactions)
         lines.append(
-            f"in all: price {total}, about {self.gas} gas, noise multiplier {self.noise_multiplier:.4f} over "
-            f"{self.attempts} attempts"
+            f"gas: about {self.gas} ({sent}); at {Decimal(self.gas_price_wei).scaleb(-9):f} gwei that is "
+            f"{self.cost_wei} wei = {self.cost_coin:f} coin"
         )
-        return "<Quote\n " + "\n ".join(lines) + ">"
+        lines.append(f"noise multiplier {self.noise_multiplier:.4f} over {self.attempts} attempts")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, with what follows from it."""
+        derived = {
+            "epsilon": self.epsilon,
+            "gas": self.gas,
+            "cost_wei": self.cost_wei,
+            "cost_coin": f"{self.cost_coin:f}",
+        }
+        return {**asdict(self), **derived}
+
+    def __repr__(self) -> str:
+        return "<Quote\n " + "\n ".join(self.lines()) + ">"
 
 
 def make_quote(
+    network: Network,
     model: nn.Module | None,
     datasets: Sequence[Dataset],
     *,
@@ -92,11 +137,13 @@ def make_quote(
     loss: str | None,
     spare_attempts: int | None,
     min_cohort: int | None,
+    arbiter: str | None,
+    sponsored: bool,
 ) -> Quote:
     """See :meth:`usufruct.builder.network.Network.quote`; raises what proposing would."""
     parameters = None
     if model is not None:
-        from usufruct.builder.proposal import trace_for
+        from usufruct.builder.proposing import trace_for
 
         parameters = trace_for(model, datasets, loss).bounds.parameters
     plan = make_plan(
@@ -108,35 +155,53 @@ def make_quote(
         parameter_count=parameters or 1,
         min_cohort=min_cohort,
     )
-    return _quote(plan, {dataset.id: dataset for dataset in datasets}, privacy.delta, parameters)
-
-
-def _quote(plan: JobPlan, datasets: Mapping[int, Dataset], delta: float, parameters: int | None) -> Quote:
+    chain, count = network.chain, len(plan.legs)
     prices: dict[str, int] = {}
     for leg in plan.legs:
         prices[leg.token] = prices.get(leg.token, 0) + leg.price_units
-    count = len(plan.legs)
+    deposits = {} if sponsored else _to_deposit(network, prices)
+    fee_bps = chain.settings().fee_bps
     return Quote(
-        legs=tuple(
-            LegQuote(
-                dataset_id=leg.dataset_id,
-                name=datasets[leg.dataset_id].name,
-                price_units=leg.price_units,
-                token=leg.token,
-                epsilon=epsilon,
-                loss_micro=plan.plan.attempts * leg.loss_per_attempt_micro,
-                order=leg.order,
-                share=leg.weight_nano / 10**9,
-            )
-            for leg, epsilon in zip(plan.legs, plan.epsilons, strict=True)
-        ),
+        legs=_leg_quotes(plan, {dataset.id: dataset.name for dataset in datasets}),
         price_units=prices,
-        delta=delta,
+        fee_bps=fee_bps,
+        deposit_units=deposits,
+        bond_units={}
+        if arbiter is None
+        else {leg.dataset_id: bond_units(leg.price_units) for leg in plan.legs},
+        delta=privacy.delta,
         noise_multiplier=plan.plan.noise_multiplier_micro / MICRO,
         attempts=plan.plan.attempts,
-        gas=GAS_DEPOSIT * len(prices) + GAS_OPEN_JOB + count * (GAS_OPEN_LEG + GAS_ACKNOWLEDGE),
+        transactions=job_transactions(count, len(deposits), fee_bps, sponsored),
+        gas_price_wei=chain.rpc.gas_price_wei(),
         parameters=parameters,
         upload_bytes_per_round=None
         if parameters is None
         else count * DEFAULT_PARAMETERS.upload_bytes(parameters),
     )
+
+
+def _leg_quotes(plan: JobPlan, names: Mapping[int, str]) -> tuple[LegQuote, ...]:
+    return tuple(
+        LegQuote(
+            dataset_id=leg.dataset_id,
+            name=names[leg.dataset_id],
+            price_units=leg.price_units,
+            token=leg.token,
+            epsilon=epsilon,
+            loss_micro=plan.plan.attempts * leg.loss_per_attempt_micro,
+            order=leg.order,
+            share=leg.weight_nano / NANO,
+        )
+        for leg, epsilon in zip(plan.legs, plan.epsilons, strict=True)
+    )
+
+
+def _to_deposit(network: Network, prices: Mapping[str, int]) -> dict[str, int]:
+    """By token, what is missing in the deposit; all of the price where there is no key to look for."""
+    owner = network.address if network.key_path is not None else None
+    missing = {
+        token: price - (network.chain.deposit_of(token, owner) if owner else 0)
+        for token, price in prices.items()
+    }
+    return {token: units for token, units in missing.items() if units > 0}

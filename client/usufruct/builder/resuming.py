@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from usufruct.builder.network import GRANT_TIMEOUT_SECONDS, connect
+from usufruct.builder.book import JobBook
+from usufruct.builder.network import GRANT_TIMEOUT_SECONDS, Network, connect
 from usufruct.builder.store import JobStore
+from usufruct.domain.grant import SignedSponsorship
 from usufruct.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,8 +26,12 @@ def resume(
     key: str | Path | None = None,
     passphrase_file: str | Path | None = None,
     grant_timeout_seconds: float = GRANT_TIMEOUT_SECONDS,
+    sponsorship: SignedSponsorship | None = None,
 ) -> JobHandle:
-    """Takes up a job that was interrupted, at its next round; a proposal is opened once it is granted.
+    """Takes up a job that was interrupted, where it was; a proposal is opened once it is granted.
+
+    Iterating the handle goes on with whatever is left: acceptance, rounds, delivery; of a job that was cancelled or whose
+    deadlines have passed, getting back what can come back.
 
     Args:
         job_id: ``0x…``.
@@ -34,11 +40,36 @@ def resume(
         validation: the builder's own ``(X, y)``; it is not kept on disk.
         rpc_url, key: where they are now; as they were, by default.
         passphrase_file: as for ``connect``.
+        sponsorship: of whoever pays for a proposal, where that is not the builder.
     Raises:
         InvalidInput: JOB_UNKNOWN; or ``model`` is another one.
         ConfigError: another process drives the job, or the key is of another builder.
     """
     store = JobStore.find(job_id)
+    network = network_of(store, rpc_url=rpc_url, key=key, passphrase_file=passphrase_file)
+    if store.state().phase == "proposed":
+        from usufruct.builder.proposal import Proposal
+
+        proposal = Proposal(network, store, model, validation)
+        proposal.wait(grant_timeout_seconds)
+        return proposal.open(sponsorship=sponsorship)
+    from usufruct.builder.job import JobHandle
+
+    return JobHandle(JobBook(network, store), model, validation)
+
+
+def network_of(
+    store: JobStore,
+    *,
+    rpc_url: str | None = None,
+    key: str | Path | None = None,
+    passphrase_file: str | Path | None = None,
+) -> Network:
+    """Connects as the job was opened.
+
+    Raises:
+        ConfigError: the key is of another builder.
+    """
     record = store.record()
     network = connect(
         rpc_url or record.rpc_url,
@@ -52,11 +83,4 @@ def resume(
             f"The job was opened by {record.builder}, and this key is of {network.address}.",
             reason="KEY_INVALID",
         )
-    from usufruct.builder.job import JobHandle
-    from usufruct.builder.proposal import Proposal
-
-    if store.state().phase == "proposed":
-        proposal = Proposal(network, store, model, validation)
-        proposal.wait(grant_timeout_seconds)
-        return proposal.open()
-    return JobHandle(network, store, model, validation)
+    return network

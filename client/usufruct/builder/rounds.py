@@ -59,7 +59,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class OpenedSum:
-    """The decrypted, weighted sum of the holders' updates: float64, shape (parameters,), in layout order.
+    """The decrypted, weighted average of the holders' updates: float64, shape (parameters,), in layout order.
 
     Attributes:
         attempts_charged: by dataset number, what its holder says its ledger has charged.
@@ -84,9 +84,11 @@ class RoundDriver:
         holders: Mapping[int, HolderPeer],
         aggregator: AggregatorPeer,
     ) -> None:
+        """``holders``: of the legs that take part, by dataset number: the roster."""
         self._spec, self._graph, self._parameters, self._account = spec, model_graph, parameters, account
         self._spec_hash = jobs.spec_hash(spec_bytes)
         self._holders, self._aggregator = holders, aggregator
+        self._legs = tuple(leg for leg in spec.legs if leg.dataset_id in holders)
 
     def prepare(self, round_: int, attempt: int, vector: NDArray[np.float32]) -> Attempt:
         """A fresh key and the signed view of an attempt. ``attempt`` must have been taken from the store."""
@@ -99,7 +101,7 @@ class RoundDriver:
             attempt=attempt,
             public_key_digest=hashlib.sha256(key.public_key_bytes).digest(),
             weights_digest=hashlib.sha256(weights).digest(),
-            roster=tuple(leg.dataset_id for leg in self._spec.legs),
+            roster=tuple(leg.dataset_id for leg in self._legs),
         )
         return Attempt(view, key, weights, signatures.sign_view(self._account, view.hash))
 
@@ -119,7 +121,7 @@ class RoundDriver:
         self._aggregator.open_round(to_sum, seconds)
         flight = _Flight(self._holders, self._aggregator, attempt.number)
         try:
-            for leg in self._spec.legs:
+            for leg in self._legs:
                 header = self._header(attempt, leg.dataset_id)
                 flight.start_holder(leg.dataset_id, header, attempt, on_event, deadline)
             flight.start_sum(to_sum, seconds)
@@ -140,7 +142,10 @@ class RoundDriver:
     def open(
         self, attempt: Attempt, fetched: FetchedSum, events: Mapping[int, rounds_pb2.RoundEvent]
     ) -> OpenedSum:
-        """Compares the sum's uploads with what the holders said they sent, decrypts once, reads the weighted sum.
+        """Compares the sum's uploads with what the holders said they sent, decrypts once, reads the weighted average.
+
+        Every holder has weighted its own update as the spec says; where some of the spec's holders take no part, the sum is
+        divided by the weight of those that do.
 
         Args:
             fetched: roster, view and operator signatures have been checked (``wire.signatures.verify_sum_header``).
@@ -161,6 +166,7 @@ class RoundDriver:
                 )
         sums = attempt.key.decrypt(fetched.sum_bytes, plan.parameter_count, holders)
         update = privacy.unround_sum(sums, holders, plan.update_range_nano / NANO, plan.value_bits)
+        update *= NANO / sum(leg.weight_nano for leg in self._legs)
         sent = holders * (len(attempt.weights) + len(attempt.key.public_key_bytes))
         return OpenedSum(
             update=update,
@@ -176,7 +182,7 @@ class RoundDriver:
             round=view.round,
             attempt=view.attempt,
             view_hash=view.hash,
-            operators={leg.dataset_id: leg.operator for leg in self._spec.legs},
+            operators={leg.dataset_id: leg.operator for leg in self._legs},
             parameter_count=self._spec.encryption.parameter_count,
             parameters=self._parameters,
         )

@@ -1,10 +1,11 @@
-"""What a builder chooses: privacy and optimiser. Plain numbers here; integers from ``planning`` on."""
+"""What a builder chooses: privacy, optimiser, escrow. Plain numbers here; integers from ``planning`` on."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from usufruct.domain import ids
 from usufruct.errors import InvalidInput
 
 
@@ -66,12 +67,44 @@ class SGD:
         if self.momentum != 0:
             _between("momentum", self.momentum, 1e-9, 1 - 1e-9)
         _between("sample_rate", self.sample_rate, 1e-9, 1.0)
-        if type(self.local_steps) is not int or not 1 <= self.local_steps <= 10_000:
-            raise InvalidInput(
-                "local_steps must be a whole number from 1 to 10000.",
-                reason="SPEC_INVALID",
-                field="local_steps",
-            )
+        whole("local_steps", self.local_steps, 1, 10_000)
+
+
+@dataclass(frozen=True)
+class EscrowTerms:
+    """How the money of a job is locked, and when it comes back.
+
+    Attributes:
+        accept_within_seconds: how long holders may take to accept; never beyond the job's own deadline. A leg that nobody
+            accepts comes back whole, money and privacy budget.
+        challenge_seconds: how long a delivered leg may be disputed, 1 hour to 30 days. Whoever says nothing until then
+            has paid.
+        arbiter: address that decides disputes; every holder must list it in its policy. None: there are no disputes.
+        sponsored: somebody else pays, so the job is not opened without a sponsorship.
+    Raises:
+        InvalidInput: naming the field.
+    """
+
+    accept_within_seconds: int = 3600
+    challenge_seconds: int = 86_400
+    arbiter: str | None = None
+    sponsored: bool = False
+
+    def __post_init__(self) -> None:
+        whole("accept_within_seconds", self.accept_within_seconds, 1, 400 * 86_400)
+        whole("challenge_seconds", self.challenge_seconds, 3600, 30 * 86_400)
+        if self.arbiter is not None:
+            object.__setattr__(self, "arbiter", ids.address(self.arbiter, "arbiter"))
+
+
+def whole(field: str, value: int, least: int, most: int) -> None:
+    """Raises :class:`InvalidInput` SPEC_INVALID for anything but an ``int`` from ``least`` to ``most``."""
+    if type(value) is not int or not least <= value <= most:
+        raise InvalidInput(
+            f"{field} must be a whole number from {least} to {most}, not {value!r}.",
+            reason="SPEC_INVALID",
+            field=field,
+        )
 
 
 def _between(field: str, value: float, least: float, most: float) -> None:

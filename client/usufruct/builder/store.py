@@ -6,12 +6,15 @@
 |---|---|---|
 | `spec.bin` | the exact bytes whose hash the grants name | never |
 | `job.json` | RPC URL, contract, path of the key (no secret), names of the model's parameters | never |
-| `state.json` | phase, next attempt, rounds done, which weights | replaced atomically |
+| `state.json` | phase, what the job is opened with, next attempt, rounds done, which weights, how legs ended | replaced atomically |
 | `weights-<n>.safetensors` | weights after round n, under the model's own names | written once |
+| `outbox.sqlite` | the job's transactions (``chain.outbox``) | |
+| `dispute-<dataset>.txt` | the statement whose hash a dispute names | written once |
 | `lock` | held by the process that drives the job | |
 
-``state.json`` is the commit point: a weights file is complete and flushed before the state names it, and the next
-attempt's number is flushed before any holder hears of it. So no attempt number is ever used for two different rounds.
+``state.json`` is the commit point: a weights file is complete and flushed before the state names it, the next
+attempt's number is flushed before any holder hears of it, and what a job is opened with before it is sent. So no attempt
+number is ever used for two different rounds, and money is locked once.
 """
 
 from __future__ import annotations
@@ -28,8 +31,10 @@ from typing import IO, Any
 from usufruct.domain import ids
 from usufruct.errors import ConfigError, InvalidInput
 
-STORE_VERSION = 1
-PHASES = ("proposed", "open", "finishing", "finished")
+STORE_VERSION = 2
+PHASES = ("proposed", "opening", "accepting", "open", "finishing", "cancelling", "finished", "cancelled")
+"""``opening``: the transaction may be under way; ``accepting``: open on chain, nobody trains yet; ``open``: rounds may run;
+``cancelling``: legs are on their ways out. The last two are ends."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,17 @@ class JobState:
 
     Attributes:
         phase: one of :data:`PHASES`.
+        escrow: fields of ``EscrowTerms``, as they were chosen.
+        opening: fields of ``opening.Opening``; empty until the phase is ``opening``.
+        roster: datasets whose legs were accepted and take part in rounds; empty before.
+        refusals: by dataset number, why its leg takes no part: a reason of the catalogue.
         next_attempt: the first attempt number that no holder has ever been sent, from 1.
         rounds_done: rounds whose sum has been applied to the weights.
         weights_file: name of the checkpoint after ``rounds_done`` rounds.
         attempts_charged: by dataset number, what its holder last said.
         history: one entry per round, fields of ``RoundResult``.
-        legs: by dataset number, fields of ``LegResult``, once finished.
-        gas_used: of all transactions of the job so far.
+        legs: by dataset number, fields of ``LegResult``, once the leg has ended or is delivered.
+        gas: what this builder's transactions took, by what they did.
         ended_early: why there were fewer rounds than planned; empty otherwise.
     """
 
@@ -65,11 +74,20 @@ class JobState:
     next_attempt: int
     rounds_done: int
     weights_file: str
+    escrow: Mapping[str, Any] = field(default_factory=dict)
+    opening: Mapping[str, Any] = field(default_factory=dict)
+    roster: tuple[int, ...] = ()
+    refusals: Mapping[str, str] = field(default_factory=dict)
     attempts_charged: Mapping[str, int] = field(default_factory=dict)
     history: tuple[dict[str, Any], ...] = ()
     legs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    gas_used: int = 0
+    gas: Mapping[str, int] = field(default_factory=dict)
     ended_early: str = ""
+
+    @property
+    def gas_used(self) -> int:
+        """Of all transactions of the job so far."""
+        return sum(self.gas.values())
 
 
 def home() -> Path:
@@ -85,7 +103,14 @@ class JobStore:
         self._lock_file: IO[str] | None = None
 
     @classmethod
-    def create(cls, job_id: bytes, spec_bytes: bytes, record: JobRecord, weights: bytes) -> JobStore:
+    def create(
+        cls,
+        job_id: bytes,
+        spec_bytes: bytes,
+        record: JobRecord,
+        weights: bytes,
+        escrow: Mapping[str, Any],
+    ) -> JobStore:
         """Makes the directory of a new job, with its first weights and attempt 1 still unused; takes the lock."""
         directory = home() / "jobs" / ids.to_hex(job_id)
         directory.mkdir(parents=True, exist_ok=False, mode=0o700)
@@ -94,7 +119,7 @@ class JobStore:
         write_durably(directory / "spec.bin", spec_bytes)
         write_durably(directory / "job.json", _json(asdict(record)))
         write_durably(directory / weights_name(0), weights)
-        store.save(JobState("proposed", 1, 0, weights_name(0)))
+        store.save(JobState("proposed", 1, 0, weights_name(0), escrow))
         return store
 
     @classmethod
@@ -167,7 +192,7 @@ class JobStore:
     def state(self) -> JobState:
         """How far the job has come."""
         raw = self._read("state.json")
-        raw["history"] = tuple(raw["history"])
+        raw["history"], raw["roster"] = tuple(raw["history"]), tuple(raw["roster"])
         return JobState(**raw)
 
     def weights(self, state: JobState) -> bytes:

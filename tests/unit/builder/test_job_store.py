@@ -22,13 +22,15 @@ RECORD = JobRecord(
 
 
 def create() -> JobStore:
-    return JobStore.create(JOB, b"spec", RECORD, b"weights 0")
+    return JobStore.create(JOB, b"spec", RECORD, b"weights 0", {"arbiter": None})
 
 
 def test_a_job_is_found_again_as_it_was_left(home: Path) -> None:
     store = create()
     number, state = store.take_attempt(store.state())
-    state = store.save_round(replace(state, rounds_done=1, attempts_charged={"3": 1}), b"weights 1")
+    state = store.save_round(
+        replace(state, rounds_done=1, attempts_charged={"3": 1}, roster=(3, 5)), b"weights 1"
+    )
     store.unlock()
     again = JobStore.find("0x" + JOB.hex())
     assert (again.spec_bytes(), again.record(), again.state()) == (b"spec", RECORD, state)

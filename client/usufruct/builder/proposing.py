@@ -1,0 +1,132 @@
+"""Making a proposal: from a model, datasets and a builder's choices to a frozen job spec that holders are asked about."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from usufruct import graph
+from usufruct.builder import losses
+from usufruct.builder import weights as model_weights
+from usufruct.builder.datasets import Dataset
+from usufruct.builder.peers import meet_aggregator
+from usufruct.builder.planning import make_plan
+from usufruct.builder.proposal import Proposal
+from usufruct.builder.settings import SGD, EscrowTerms, Privacy
+from usufruct.builder.store import JobRecord, JobStore
+from usufruct.domain.preprocessing import feature_names, feature_width
+from usufruct.domain.training_job import AggregatorRef, TrainingJobSpec
+from usufruct.errors import InvalidInput
+from usufruct.graph import TracedModel
+from usufruct.wire import jobs
+from usufruct.wire.channel import PinnedEndpoint
+from usufruct.wire.model_graph import graph_to_bytes
+
+if TYPE_CHECKING:
+    from usufruct.builder.network import Network
+
+
+def new_proposal(
+    network: Network,
+    model: nn.Module,
+    datasets: Sequence[Dataset],
+    *,
+    aggregator: str,
+    loss: str,
+    optimizer: SGD,
+    privacy: Privacy,
+    rounds: int,
+    validation: Any,
+    spare_attempts: int | None,
+    min_cohort: int | None,
+    purpose: str | None,
+    round_timeout_seconds: int,
+    deliver_within_seconds: int,
+    escrow: EscrowTerms,
+) -> Proposal:
+    """See :meth:`usufruct.builder.network.Network.propose`."""
+    at = PinnedEndpoint.parse(aggregator)
+    aggregator_ref = AggregatorRef(at.endpoint, at.fingerprint)
+    traced = trace_for(model, datasets, loss)
+    checked_validation = losses.read_validation(validation, traced.graph.input_shape[0])
+    plan = make_plan(
+        datasets,
+        privacy,
+        optimizer,
+        rounds=rounds,
+        spare_attempts=spare_attempts,
+        parameter_count=traced.bounds.parameters,
+        min_cohort=min_cohort,
+    )
+    spec = TrainingJobSpec(
+        chain_id=network.chain.chain_id,
+        compute_access=network.chain.compute_access,
+        builder=network.address,
+        nonce=secrets.token_bytes(32),
+        model_graph=graph_to_bytes(traced.graph),
+        loss=loss,
+        optimizer=plan.optimizer,
+        plan=plan.plan,
+        legs=plan.legs,
+        encryption=plan.encryption,
+        aggregator=aggregator_ref,
+        min_cohort=plan.min_cohort,
+        purpose=purpose or f"Train a model for {datasets[0].task}",
+        deliver_by_seconds=max(int(time.time()), network.chain.block_time_seconds()) + deliver_within_seconds,
+        round_timeout_seconds=round_timeout_seconds,
+    )
+    spec_bytes = jobs.spec_to_bytes(spec)
+    vector = graph.vector_from_model(model, traced)
+    graph.pack_vector(traced.graph, vector)  # refuses weights that a holder would refuse
+    record = JobRecord(
+        rpc_url=network.rpc_url,
+        confirmations=network.confirmations,
+        compute_access=network.chain.compute_access,
+        key_path=str(network.key_path or ""),
+        builder=network.address,
+        parameter_names=traced.parameter_names,
+    )
+    checkpoint = model_weights.vector_to_checkpoint(traced.graph, traced.parameter_names, vector)
+    meet_aggregator(network, aggregator_ref)
+    store = JobStore.create(spec.job_id, spec_bytes, record, checkpoint, asdict(escrow))
+    store.unlock()  # whoever opens the job drives it: this process, or another one in some days
+    proposal = Proposal(network, store, model, checked_validation)
+    try:
+        proposal.status()
+    except BaseException:
+        proposal.withdraw()
+        raise
+    return proposal
+
+
+def trace_for(model: nn.Module, datasets: Sequence[Dataset], loss: str | None) -> TracedModel:
+    """The model's graph for the features of these datasets.
+
+    Raises:
+        InvalidInput: the datasets' features or classes differ, the model is no graph, or the loss does not fit.
+    """
+    if not datasets:
+        raise InvalidInput(
+            "A job needs at least one dataset; network.datasets() lists what there is.", field="datasets"
+        )
+    first = datasets[0]
+    for other in datasets[1:]:
+        if feature_names(other.card) != feature_names(first.card) or len(other.card.label.classes) != len(
+            first.card.label.classes
+        ):
+            raise InvalidInput(
+                f"The datasets {first.id} and {other.id} do not have the same features and classes; one model cannot "
+                "be trained on both.",
+                reason="SPEC_INVALID",
+                field="datasets",
+                dataset_id=other.id,
+            )
+    traced = graph.trace(model, (feature_width(first.card),))
+    if loss is not None:
+        losses.checked_loss(loss, traced.bounds.outputs, len(first.card.label.classes))
+    return traced
