@@ -51,7 +51,7 @@ def fuzz(arguments: list[str]) -> int:
     if check_artefacts() != 0:
         return 1
     return _run(
-        ["--match-test", "^invariant_", "--show-progress", *arguments],
+        ["--match-test", "^invariant_", *arguments],
         "long",
         0 if arguments else LEAST_CALLS_LONG,
     )
