@@ -15,7 +15,6 @@ from usufruct.audit.evidence import (
     Evidence,
     HolderRecords,
     Storage,
-    StoredGrantUse,
     StoredUsageHead,
 )
 from usufruct.audit.record_files import read_records
@@ -24,19 +23,22 @@ from usufruct.chain.answers import Transaction
 from usufruct.chain.events import (
     Deposited,
     EarningsWithdrawn,
+    GrantCancelled,
     JobOpened,
+    LegAccepted,
+    LegClosed,
     LegDelivered,
     LegLocked,
-    LegPaid,
+    RecordCalled,
     UsageBatch,
     Withdrawn,
 )
 from usufruct.chain.interface import interface
-from usufruct.domain.grant import Grant, SignedGrant
+from usufruct.domain.grant import Grant, SignedGrant, SignedSponsorship, Sponsorship
 from usufruct.errors import AuditError, ChainError, UsufructError
 
 Progress = Callable[[str], None]
-_SIGNED: Final = (JobOpened, LegDelivered, LegPaid, UsageBatch)
+_SIGNED: Final = (JobOpened, LegAccepted, LegDelivered, LegClosed, UsageBatch)
 """Events that somebody must have signed; their transactions are fetched."""
 
 
@@ -132,21 +134,24 @@ def read_storage(chain: AtBlock, events: tuple[Event, ...]) -> Storage:
     owners = {(e.token, e.owner) for e in events if isinstance(e, (Deposited, Withdrawn))}
     owners |= {(leg.token, leg.payer) for leg in legs}
     earners = {(leg.token, leg.holder_id) for leg in legs}
-    earners |= {(e.token, e.holder_id) for e in events if isinstance(e, (LegPaid, EarningsWithdrawn))}
+    earners |= {(e.token, e.holder_id) for e in events if isinstance(e, (LegClosed, EarningsWithdrawn))}
+    earners |= {(leg.token, 0) for leg in legs}
+    called = {(e.holder_id, e.sequence) for e in events if isinstance(e, RecordCalled)}
+    grants = {leg.grant_hash for leg in legs} | {
+        e.grant_hash for e in events if isinstance(e, GrantCancelled)
+    }
     holders = {number: chain.holder(number) for number in range(1, chain.holder_count() + 1)}
     batches = {(event.holder_id, event.first_sequence) for event in events if isinstance(event, UsageBatch)}
     jobs = {event.job_id for event in events if isinstance(event, JobOpened)} | {leg.job_id for leg in legs}
     tokens = {token for token, _ in owners | earners}
     stored_jobs = {job_id: job for job_id in sorted(jobs) if (job := chain.job(job_id)) is not None}
     return Storage(
+        settings=chain.settings(),
         holders=holders,
         datasets={entry.dataset_id: entry for entry in chain.datasets()},
         jobs=stored_jobs,
         leg_hashes={name: chain.view("ComputeAccess", "legHash", name) for name in sorted(_leg_ids(legs))},
-        grant_uses={
-            leg.grant_hash: StoredGrantUse(*chain.view("Registry", "grantUse", leg.grant_hash))
-            for leg in legs
-        },
+        grant_uses={grant_hash: chain.grant_use(grant_hash) for grant_hash in sorted(grants)},
         deposits={(token, owner): chain.deposit_of(token, owner) for token, owner in sorted(owners)},
         earnings={(token, number): chain.earnings_of(token, number) for token, number in sorted(earners)},
         balances={
@@ -155,6 +160,10 @@ def read_storage(chain: AtBlock, events: tuple[Event, ...]) -> Storage:
         },
         usage_heads={number: StoredUsageHead(*chain.usage_head(number)) for number in holders},
         usage_roots={(number, first): chain.usage_root(number, first) for number, first in sorted(batches)},
+        record_calls={
+            (number, record): chain.record_call(number, record) for number, record in sorted(called)
+        },
+        silences={number: chain.silences(number) for number in holders},
     )
 
 
@@ -175,16 +184,37 @@ def read_calls(chain: AtBlock, events: tuple[Event, ...]) -> dict[bytes, CallFac
 
 def _call_facts(chain: AtBlock, transaction: Transaction) -> CallFacts:
     sender, to = transaction.sender, transaction.to
-    if to == chain.usage_log:
-        return CallFacts(sender, direct=True)
-    if to != chain.compute_access:
+    if to not in (chain.usage_log, chain.compute_access):
         return CallFacts(sender)
+    abi = interface("UsageLog" if to == chain.usage_log else "ComputeAccess")
     try:
-        function, arguments = interface("ComputeAccess").decode_call(transaction.data)
-        if function == "openJob":
-            grants = tuple(SignedGrant(Grant(*grant), signature) for grant, signature, _ in arguments[1])
-            return CallFacts(sender, direct=True, grants=grants)
-        signature = arguments[-1] if function in ("deliver", "acknowledge") else b""
+        function, arguments = abi.decode_call(transaction.data)
+        return CallFacts(sender, direct=True, function=function, **_arguments(function, arguments))
     except (UsufructError, IndexError) as error:
         raise ChainError("a transaction of the node does not fit the contract; use another node") from error
-    return CallFacts(sender, direct=True, signature=signature)
+
+
+def _arguments(function: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """What an auditor needs of a call's arguments."""
+    match function:
+        case "openJob" | "openSponsoredJob":
+            init, legs, *sponsored = arguments
+            grants = tuple(SignedGrant(Grant(*grant), signature) for grant, signature, _ in legs)
+            sponsorship = SignedSponsorship(Sponsorship(*sponsored[0]), sponsored[1]) if sponsored else None
+            return {"grants": grants, "nonce": init[0], "sponsorship": sponsorship}
+        case "append":
+            return {"statement": arguments[5]}
+        case "accept":
+            return {"statement": arguments[2], "fencing_epoch": arguments[1]}
+        case "decline":
+            return {"statement": arguments[1]}
+        case "deliver":
+            return {"statement": arguments[2], "lower": arguments[3]}
+        case "deliverAndAcknowledge":
+            return {"statement": arguments[2], "lower": arguments[3], "acknowledgement": arguments[4]}
+        case "acknowledge":
+            return {"acknowledgement": arguments[1]}
+        case "fail":
+            return {"fencing_epoch": arguments[2], "statement": arguments[3], "lower": arguments[4]}
+        case _:
+            return {}

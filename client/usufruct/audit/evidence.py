@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from usufruct.chain import DatasetEntry, Event, HolderEntry, JobEntry
-from usufruct.domain.grant import SignedGrant
+from usufruct.chain import DatasetEntry, Event, GrantUseEntry, HolderEntry, JobEntry, RecordCall, Settings
+from usufruct.domain.grant import SignedGrant, SignedSponsorship
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,6 @@ class HolderRecords:
 
 
 @dataclass(frozen=True)
-class StoredGrantUse:
-    """What ``Registry`` stores of a grant: how often it opened a leg, and the loss reserved by it."""
-
-    uses: int
-    loss_micro: int
-
-
-@dataclass(frozen=True)
 class StoredUsageHead:
     """What ``UsageLog`` stores of a holder's log: the next number, and the low 32 bits of the last root."""
 
@@ -82,18 +74,22 @@ class Storage:
         deposits: units by (token, owner). earnings: units by (token, holder number).
         balances: units of each token that ``ComputeAccess`` holds.
         usage_heads: by holder number. usage_roots: by (holder number, first record).
+        record_calls: by (holder number, record). silences: calls left unanswered, by holder number.
     """
 
+    settings: Settings
     holders: Mapping[int, HolderEntry]
     datasets: Mapping[int, DatasetEntry]
     jobs: Mapping[bytes, JobEntry]
     leg_hashes: Mapping[bytes, bytes]
-    grant_uses: Mapping[bytes, StoredGrantUse]
+    grant_uses: Mapping[bytes, GrantUseEntry]
     deposits: Mapping[tuple[str, str], int]
     earnings: Mapping[tuple[str, int], int]
     balances: Mapping[str, int]
     usage_heads: Mapping[int, StoredUsageHead]
     usage_roots: Mapping[tuple[int, int], bytes]
+    record_calls: Mapping[tuple[int, int], RecordCall]
+    silences: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -103,13 +99,22 @@ class CallFacts:
     Attributes:
         sender: who signed the transaction.
         direct: whether it called ``ComputeAccess`` itself; through a contract wallet, the rest is unknown.
-        signature: operator's (deliver) or builder's (acknowledge) EIP-712 signature in its arguments; may be empty.
-        grants: signed grants in its arguments (openJob).
+        function: which function it called.
+        statement: the holder's EIP-712 signature in its arguments; empty where the holder itself sent it.
+        acknowledgement: the builder's, the same way. lower: the builder's consent to a loss below the reservation.
+        fencing_epoch: of a ``fail``, which names it. nonce: of the job that it opened.
+        grants: signed grants of the job that it opened. sponsorship: what its payer signed.
     """
 
     sender: str
     direct: bool = False
-    signature: bytes = b""
+    function: str = ""
+    statement: bytes = b""
+    acknowledgement: bytes = b""
+    lower: bytes = b""
+    fencing_epoch: int = 0
+    nonce: bytes = b""
+    sponsorship: SignedSponsorship | None = None
     grants: tuple[SignedGrant, ...] = ()
 
 

@@ -41,7 +41,6 @@ def check_receipt(evidence: Evidence, leg: LegBook, books: Books) -> Iterator[Fi
     leg_id = ids.leg_id(leg.locked.job_id, leg.locked.dataset_id)
     for name, claimed, expected in (
         ("leg_id", receipt.leg_id, leg_id),
-        ("leg_id of the event", event.leg_id, leg_id),
         ("job_id", receipt.job_id, entry.job_id),
         ("dataset_id", receipt.dataset_id, entry.dataset_id),
         ("spec_hash", receipt.spec_hash, entry.spec_hash),
@@ -57,12 +56,10 @@ def check_receipt(evidence: Evidence, leg: LegBook, books: Books) -> Iterator[Fi
         yield Finding("receipt-order", place, text)
     for text in _form(receipt):
         yield Finding("receipt-form", place, text)
-    if receipt.loss_micro != entry.loss_reserved_micro:
-        text = (
-            f"the receipt claims {receipt.loss_micro}, {entry.loss_reserved_micro} were reserved (10^-6 nat)"
-        )
-        yield Finding("receipt-loss", place, text)
-    for text in _loss(receipt):
+    if receipt.fencing_epoch != leg.fencing_epoch:
+        text = f"the receipt is of fencing epoch {receipt.fencing_epoch}, {leg.fencing_epoch} was in force"
+        yield Finding("receipt-epoch", place, text)
+    for text in _loss(receipt, leg.reserved_micro):
         yield Finding("receipt-loss", place, text)
 
 
@@ -86,7 +83,8 @@ def _form(receipt: LegReceipt) -> Iterator[str]:
         yield "it ended before it started"
 
 
-def _loss(receipt: LegReceipt) -> Iterator[str]:
+def _loss(receipt: LegReceipt, reserved_micro: int) -> Iterator[str]:
+    """What was reserved is what the mechanism costs; what is spent is all of it, or that of the attempts charged."""
     if receipt.mechanism != MechanismKind.SUBSAMPLED_GAUSSIAN:
         yield f"mechanism {receipt.mechanism} is not known here, so its loss cannot be recomputed"
         return
@@ -101,13 +99,19 @@ def _loss(receipt: LegReceipt) -> Iterator[str]:
     except UsufructError as error:
         yield f"the loss cannot be recomputed: {error.message}"
         return
-    if not attempts * recomputed <= receipt.loss_micro <= attempts * (recomputed + 1):
+    each, rest = divmod(reserved_micro, attempts)
+    if rest:
+        yield f"the reservation {reserved_micro} is not {attempts} times the loss of one attempt"
+    if not recomputed <= each <= recomputed + 1:
         yield (
-            f"the receipt claims {receipt.loss_micro} x 10^-6 nat; {attempts} attempts of its mechanism cost "
-            f"{attempts * recomputed} to {attempts * (recomputed + 1)}"
+            f"one attempt reserved {each} x 10^-6 nat; one of the receipt's mechanism costs {recomputed} to "
+            f"{recomputed + 1}"
         )
-    if receipt.loss_micro % attempts:
-        yield f"the loss {receipt.loss_micro} is not {attempts} times the loss of one attempt"
+    if receipt.loss_micro not in (reserved_micro, receipt.attempts_charged * each):
+        yield (
+            f"the receipt claims {receipt.loss_micro} x 10^-6 nat; {reserved_micro} were reserved, and the "
+            f"{receipt.attempts_charged} attempts charged cost {receipt.attempts_charged * each}"
+        )
 
 
 @lru_cache(maxsize=4096)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from usufruct.audit.authority_checks import check_authority
-from usufruct.audit.books import Books, replay
+from usufruct.audit.books import Books
 from usufruct.audit.evidence import Evidence
 from usufruct.audit.findings import Finding, Severity
 from usufruct.audit.receipt_checks import check_receipt
 from usufruct.audit.record_checks import check_usage
+from usufruct.audit.replay import replay
 from usufruct.audit.storage_checks import check_storage
 from usufruct.audit.usage_log import ReadRecord, check_records
 

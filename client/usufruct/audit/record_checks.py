@@ -9,7 +9,7 @@ from dataclasses import replace
 from usufruct.audit.books import Books, LegBook
 from usufruct.audit.findings import Finding, Place, Severity
 from usufruct.audit.usage_log import ReadRecord
-from usufruct.chain import LegState
+from usufruct.chain import ENDED, UNSPENT, LegState
 from usufruct.domain import ids
 from usufruct.domain.leg_receipt import updates_hash
 from usufruct.domain.usage_record import UsageKind
@@ -65,6 +65,7 @@ def _check_leg(leg: LegBook, records: list[ReadRecord], books: Books) -> Iterato
             text = "another grant than the one that opened the leg"
             yield Finding("grant-other", _at(entry, leg), text, Severity.NOTE)
     yield from _check_attempts(leg, records)
+    yield from _check_started(leg, kinds[UsageKind.CHARGED], books)
     yield from _check_delivered(leg, kinds[UsageKind.DELIVERED])
     if leg.delivered is None:
         return
@@ -108,8 +109,8 @@ def _check_attempts(leg: LegBook, records: list[ReadRecord]) -> Iterator[Finding
                 yield Finding(
                     "attempt-range", place, f"attempt {attempt} of round {record.round} was never reserved"
                 )
-            if reserved and record.loss_micro * reserved != leg.entry.loss_reserved_micro:
-                text = f"it charged {record.loss_micro}; {reserved} attempts reserved {leg.entry.loss_reserved_micro}"
+            if reserved and record.loss_micro * reserved != leg.reserved_micro:
+                text = f"it charged {record.loss_micro}; {reserved} attempts reserved {leg.reserved_micro}"
                 yield Finding("attempt-loss", place, text)
             if len(record.view_hash) != 32:
                 yield Finding("record-form", place, "a charge names the view of its round")
@@ -132,31 +133,58 @@ def _check_attempts(leg: LegBook, records: list[ReadRecord]) -> Iterator[Finding
                     "record-form", place, "an update that was sent has a digest, a lost one has none"
                 )
             outcomes[attempt] = entry
-    if leg.entry.state is not LegState.LOCKED:
+    if leg.delivered or leg.entry.state in ENDED:
         for attempt in sorted(set(charges) - set(outcomes)):
             text = f"attempt {attempt} was charged, and no record says whether its update was sent or lost"
             yield Finding("attempt-open", _at(charges[attempt], leg), text)
 
 
+def _check_started(leg: LegBook, charges: list[ReadRecord], books: Books) -> Iterator[Finding]:
+    """Nobody trains on a leg that was let go, nor before enough legs of its job were accepted."""
+    job = books.jobs.get(leg.locked.job_id)
+    started = job.started if job else None
+    batches = {batch.root: batch for batch in books.batches.get(leg.entry.holder_id, [])}
+    for entry in charges:
+        if leg.entry.state in UNSPENT:
+            text = f"it charged an attempt of a leg that was {leg.entry.state.name.lower()} at no loss"
+            yield Finding("attempt-unspent", _at(entry, leg), text)
+        batch = batches.get(entry.root) if entry.root else None
+        position = (batch.block_number, batch.log_index) if batch else None
+        if position is not None and (started is None or position < (started.block_number, started.log_index)):
+            text = "it was logged before enough legs of the job were accepted"
+            yield Finding("attempt-early", _at(entry, leg), text)
+    if leg.entry.state is LegState.FAILED and leg.closed is not None:
+        each = [entry.record.loss_micro for entry in charges]
+        if leg.closed.loss_micro < sum(each):
+            text = f"it ended at a loss of {leg.closed.loss_micro}, its charges add up to {sum(each)} (10^-6 nat)"
+            yield Finding("leg-loss", leg.place, text)
+
+
 def _check_delivered(leg: LegBook, records: list[ReadRecord]) -> Iterator[Finding]:
-    for entry in records[1:] if leg.delivered else records:
-        text = "the leg was delivered once" if leg.delivered else "the leg was never delivered on chain"
-        yield Finding("delivered-extra", _at(entry, leg), text, _newer(entry))
+    """A holder records each receipt that it signs: more than one only where a later server signed anew."""
     if leg.delivered is None:
+        open_still = leg.entry.state in (LegState.ACCEPTED, LegState.EXPIRED)
+        for entry in records:
+            text = "the holder signed a receipt, and the leg was not delivered on chain"
+            yield Finding(
+                "delivered-extra", _at(entry, leg), text, Severity.NOTE if open_still else _newer(entry)
+            )
         return
     if not records:
         yield Finding("delivered-unlogged", leg.place, "the delivery is in no usage record of the holder")
         return
-    record = records[0].record
-    if record.document_hash != leg.delivered.receipt_hash:
-        yield Finding(
-            "delivered-receipt", _at(records[0], leg), "it names another receipt than the one delivered"
-        )
-    if record.round != leg.delivered.receipt.rounds_done:
-        yield Finding("delivered-receipt", _at(records[0], leg), "its number of rounds is not the receipt's")
-    if record.loss_micro != leg.delivered.receipt.loss_micro:
-        text = f"it commits {record.loss_micro}, the receipt {leg.delivered.receipt.loss_micro} (10^-6 nat)"
-        yield Finding("delivered-loss", _at(records[0], leg), text)
+    if all(entry.record.document_hash != leg.delivered.receipt_hash for entry in records):
+        text = "it names another receipt than the one delivered"
+        yield Finding("delivered-receipt", _at(records[-1], leg), text)
+    for entry in records:
+        record = entry.record
+        if record.round != leg.delivered.receipt.rounds_done:
+            yield Finding("delivered-receipt", _at(entry, leg), "its number of rounds is not the receipt's")
+        if record.loss_micro != leg.delivered.receipt.loss_micro:
+            text = (
+                f"it commits {record.loss_micro}, the receipt {leg.delivered.receipt.loss_micro} (10^-6 nat)"
+            )
+            yield Finding("delivered-loss", _at(entry, leg), text)
 
 
 def _check_usage_head(leg: LegBook, records: list[ReadRecord], books: Books) -> Iterator[Finding]:

@@ -46,8 +46,8 @@ def counts(judgement: Judgement) -> dict[str, int]:
         "jobs": len(judgement.books.jobs),
         "legs": len(legs),
         "receipts": sum(1 for leg in legs if leg.delivered),
-        "payments": sum(1 for leg in legs if leg.paid),
-        "refunds": sum(1 for leg in legs if leg.refunded),
+        "payments": sum(1 for leg in legs if leg.closed and leg.closed.holder_units),
+        "refunds": sum(1 for leg in legs if leg.closed and leg.closed.payer_units),
         "batches": sum(len(batches) for batches in judgement.books.batches.values()),
         "records": len(judgement.records),
         "records_waiting": sum(1 for entry in judgement.records if not entry.root),
@@ -88,14 +88,15 @@ def jobs(judgement: Judgement) -> list[dict[str, Any]]:
     return [
         {
             "job_id": to_hex(job_id),
-            "builder": job.builder,
-            "spec_hash": to_hex(job.spec_hash),
-            "purpose_hash": to_hex(job.purpose_hash),
-            "block": job.block_number,
-            "transaction": to_hex(job.transaction_hash),
-            "deliver_by_seconds": job.deliver_by_seconds,
-            "min_cohort": job.min_cohort,
-            "legs": job.legs,
+            "builder": job.opened.builder,
+            "spec_hash": to_hex(job.opened.spec_hash),
+            "purpose_hash": to_hex(job.opened.purpose_hash),
+            "block": job.opened.block_number,
+            "transaction": to_hex(job.opened.transaction_hash),
+            "accept_by_seconds": job.opened.accept_by_seconds,
+            "min_legs": job.opened.min_legs,
+            "legs": job.opened.legs,
+            "accepted": job.accepted,
             "states": dict(Counter(leg.entry.state.name for leg in judgement.books.legs_of(job_id))),
         }
         for job_id, job in judgement.books.jobs.items()
@@ -177,7 +178,7 @@ def _leg(evidence: Evidence, leg: LegBook, delta: float) -> dict[str, Any]:
     entry = leg.entry
     dataset = evidence.storage.datasets.get(entry.dataset_id)
     receipt = leg.delivered.receipt if leg.delivered else None
-    committed = entry.loss_reserved_micro if leg.delivered or leg.refunded else 0
+    committed, closed = leg.committed_micro, leg.closed
     return {
         "job_id": to_hex(entry.job_id),
         "leg_id": to_hex(leg_id(leg.locked.job_id, leg.locked.dataset_id)),
@@ -185,14 +186,18 @@ def _leg(evidence: Evidence, leg: LegBook, delta: float) -> dict[str, Any]:
         "holder_id": entry.holder_id,
         "builder": entry.builder,
         "payer": entry.payer,
+        "arbiter": entry.arbiter,
         "state": entry.state.name,
         "grant_hash": to_hex(entry.grant_hash),
         "token": entry.token,
         "price_units": entry.price_units,
-        "paid_units": leg.paid.units if leg.paid else 0,
-        "refunded_units": leg.refunded.units if leg.refunded else 0,
+        "fee_bps": entry.fee_bps,
+        "paid_units": closed.holder_units if closed else 0,
+        "fee_units": closed.fee_units if closed else 0,
+        "refunded_units": closed.payer_units if closed else 0,
+        "bond_units": leg.disputed.bond_units if leg.disputed else 0,
         "order": dataset.order if dataset else 0,
-        "loss_reserved_micro": entry.loss_reserved_micro,
+        "loss_reserved_micro": leg.reserved_micro,
         "loss_committed_micro": committed,
         "delta": delta,
         "epsilon": _epsilon(committed, dataset.order, delta) if dataset else None,
@@ -203,7 +208,8 @@ def _leg(evidence: Evidence, leg: LegBook, delta: float) -> dict[str, Any]:
         "receipt_hash": to_hex(entry.receipt_hash) if receipt else None,
         "opened_in": to_hex(leg.locked.transaction_hash),
         "delivered_in": to_hex(leg.delivered.transaction_hash) if leg.delivered else None,
-        "paid_in": to_hex(leg.paid.transaction_hash) if leg.paid else None,
+        "accepted_in": to_hex(leg.accepted.transaction_hash) if leg.accepted else None,
+        "closed_in": to_hex(closed.transaction_hash) if closed else None,
     }
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from usufruct.audit.books import Books, DatasetBook, HolderBook
-from usufruct.audit.evidence import Evidence, StoredGrantUse
+from usufruct.audit.evidence import Evidence
 from usufruct.audit.findings import Finding, Place, Severity
 from usufruct.audit.usage_log import check_batches
-from usufruct.chain import DatasetEntry, HolderEntry, JobEntry, LegState
+from usufruct.chain import CallState, DatasetEntry, HolderEntry, JobEntry, LegState
 from usufruct.domain import ids
 
 
 def check_storage(evidence: Evidence, books: Books) -> Iterator[Finding]:
     """All comparisons of this file."""
+    yield from _settings(evidence, books)
+    yield from _record_calls(evidence, books)
     yield from _holders(evidence, books)
     yield from _datasets(evidence, books)
     yield from _jobs(evidence, books)
@@ -31,6 +33,45 @@ def check_storage(evidence: Evidence, books: Books) -> Iterator[Finding]:
         yield Finding(
             "usage-head", Place(holder_id=holder_id), "batches of a holder that storage does not know"
         )
+
+
+def _settings(evidence: Evidence, books: Books) -> Iterator[Finding]:
+    stored = evidence.storage.settings
+    events: dict[str, object] = {
+        "guardian": books.guardian or stored.guardian,  # the first one is in no event
+        "paused": books.paused, "fee": books.fee_bps, "announced fee": books.next_fee_bps,
+        "fee time": books.fee_from_seconds,
+    }  # fmt: skip
+    storage: dict[str, object] = {
+        "guardian": stored.guardian, "paused": stored.paused, "fee": stored.fee_bps,
+        "announced fee": stored.next_fee_bps, "fee time": stored.fee_from_seconds,
+    }  # fmt: skip
+    if text := _differences(events, storage):
+        yield Finding("settings-differ", Place(account=stored.guardian), text)
+
+
+def _record_calls(evidence: Evidence, books: Books) -> Iterator[Finding]:
+    """Calls for records: a silence stands against the holder, whatever else is in order."""
+    storage, silent = evidence.storage, dict.fromkeys(evidence.storage.silences, 0)
+    for (holder_id, sequence), call in sorted(books.calls.items()):
+        place = Place(holder_id=holder_id, record=sequence)
+        stored = storage.record_calls.get((holder_id, sequence))
+        if stored is None or (stored.state, stored.answer_by_seconds) != (call.state, call.answer_by_seconds):
+            yield Finding(
+                "call-differs", place, f"events leave the call {call.state.name.lower()}, storage otherwise"
+            )
+        if call.silent:
+            silent[holder_id] = silent.get(holder_id, 0) + 1
+            late = ", and shown late" if call.state is CallState.ANSWERED else ""
+            yield Finding("call-silent", place, f"called for, and not shown in time{late}")
+        elif call.state is CallState.OPEN:
+            over = evidence.block_time_seconds > call.answer_by_seconds
+            text = "called for, and its time is over: anyone may record the silence" if over else "called for"
+            yield Finding("call-open", place, text, Severity.NOTE)
+    for holder_id, count in sorted(storage.silences.items()):
+        if silent.get(holder_id, 0) != count:
+            text = f"events show {silent.get(holder_id, 0)} unanswered calls, storage {count}"
+            yield Finding("call-differs", Place(holder_id=holder_id), text)
 
 
 def _differences(event: dict[str, object], stored: dict[str, object]) -> str:
@@ -54,13 +95,20 @@ def _holders(evidence: Evidence, books: Books) -> Iterator[Finding]:
 
 
 def _holder_event(book: HolderBook) -> dict[str, object]:
-    return {"admin": book.registered.admin, "operator": book.operator, "payout": book.registered.payout,
-            "endpoint": book.endpoint, "fingerprint": book.fingerprint}  # fmt: skip
+    return {"admin": book.admin, "operator": book.operator, "payout": book.payout, "endpoint": book.endpoint,
+            "fingerprint": book.fingerprint, "revocation epoch": book.revocation_epoch,
+            "fencing epoch": book.fencing_epoch,
+            "ledger head": book.fencing.ledger_head if book.fencing else ids.ZERO_HASH,
+            "announced payout": book.next_payout or ids.ZERO_ADDRESS, "payout time": book.payout_from_seconds,
+            "offered admin": book.next_admin or ids.ZERO_ADDRESS}  # fmt: skip
 
 
 def _holder_stored(stored: HolderEntry) -> dict[str, object]:
-    return {"admin": stored.admin, "operator": stored.operator, "payout": stored.payout,
-            "endpoint": stored.endpoint, "fingerprint": stored.fingerprint}  # fmt: skip
+    return {"admin": stored.admin, "operator": stored.operator, "payout": stored.payout, "endpoint": stored.endpoint,
+            "fingerprint": stored.fingerprint, "revocation epoch": stored.revocation_epoch,
+            "fencing epoch": stored.fencing_epoch, "ledger head": stored.ledger_head,
+            "announced payout": stored.next_payout, "payout time": stored.payout_from_seconds,
+            "offered admin": stored.next_admin}  # fmt: skip
 
 
 def _datasets(evidence: Evidence, books: Books) -> Iterator[Finding]:
@@ -83,33 +131,43 @@ def _datasets(evidence: Evidence, books: Books) -> Iterator[Finding]:
 
 
 def _dataset_event(book: DatasetBook) -> dict[str, object]:
-    event = book.registered
-    return {"holder": event.holder_id, "card hash": event.card_hash, "token": event.token, "price": event.price_units,
-            "minimum cohort": event.min_cohort, "order": event.order, "cap": event.cap_micro,
-            "limit per job": event.max_loss_per_job_micro, "grant term": event.max_grant_term_seconds,
-            "active": book.active}  # fmt: skip
+    event, terms = book.registered, book.terms
+    return {"holder": event.holder_id, "card hash": event.card_hash, "token": event.token, "price": terms.price_units,
+            "policy hash": terms.policy_hash, "minimum cohort": terms.min_cohort, "order": event.order,
+            "cap": book.cap_micro, "limit per job": terms.max_loss_per_job_micro,
+            "limit per grant": terms.max_loss_per_grant_micro, "grant term": terms.max_grant_term_seconds,
+            "active": book.active, "announced cap": book.next_cap_micro, "cap time": book.cap_from_seconds,
+            "version before": event.previous_id, "version after": book.next_id}  # fmt: skip
 
 
 def _dataset_stored(stored: DatasetEntry) -> dict[str, object]:
     return {"holder": stored.holder_id, "card hash": stored.card_hash, "token": stored.token,
-            "price": stored.price_units, "minimum cohort": stored.min_cohort, "order": stored.order,
-            "cap": stored.cap_micro, "limit per job": stored.max_loss_per_job_micro,
-            "grant term": stored.max_grant_term_seconds, "active": stored.active}  # fmt: skip
+            "price": stored.price_units, "policy hash": stored.policy_hash, "minimum cohort": stored.min_cohort,
+            "order": stored.order, "cap": stored.cap_micro, "limit per job": stored.max_loss_per_job_micro,
+            "limit per grant": stored.max_loss_per_grant_micro, "grant term": stored.max_grant_term_seconds,
+            "active": stored.active, "announced cap": stored.next_cap_micro, "cap time": stored.cap_from_seconds,
+            "version before": stored.previous_id, "version after": stored.next_id}  # fmt: skip
 
 
 def _jobs(evidence: Evidence, books: Books) -> Iterator[Finding]:
     for job_id in sorted(set(evidence.storage.jobs) | set(books.jobs)):
         job, stored = books.jobs.get(job_id), evidence.storage.jobs.get(job_id)
-        place = Place(job_id=job_id, transaction=job.transaction_hash if job else None)
+        place = Place(job_id=job_id, transaction=job.opened.transaction_hash if job else None)
         if job is None or stored is None:
             yield Finding("job-missing", place, f"in {'storage' if job is None else 'events'} only")
             continue
-        if ids.job_id(evidence.chain_id, evidence.compute_access, job.builder, job.nonce) != job_id:
-            yield Finding("job-id", place, "the id does not follow from chain, contract, builder and nonce")
-        if JobEntry(job_id, job.builder, job.deliver_by_seconds, job.min_cohort, job.legs) != stored:
-            yield Finding(
-                "job-differs", place, "builder, deadline, cohort or number of legs are not those stored"
-            )
+        opened = job.opened
+        call = evidence.calls.get(opened.transaction_hash)
+        if call is not None and call.nonce:
+            named = ids.job_id(evidence.chain_id, evidence.compute_access, opened.builder, call.nonce)
+            if named != job_id:
+                yield Finding(
+                    "job-id", place, "the id does not follow from chain, contract, builder and nonce"
+                )
+        shown = (opened.builder, opened.accept_by_seconds, opened.min_legs, opened.legs, job.accepted)
+        if JobEntry(job_id, *shown) != stored:
+            text = "builder, time to accept, legs, or how many were accepted, are not those stored"
+            yield Finding("job-differs", place, text)
         legs = books.legs_of(job_id)
         if len(legs) != stored.legs:
             yield Finding(
@@ -117,10 +175,12 @@ def _jobs(evidence: Evidence, books: Books) -> Iterator[Finding]:
             )
         for leg in legs:
             entry = leg.entry
-            if (entry.builder, entry.spec_hash, entry.deliver_by_seconds) != (
-                job.builder, job.spec_hash, job.deliver_by_seconds
-            ):  # fmt: skip
-                yield Finding("leg-differs", leg.place, "builder, spec or deadline are not those of its job")
+            first = legs[0].entry
+            if (entry.builder, entry.spec_hash) != (opened.builder, opened.spec_hash) or (
+                entry.payer, entry.arbiter, entry.deliver_by_seconds, entry.challenge_term_seconds
+            ) != (first.payer, first.arbiter, first.deliver_by_seconds, first.challenge_term_seconds):  # fmt: skip
+                text = "builder, payer, arbiter, spec or deadlines are not those of its job"
+                yield Finding("leg-differs", leg.place, text)
 
 
 def _legs(evidence: Evidence, books: Books) -> Iterator[Finding]:
@@ -131,11 +191,13 @@ def _legs(evidence: Evidence, books: Books) -> Iterator[Finding]:
                 yield Finding("leg-missing", Place(), f"leg {ids.to_hex(leg_id)} is stored and in no event")
             continue
         locked = leg.locked
-        if (locked.leg.job_id, locked.leg.dataset_id, locked.leg.builder) != (
-            locked.job_id, locked.dataset_id, locked.builder
-        ):  # fmt: skip
+        if (locked.leg.job_id, locked.leg.dataset_id) != (locked.job_id, locked.dataset_id):
             yield Finding("leg-differs", leg.place, "its event names one leg and describes another")
-        if locked.leg.state is not LegState.LOCKED or locked.leg.receipt_hash != ids.ZERO_HASH:
+        if (
+            locked.leg.state is not LegState.LOCKED
+            or locked.leg.receipt_hash != ids.ZERO_HASH
+            or locked.leg.until_seconds
+        ):
             yield Finding(
                 "leg-differs", leg.place, "its event opens it in another state than locked, without a receipt"
             )
@@ -147,11 +209,15 @@ def _legs(evidence: Evidence, books: Books) -> Iterator[Finding]:
 def _grants(evidence: Evidence, books: Books) -> Iterator[Finding]:
     for grant_hash in sorted(set(evidence.storage.grant_uses) | set(books.grant_uses)):
         uses, loss = books.grant_uses.get(grant_hash, (0, 0))
-        stored = evidence.storage.grant_uses.get(grant_hash, StoredGrantUse(0, 0))
-        if (uses, loss) != (stored.uses, stored.loss_micro):
-            text = (
-                f"events use it {uses} times for {loss}, storage {stored.uses} times for {stored.loss_micro}"
-            )
+        shown = (uses, loss, books.grant_epochs.get(grant_hash, 0), grant_hash in books.cancelled)
+        stored = evidence.storage.grant_uses.get(grant_hash)
+        if stored is None or shown != (
+            stored.uses,
+            stored.loss_micro,
+            stored.revocation_epoch,
+            stored.cancelled,
+        ):
+            text = f"events use it {uses} times for {loss}, storage has {stored or 'nothing'}, or another epoch or cancellation"
             yield Finding("grant-uses", Place(), f"grant {ids.to_hex(grant_hash)}: {text} (10^-6 nat)")
 
 
@@ -172,8 +238,7 @@ def _money(evidence: Evidence, books: Books) -> Iterator[Finding]:
             yield Finding("earnings-differ", Place(holder_id=holder_id), text)
     locked: dict[str, int] = {}
     for leg in books.legs.values():
-        if leg.entry.state in (LegState.LOCKED, LegState.DELIVERED):
-            locked[leg.entry.token] = locked.get(leg.entry.token, 0) + leg.entry.price_units
+        locked[leg.entry.token] = locked.get(leg.entry.token, 0) + leg.owed_units
     for token, balance in sorted(storage.balances.items()):
         owed = locked.get(token, 0)
         owed += sum(units for (of, _), units in books.deposits.items() if of == token)

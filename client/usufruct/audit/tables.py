@@ -26,9 +26,9 @@ def console() -> Console:
 
 def print_log(out: Console, evidence: Evidence, judgement: Judgement, delta: float) -> None:
     """Every job, leg, grant, loss, payment and refusal."""
-    _table(out, "Jobs", ("job", "builder", "block", "legs", "states", "deliver by (UTC)"),
-           ([_short(j["job_id"]), j["builder"], j["block"], j["legs"],
-             ", ".join(f"{n} {state.lower()}" for state, n in j["states"].items()), report.utc(j["deliver_by_seconds"])]
+    _table(out, "Jobs", ("job", "builder", "block", "legs", "accepted", "states", "accept by (UTC)"),
+           ([_short(j["job_id"]), j["builder"], j["block"], j["legs"], f"{j['accepted']} of {j['min_legs']}",
+             ", ".join(f"{n} {state.lower()}" for state, n in j["states"].items()), report.utc(j["accept_by_seconds"])]
             for j in report.jobs(judgement)))  # fmt: skip
     _table(out, f"Legs (loss in 10⁻⁶ nat at the dataset's Rényi order; ε at δ = {delta:g})",
            ("job", "dataset", "holder", "state", "price", "paid", "refunded", "reserved", "committed", "ε", "attempts",
