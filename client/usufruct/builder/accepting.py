@@ -176,6 +176,8 @@ class _Asking:
             try:
                 return Answer(dataset_id, transaction=self._accept(leg))
             except UsufructError as error:
+                if self._stop.is_set():
+                    return Answer(dataset_id, Refused("it was not waited for", reason="TOO_FEW_ACCEPTED"))
                 self._last = error
                 later = (
                     error.status in (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED) or error.reason in _AGAIN

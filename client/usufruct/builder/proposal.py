@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -174,31 +174,24 @@ class Proposal:
             PeerError: the aggregator or a holder cannot be reached, or shows another key.
             ChainError: the chain cannot be reached, or refused.
         """
-        book = self._book
-        book.lock()
-        if book.state.phase == "proposed":
-            asked = {
-                "accept_within_seconds": accept_within_seconds,
-                "challenge_seconds": challenge_seconds,
-                "arbiter": arbiter,
-            }
-            terms = EscrowTerms(
-                **{**book.state.escrow, **{name: value for name, value in asked.items() if value is not None}}
-            )
-            if terms.sponsored and sponsorship is None:
-                raise InvalidInput(
-                    "Somebody else was to pay for this job: open it with sponsorship=…, which the payer signs.",
-                    field="sponsorship",
-                )
-            meet_aggregator(self._network, self.spec.aggregator)
-            grants = [_granted(leg) for leg in self.wait(0.0)]
-            opening = fix_opening(book, grants, terms, sponsorship)
-            book.save(phase="opening", escrow=asdict(terms), opening=opening.to_json())
-        self._hang_up()
-        if book.state.phase == "opening":
-            send_opening(book)
-        handle = JobHandle(book, self._model, self._validation)
-        handle.accept()
+        asked = {
+            "accept_within_seconds": accept_within_seconds,
+            "challenge_seconds": challenge_seconds,
+            "arbiter": arbiter,
+        }
+        self._book.lock()
+        try:
+            if self._book.state.phase == "proposed":
+                self._fix({name: value for name, value in asked.items() if value is not None}, sponsorship)
+            if self._book.state.phase == "opening":
+                send_opening(self._book)
+            handle = JobHandle(self._book, self._model, self._validation)
+            handle.accept()
+        except BaseException:
+            self._book.unlock()  # whoever goes on may be this process or another
+            raise
+        finally:
+            self._hang_up()
         return handle
 
     @property
@@ -208,14 +201,30 @@ class Proposal:
 
     def withdraw(self) -> bool:
         """Forgets a proposal that has not been opened; whether it was one. Unused grants expire by themselves."""
-        self._book.lock()
         if self._book.state.phase != "proposed":
+            return False
+        self._book.lock()
+        if self._book.state.phase != "proposed":  # another process was faster
+            self._book.unlock()
             return False
         self._hang_up()
         self._book.discard()
         return True
 
     # -- inside -----------------------------------------------------------------------------------------------
+
+    def _fix(self, asked: Mapping[str, Any], sponsorship: SignedSponsorship | None) -> None:
+        """Looks at everyone and everything once more, and writes down what the job is opened with."""
+        terms = EscrowTerms(**{**self._book.state.escrow, **asked})
+        if terms.sponsored and sponsorship is None:
+            raise InvalidInput(
+                "Somebody else was to pay for this job: open it with sponsorship=…, which the payer signs.",
+                field="sponsorship",
+            )
+        meet_aggregator(self._network, self.spec.aggregator)
+        grants = [_granted(leg) for leg in self.wait(0.0)]
+        opening = fix_opening(self._book, grants, terms, sponsorship)
+        self._book.save(phase="opening", escrow=asdict(terms), opening=opening.to_json())
 
     def _ask(self, holder: HolderPeer) -> jobs_pb2.Proposal:
         try:

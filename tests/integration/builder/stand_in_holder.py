@@ -37,6 +37,7 @@ class StandInHolder:
         refusal: raised instead, after the charge.
         operator: signs uploads.
         seen: (attempt, view hash, weights) of every round that was asked for.
+        attempts: by job id, the attempts that were asked for.
     """
 
     def __init__(self, dataset_id: int) -> None:
@@ -46,6 +47,7 @@ class StandInHolder:
         self.refusal: UsufructError | None = None
         self.silent = False
         self.seen: list[tuple[int, bytes, bytes]] = []
+        self.attempts: dict[bytes, set[int]] = {}
         self.outbox: dict[tuple[int, bytes], bytes] = {}
         self.spec: TrainingJobSpec | None = None
         identity = generate_identity()
@@ -53,10 +55,14 @@ class StandInHolder:
             ThreadPoolExecutor(8), interceptors=[ErrorInterceptor()], options=list(SERVER_OPTIONS)
         )
         self.authenticator = Authenticator(identity.fingerprint)
-        auth_pb2_grpc.add_AuthServiceServicer_to_server(AuthService(self.authenticator), self._server)
-        add_raw_methods(self._server, ROUND_SERVICE, stream_stream={"RunRound": self._run_round})
+        self.add_services(self._server)
         port = start_server(self._server, identity, "127.0.0.1:0")
         self.peer = PinnedEndpoint(f"127.0.0.1:{port}", identity.fingerprint)
+
+    def add_services(self, server: grpc.Server) -> None:
+        """What it serves."""
+        auth_pb2_grpc.add_AuthServiceServicer_to_server(AuthService(self.authenticator), server)
+        add_raw_methods(server, ROUND_SERVICE, stream_stream={"RunRound": self._run_round})
 
     def stop(self) -> None:
         self._server.stop(None).wait()
@@ -75,6 +81,7 @@ class StandInHolder:
         )  # fmt: skip
         verify_view(view.hash, header.view_signature, spec.builder)
         self.seen.append((header.attempt, view.hash, weights))
+        self.attempts.setdefault(spec.job_id, set()).add(header.attempt)
         charged = rounds_pb2.RoundEvent(
             state=rounds_pb2.ROUND_STATE_CHARGED, view_hash=view.hash, attempts_charged=header.attempt
         )
@@ -90,7 +97,7 @@ class StandInHolder:
         send_upload(
             PinnedEndpoint(spec.aggregator.endpoint, spec.aggregator.fingerprint), self.signer, job_id=spec.job_id,
             round=header.round, attempt=header.attempt, dataset_id=self.dataset_id, view_hash=view.hash,
-            operators={leg.dataset_id: leg.operator for leg in spec.legs}, upload=upload,
+            operators={number: spec.leg(number).operator for number in view.roster}, upload=upload,
         )  # fmt: skip
         submitted = rounds_pb2.RoundEvent(
             state=rounds_pb2.ROUND_STATE_SUBMITTED, view_hash=view.hash, attempts_charged=header.attempt,

@@ -1,0 +1,20 @@
+"""A development chain with scripted holders, fresh for every test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from escrow_world import EscrowWorld
+
+from usufruct.chain.dev_chain import DevChain
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EscrowWorld]:
+    monkeypatch.setenv("USUFRUCT_HOME", str(tmp_path / "home"))
+    with DevChain() as node:
+        running = EscrowWorld.start(tmp_path, node)
+        yield running
+        running.stop()

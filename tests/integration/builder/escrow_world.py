@@ -1,0 +1,171 @@
+"""A development chain, an aggregator and scripted holders in this process; a builder with money, through the SDK."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from eth_account import Account
+from eth_utils.crypto import keccak
+from scripted_holder import ScriptedHolder
+from torch import nn
+
+import usufruct as uf
+from usufruct.builder import Dataset, JobHandle, Network, Proposal
+from usufruct.chain import Chain, DatasetTerms, LegState, Sender, create_key, deploy
+from usufruct.chain.dev_chain import DevChain
+from usufruct.domain.dataset_card import card_hash
+from usufruct.wire.tls import generate_identity
+from usufruct_server.aggregator.config import AggregatorConfig
+from usufruct_server.aggregator.server import AggregatorServer
+
+PRICE, CAP, ORDER = 1000, 10**9, 6
+HOUR, DAY = 3600, 86_400
+
+
+@dataclass
+class EscrowWorld:
+    """Holders of datasets 1, 2 and 3; any two of them are enough for a sum.
+
+    Attributes:
+        network: the builder's, with its key on disk.
+    """
+
+    directory: Path
+    node: DevChain
+    chain: Chain
+    token: str
+    holders: dict[int, ScriptedHolder]
+    aggregator: AggregatorServer
+    network: Network
+
+    @classmethod
+    def start(cls, directory: Path, node: DevChain) -> EscrowWorld:
+        deployer = Account.create()
+        _fund(node, deployer.address)
+        addresses = deploy(node.url, deployer, test_token=True)
+        chain = Chain.connect(node.url, addresses.compute_access)
+        assert addresses.test_token is not None
+        token = addresses.test_token
+        holders: dict[int, ScriptedHolder] = {}
+        for number in (1, 2, 3):
+            holder = holders[number] = ScriptedHolder(number, chain)
+            _fund(node, holder.operator.address)
+            admin = Sender(chain, holder.operator)  # one key for everything: these holders guard nothing
+            holder.holder_id = admin.register_holder(
+                admin.address, admin.address, holder.peer.endpoint, holder.peer.fingerprint
+            )
+            admin.take_fencing_epoch(holder.holder_id, 1, bytes(32))
+            terms = DatasetTerms(PRICE, 2, CAP // 10, CAP // 5, 30 * DAY, keccak(holder.policy))
+            assert number == admin.register_dataset(
+                holder.holder_id, card_hash(holder.card.to_bytes()), token, ORDER, CAP, terms
+            )
+        aggregator = AggregatorServer(
+            AggregatorConfig("127.0.0.1:0", directory / "aggregator"), generate_identity()
+        )
+        key = cls._key(directory / "builder.json", node)
+        network = uf.connect(node.url, contract=addresses.compute_access, key=key)
+        world = cls(directory, node, chain, token, holders, aggregator, network)
+        world.mint(network, 100 * PRICE)
+        return world
+
+    def stop(self) -> None:
+        for holder in self.holders.values():
+            holder.stop()
+        self.aggregator.stop()
+
+    # -- who there is ---------------------------------------------------------------------------------------------
+
+    def another(self, name: str, units: int = 0) -> Network:
+        """Another account with its own key, gas money, and ``units`` in its wallet."""
+        key = self._key(self.directory / f"{name}.json", self.node)
+        other = uf.connect(self.node.url, contract=self.chain.compute_access, key=key)
+        if units:
+            self.mint(other, units)
+        return other
+
+    def admin(self, number: int) -> Sender:
+        """Sends with the key of a holder, which is operator and admin."""
+        return Sender(self.chain, self.holders[number].operator)
+
+    def mint(self, network: Network, units: int) -> None:
+        Sender(self.chain, network.account).mint_test_token(self.token, network.address, units)
+
+    def datasets(self) -> list[Dataset]:
+        return list(self.network.datasets())
+
+    # -- jobs -----------------------------------------------------------------------------------------------------
+
+    def settings(self, **options: Any) -> dict[str, Any]:
+        return {
+            "aggregator": f"{self.aggregator.peer.endpoint}#sha256:{self.aggregator.peer.fingerprint.hex()}",
+            "loss": "binary_cross_entropy_with_logits",
+            "optimizer": uf.SGD(lr=0.5),
+            "privacy": uf.Privacy(epsilon=3.0),
+            "rounds": 2,
+            **options,
+        }
+
+    def propose(self, **options: Any) -> Proposal:
+        return self.network.propose(model(), self.datasets(), **self.settings(**options))
+
+    def train(self, **options: Any) -> JobHandle:
+        return self.network.train(model(), self.datasets(), **self.settings(**options))
+
+    def states(self, job_id: bytes) -> dict[int, LegState]:
+        """By dataset, where its leg stands."""
+        return {leg.dataset_id: leg.state for leg in self.chain.job_legs(job_id)}
+
+    def until_accepted(self, number: int) -> Callable[[bytes], None]:
+        """Waits until a leg of a job is accepted: for a holder that is to answer after another one."""
+
+        def wait(job_id: bytes) -> None:
+            while self.states(job_id)[number] is LegState.LOCKED:
+                threading.Event().wait(0.02)
+
+        return wait
+
+    def pass_time(self, seconds: int) -> None:
+        self.node.evm.increase_time(seconds)
+        self.node.evm.mine()
+
+    # -- books ----------------------------------------------------------------------------------------------------
+
+    def money(self, network: Network | None = None) -> tuple[int, int]:
+        """Deposited, and in the wallet."""
+        balance = (network or self.network).balance()
+        return balance.deposits[self.token], balance.wallet[self.token]
+
+    def losses(self) -> dict[int, tuple[int, int]]:
+        """By dataset, what is reserved and what is spent, 10^-6 nat."""
+        return {
+            entry.dataset_id: (entry.reserved_micro, entry.spent_micro) for entry in self.chain.datasets()
+        }
+
+    def earnings(self) -> dict[int, int]:
+        """By dataset, what its holder has earned."""
+        return {
+            number: self.chain.earnings_of(self.token, holder.holder_id)
+            for number, holder in self.holders.items()
+        }
+
+    @staticmethod
+    def _key(path: Path, node: DevChain) -> Path:
+        account = create_key(path, "secret", light=True)
+        path.with_name(path.name + ".passphrase").write_text("secret\n")
+        _fund(node, account.address)
+        return path
+
+
+def model() -> nn.Module:
+    """The smallest classifier."""
+    torch.manual_seed(0)
+    return nn.Linear(2, 1)
+
+
+def _fund(node: DevChain, address: str) -> None:
+    node.evm.fund(bytes.fromhex(address[2:]), 10**19)
