@@ -83,8 +83,7 @@ class Budget:
         return Budget(self.cap_micro, self.reserved_micro - loss_micro, self.spent_micro + loss_micro)
 
     def commit(self, remaining_micro: int) -> Budget:
-        """Charge what a leg has left of its reservation, possibly nothing. The leg ends with its whole
-        reservation spent.
+        """Charge what a leg has left of its reservation, or as much of it as was agreed on, possibly nothing.
 
         Raises:
             BudgetShort: more than is reserved.
@@ -94,7 +93,7 @@ class Budget:
         return self.charge(remaining_micro) if remaining_micro else self
 
     def release(self, loss_micro: int) -> Budget:
-        """Give back the reservation of a leg that never charged. What was spent never comes back.
+        """Give back what a leg reserved and never charged. What was spent never comes back.
 
         Raises:
             BudgetShort: more than is reserved.

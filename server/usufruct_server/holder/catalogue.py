@@ -7,10 +7,12 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from usufruct.chain import DatasetTerms
 from usufruct.domain.dataset_card import DatasetCard, card_hash, read_card
 from usufruct.errors import ConfigError, InvalidInput
 from usufruct_server.holder.card_draft import unfinished
 from usufruct_server.holder.config import DatasetConfig, HolderConfig
+from usufruct_server.holder.published_policy import dataset_terms, published_policy
 from usufruct_server.holder.registration import Registration
 
 
@@ -31,11 +33,18 @@ class CardFile:
 
 @dataclass(frozen=True)
 class ServedDataset:
-    """One dataset with its number on chain."""
+    """One dataset with its number on chain.
+
+    Attributes:
+        policy: what the holder publishes about it, in the exact bytes whose hash is in the terms.
+        terms: what must stand on chain.
+    """
 
     dataset_id: int
     config: DatasetConfig
     card: CardFile
+    policy: bytes
+    terms: DatasetTerms
 
 
 class Catalogue:
@@ -110,7 +119,12 @@ def load_catalogue(config: HolderConfig, registration: Registration | None) -> C
                 f"{entry.card}: the dataset with this card is not registered; run `usufruct holder register`.",
                 file=str(entry.card),
             )
-        served.append(ServedDataset(dataset_id, entry, card))
+        served.append(
+            ServedDataset(
+                dataset_id, entry, card, published_policy(config.policy, entry, card.hash),
+                dataset_terms(config.policy, entry, card.hash),
+            )
+        )  # fmt: skip
     if len({dataset.dataset_id for dataset in served}) != len(served):
         raise ConfigError(
             f"{config.path}: two [[datasets]] have the same number or the same card.", file=str(config.path)

@@ -58,6 +58,8 @@ class Policy:
         min_price_units: besides each dataset's own price.
         max_rounds: attempts a job may reserve, spare ones included.
         grant_term_seconds: how long a grant is valid.
+        arbiters: addresses that may decide disputes; a leg with another one is not accepted. One without is.
+        longest_challenge_seconds: a leg that may be disputed for longer after its delivery is not accepted.
     """
 
     auto_grant: bool = False
@@ -70,6 +72,8 @@ class Policy:
     min_price_units: int = 0
     max_rounds: int = 1000
     grant_term_seconds: int = 7 * 86_400
+    arbiters: tuple[str, ...] = ()
+    longest_challenge_seconds: int = 7 * 86_400
 
     def loss_limit_micro(self, order: int, delta: float, cap_micro: int) -> int:
         """The most one job may reserve, 10^-6 nat at ``order``.
@@ -97,6 +101,7 @@ class DatasetConfig:
         order: Rényi order of the dataset's lifetime budget.
         cap_micro: that budget, 10^-6 nat.
         delta: for translating epsilons at this dataset.
+        max_loss_per_grant_micro: the most one grant may allow over all its jobs; None: as much as one job.
     """
 
     card: Path
@@ -108,6 +113,7 @@ class DatasetConfig:
     order: int
     cap_micro: int
     delta: float
+    max_loss_per_grant_micro: int | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,16 @@ class HolderConfig:
     def jobs_path(self) -> Path:
         """Proposals, legs and batches."""
         return self.state_dir / "jobs.sqlite"
+
+    @property
+    def outbox_path(self) -> Path:
+        """What the server's operator key has sent, or is about to."""
+        return self.state_dir / "outbox.sqlite"
+
+    @property
+    def admin_outbox_path(self) -> Path:
+        """What the admin key has sent, or is about to; apart, for a server may be running."""
+        return self.state_dir / "admin-outbox.sqlite"
 
     @property
     def registration_path(self) -> Path:
@@ -244,6 +260,10 @@ def _policy(table: Table) -> Policy:
         grant_term_seconds=table.whole(
             "grant_term_seconds", standard.grant_term_seconds, least=60, most=366 * 86_400
         ),
+        arbiters=tuple(_address(table, "arbiters", a) for a in table.texts("arbiters")),
+        longest_challenge_seconds=table.whole(
+            "longest_challenge_seconds", standard.longest_challenge_seconds, least=3600, most=30 * 86_400
+        ),
     )
     table.only_known()
     return policy
@@ -275,6 +295,7 @@ def _dataset(table: Table) -> DatasetConfig:
         order=order,
         cap_micro=cap,
         delta=delta,
+        max_loss_per_grant_micro=table.whole("max_loss_per_grant_micro", None, least=1, most=cap),
     )
     if dataset.data.suffix.lower() not in (".csv", ".parquet"):
         raise table.error("data", "must end in .csv or .parquet")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from eth_account.signers.local import LocalAccount
 
-from usufruct.chain import Chain, load_key
+from usufruct.chain import Chain, DatasetTerms, load_key
 from usufruct.errors import ChainError, ConfigError
 from usufruct.wire.tls import fingerprint_text
 from usufruct_server.holder.catalogue import Catalogue
@@ -90,11 +92,30 @@ def registration_problems(
                 f"{where}: the card is not the one that was registered; put the old card back, or register it as a new dataset."
             )
         mine = served.config
-        here = (mine.order, mine.cap_micro, mine.price_units, mine.token, mine.min_cohort)
-        there = (entry.order, entry.cap_micro, entry.price_units, entry.token, entry.min_cohort)
+        here = (mine.order, mine.cap_micro, mine.token)
+        there = (entry.order, entry.cap_micro, entry.token)
         if here != there:
             problems.append(
-                f"{where}: order, budget, price, token and minimum cohort are {here} here and {there} on chain; "
-                "make holder.toml say what is on chain."
+                f"{where}: order, budget and token are {here} here and {there} on chain; make holder.toml say what is on "
+                "chain."
+            )
+        if served.terms != entry.terms:
+            problems.append(
+                f"{where}: {', '.join(_different(served.terms, entry.terms))} on chain; run `usufruct holder register` to "
+                "change it there, or put the old values back into holder.toml."
             )
     return problems
+
+
+def _different(here: DatasetTerms, there: DatasetTerms) -> list[str]:
+    """The terms that differ, in words."""
+    words = []
+    for field in fields(DatasetTerms):
+        mine, theirs = getattr(here, field.name), getattr(there, field.name)
+        if mine == theirs:
+            continue
+        if field.name == "policy_hash":
+            words.append("the published policy is another one")
+        else:
+            words.append(f"{field.name} is {mine} here and {theirs}")
+    return words

@@ -9,12 +9,10 @@ from eth_account.signers.local import LocalAccount
 from usufruct.chain import Chain, Sender, key_address
 from usufruct.errors import ConfigError
 from usufruct.wire.tls import load_identity
-from usufruct_server.holder.catalogue import load_card
-from usufruct_server.holder.config import HolderConfig
+from usufruct_server.holder.catalogue import CardFile, load_card
+from usufruct_server.holder.config import DatasetConfig, HolderConfig
+from usufruct_server.holder.published_policy import dataset_terms
 from usufruct_server.holder.registration import Registration, read_registration, write_registration
-
-GRANT_TERM_SLACK_SECONDS = 86_400
-"""The chain's limit on a grant's term is this much above the policy's, for clocks and for later changes."""
 
 
 def register(
@@ -34,12 +32,20 @@ def register(
         raise ConfigError(
             f"{config.keys.operator} names no address; make the key anew.", reason="KEY_INVALID"
         )
-    sender = Sender(chain, admin)
+    sender = Sender(chain, admin, config.admin_outbox_path)
+    try:
+        return _register(config, chain, sender, operator, identity.fingerprint, cards, payout, tell)
+    finally:
+        sender.close()
+
+
+def _register(
+    config: HolderConfig, chain: Chain, sender: Sender, operator: str, fingerprint: bytes,
+    cards: list[tuple[CardFile, DatasetConfig]], payout: str | None, tell: Callable[[str], None],
+) -> Registration:  # fmt: skip
     found = read_registration(config.registration_path, chain.chain_id, chain.compute_access)
     if found is None:
-        holder_id = sender.register_holder(
-            operator, payout or admin.address, config.endpoint, identity.fingerprint
-        )
+        holder_id = sender.register_holder(operator, payout or sender.address, config.endpoint, fingerprint)
         found = Registration(chain.chain_id, chain.compute_access, holder_id, {})
         write_registration(config.registration_path, found)
         tell(f"registered as holder {holder_id}")
@@ -48,18 +54,20 @@ def register(
         if entry.operator != operator:
             sender.set_operator(found.holder_id, operator)
             tell(f"changed the operator key to {operator}")
-        if (entry.endpoint, entry.fingerprint) != (config.endpoint, identity.fingerprint):
-            sender.update_endpoint(found.holder_id, config.endpoint, identity.fingerprint)
+        if (entry.endpoint, entry.fingerprint) != (config.endpoint, fingerprint):
+            sender.update_endpoint(found.holder_id, config.endpoint, fingerprint)
             tell(f"changed the endpoint to {config.endpoint}")
     for card, dataset in cards:
-        if dataset.dataset_id is not None or found.dataset_id(card.hash) is not None:
-            continue
-        dataset_id = sender.register_dataset(
-            found.holder_id, card.hash, dataset.token, dataset.price_units, dataset.min_cohort, dataset.order,
-            dataset.cap_micro, config.policy.loss_limit_micro(dataset.order, dataset.delta, dataset.cap_micro),
-            config.policy.grant_term_seconds + GRANT_TERM_SLACK_SECONDS,
-        )  # fmt: skip
-        found = found.with_dataset(card.hash, dataset_id)
-        write_registration(config.registration_path, found)
-        tell(f"registered {card.path.name} as dataset {dataset_id}")
+        terms = dataset_terms(config.policy, dataset, card.hash)
+        dataset_id = dataset.dataset_id or found.dataset_id(card.hash)
+        if dataset_id is None:
+            dataset_id = sender.register_dataset(
+                found.holder_id, card.hash, dataset.token, dataset.order, dataset.cap_micro, terms
+            )
+            found = found.with_dataset(card.hash, dataset_id)
+            write_registration(config.registration_path, found)
+            tell(f"registered {card.path.name} as dataset {dataset_id}")
+        elif chain.dataset(dataset_id).terms != terms:
+            sender.set_terms(dataset_id, terms)
+            tell(f"changed the terms of dataset {dataset_id}, for jobs that are opened from now on")
     return found

@@ -111,6 +111,8 @@ builders_deny = []
 max_epsilon_per_job = 3.0
 max_rounds = 200                          # attempts, spare ones included
 grant_term_seconds = 604800
+arbiters = []                             # addresses that may decide disputes; [] accepts only jobs without one
+longest_challenge_seconds = 604800        # longest time for disputes after delivery
 
 [[datasets]]
 card = "card.json"

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from usufruct.errors import UsufructError
+from usufruct.errors import InvalidInput, UsufructError
 from usufruct.privacy import Budget, BudgetShort
 from usufruct_server.holder.ledger import (
     AttemptAlreadyCharged,
@@ -33,6 +33,11 @@ class ModelLeg:
     attempts: int
     state: str = "reserved"
     charged: set[tuple[int, int]] = field(default_factory=set)
+    committed: int = 0
+
+    @property
+    def drawn(self) -> int:
+        return self.loss * len(self.charged)
 
     @property
     def reserved(self) -> int:
@@ -40,9 +45,7 @@ class ModelLeg:
 
     @property
     def spent(self) -> int:
-        if self.state == "committed":
-            return self.loss * self.attempts
-        return self.loss * len(self.charged)
+        return self.committed if self.state == "committed" else self.drawn
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -106,17 +109,23 @@ class LedgerMachine(RuleBasedStateMachine):
             known.charged.add((round_, attempt))
         assert self.outcome(self.ledger.charge, *leg, round_, attempt) is expected
 
-    @rule(leg=LEGS)
-    def commit(self, leg: tuple[int, bytes]) -> None:
+    @rule(leg=LEGS, agreed=st.one_of(st.none(), st.integers(0, 40)))
+    def commit(self, leg: tuple[int, bytes], agreed: int | None) -> None:
         known = self.legs.get(leg)
         expected: type[UsufructError] | None = None
         if known is None:
             expected = LegUnknown
         elif known.state == "released":
             expected = LegClosed
-        else:
-            known.state = "committed"
-        assert self.outcome(self.ledger.commit, *leg) is expected
+        elif known.state == "reserved":
+            whole = known.loss * known.attempts
+            if agreed is not None and not known.drawn <= agreed <= whole:
+                expected = InvalidInput
+            else:
+                known.state, known.committed = "committed", whole if agreed is None else agreed
+        assert self.outcome(self.ledger.commit, *leg, agreed) is expected
+        if expected is None and known is not None:
+            assert self.ledger.commit(*leg) == known.committed
 
     @rule(leg=LEGS)
     def release(self, leg: tuple[int, bytes]) -> None:

@@ -52,13 +52,37 @@ def test_the_life_of_a_leg(ledger: Ledger, path: Path) -> None:
     ledger.charge(DATASET, JOB, 1, 0)
     assert ledger.budget(DATASET) == Budget(CAP, 200, 200)
     assert ledger.charged_attempts(DATASET, JOB) == ((0, 0), (1, 0))
-    assert ledger.commit(DATASET, JOB) == 400, "the first form commits the whole reservation"
+    assert ledger.commit(DATASET, JOB) == 400, "unless less was agreed on, the whole reservation is spent"
     assert ledger.budget(DATASET) == Budget(CAP, 0, 400)
     ledger.close()
     with Ledger(path) as again:
         assert again.budget(DATASET) == Budget(CAP, 0, 400)
         assert again.order(DATASET) == ORDER
         assert [leg.state for leg in again.jobs()] == [LegState.COMMITTED]
+
+
+@pytest.mark.parametrize("agreed", [200, 300, 400])
+def test_a_leg_ends_at_the_loss_that_was_agreed_on(ledger: Ledger, path: Path, agreed: int) -> None:
+    ledger.reserve(DATASET, JOB, 100, 4, SPEC)
+    for attempt in range(2):
+        ledger.charge(DATASET, JOB, 0, attempt)
+    assert ledger.commit(DATASET, JOB, agreed) == agreed
+    assert ledger.budget(DATASET) == Budget(CAP, 0, agreed), "what is above it is free again"
+    assert ledger.commit(DATASET, JOB) == agreed, "a leg ends once"
+    ledger.close()
+    with Ledger(path) as again:  # verified, row by row
+        assert again.committed_micro(DATASET, JOB) == agreed
+
+
+@pytest.mark.parametrize("agreed", [0, 199, 401])
+def test_a_leg_cannot_end_below_its_charges_or_above_its_reservation(ledger: Ledger, agreed: int) -> None:
+    ledger.reserve(DATASET, JOB, 100, 4, SPEC)
+    for attempt in range(2):
+        ledger.charge(DATASET, JOB, 0, attempt)
+    with pytest.raises(InvalidInput):
+        ledger.commit(DATASET, JOB, agreed)
+    assert ledger.leg(DATASET, JOB).state is LegState.RESERVED
+    assert ledger.budget(DATASET) == Budget(CAP, 200, 200)
 
 
 def test_a_charge_is_readable_by_others_before_it_returns_to_the_caller(ledger: Ledger, path: Path) -> None:

@@ -236,15 +236,20 @@ class Ledger(LedgerReader):
             )
         return Charge(seq, round, attempt, loss_micro, charged, leg.attempts - charged)
 
-    def commit(self, dataset_id: int, job_id: bytes) -> int:
-        """End a leg and charge what is left of its reservation: the first form always commits all of it.
+    def commit(self, dataset_id: int, job_id: bytes, loss_micro: int | None = None) -> int:
+        """End a leg at a loss: its whole reservation, unless less was agreed on.
+
+        Args:
+            loss_micro: at least what was charged, at most the reservation; None for the whole of it. What is
+                between it and the reservation is free again.
 
         Returns:
-            the loss of the leg in every book, in 10^-6 nat. Again: the same integer.
+            the loss of the leg in every book, in 10^-6 nat. Again, with whatever loss: the same integer.
 
         Raises:
             LegClosed: the leg was released.
             LegUnknown: nothing is reserved.
+            InvalidInput: the loss is below what was charged, or above the reservation.
         """
         _check_leg(dataset_id, job_id)
         with self._writing():
@@ -252,11 +257,14 @@ class Ledger(LedgerReader):
             if leg.state is LegState.RELEASED:
                 raise _closed(leg)
             if leg.state is LegState.RESERVED:
-                budget = self.budget(dataset_id).commit(leg.remaining_micro)
-                self._append(Kind.COMMIT, dataset_id, leg.remaining_micro, job_id=job_id)
-                self._store_budget(dataset_id, budget)
+                whole = leg.reservation_micro
+                loss = whole if loss_micro is None else loss_micro
+                checked_integer("loss_micro", loss, leg.charged_micro, whole, InvalidInput)
+                amount = loss - leg.charged_micro
+                self._append(Kind.COMMIT, dataset_id, amount, job_id=job_id)
+                self._store_budget(dataset_id, verification.committed(self.budget(dataset_id), leg, amount))
                 self._store_state(leg, LegState.COMMITTED)
-        return leg.reservation_micro
+            return self.committed_micro(dataset_id, job_id)
 
     def release(self, dataset_id: int, job_id: bytes) -> None:
         """Give back the reservation of a leg that never charged, for example one that never opened. Again:

@@ -105,6 +105,20 @@ class LedgerReader:
         spec_hash, loss_micro, attempts, charged, state = row
         return Leg(dataset_id, job_id, spec_hash, loss_micro, attempts, charged, LegState(state))
 
+    def committed_micro(self, dataset_id: int, job_id: bytes) -> int:
+        """The loss at which a leg was committed, 10^-6 nat.
+
+        Raises:
+            LegUnknown: it was not committed.
+        """
+        row = self._one(
+            "SELECT amount_micro FROM entries WHERE kind = 'commit' AND dataset_id = ? AND job_id = ?",
+            (dataset_id, job_id),
+        )
+        if row is None:
+            raise LegUnknown("The leg was not committed.", dataset_id=dataset_id, job_id="0x" + job_id.hex())
+        return self.leg(dataset_id, job_id).charged_micro + int(row[0])
+
     def charged_attempts(self, dataset_id: int, job_id: bytes) -> tuple[tuple[int, int], ...]:
         """Round and attempt of every charge of a leg, in the order they were made."""
         with self._guard:
@@ -118,6 +132,10 @@ class LedgerReader:
         """Every row of the hash chain, oldest first."""
         with self._guard:
             return tuple(verification.read_rows(self._connection))
+
+    def has_row(self, hash_: bytes) -> bool:
+        """Whether a row has this hash."""
+        return self._one("SELECT 1 FROM entries WHERE hash = ?", (hash_,)) is not None
 
     def head(self) -> tuple[int, bytes]:
         """Number of rows, and hash of the last: what an anchor of this ledger names."""

@@ -40,8 +40,8 @@ class LedgerRow:
     Attributes:
         seq: gapless, from 0. version: of this layout. time_seconds: UTC, for people; nothing is decided by
         it. kind: what happened. dataset_id: the dataset's id on chain. amount_micro: cap (register,
-        lower_cap), whole reservation (reserve), loss charged (charge, commit) or given
-            back (release), in 10^-6 nat.
+        lower_cap), whole reservation (reserve), loss charged (charge; commit: beyond the charges before) or
+            given back (release), in 10^-6 nat.
         order: Rényi order (register only).
         job_id: 32 bytes; None for register and lower_cap.
         attempts: attempts reserved (reserve only).
@@ -115,6 +115,11 @@ class Leg:
     def reservation_micro(self) -> int:
         """The whole leg's worst case."""
         return self.attempts * self.loss_per_attempt_micro
+
+    @property
+    def charged_micro(self) -> int:
+        """What was drawn, at most."""
+        return self.charged * self.loss_per_attempt_micro
 
     @property
     def remaining_micro(self) -> int:

@@ -67,6 +67,13 @@ def read_budgets(connection: sqlite3.Connection) -> dict[int, tuple[int, Budget]
     return {dataset_id: (order, Budget(*amounts)) for dataset_id, order, *amounts in rows}
 
 
+def committed(budget: Budget, leg: Leg, amount_micro: int) -> Budget:
+    """The budget after a leg has ended: ``amount_micro`` of what it had left is spent, the rest is free again."""
+    given_back = leg.remaining_micro - amount_micro
+    budget = budget.commit(amount_micro)
+    return budget.release(given_back) if given_back else budget
+
+
 def verify(connection: sqlite3.Connection) -> None:
     """Check that rows, totals, heads and usage records agree.
 
@@ -139,8 +146,9 @@ class _Replay:
                 _require(leg.charged < leg.attempts and row.amount_micro == leg.loss_per_attempt_micro)
                 budget, leg = budget.charge(row.amount_micro), replace(leg, charged=leg.charged + 1)
             elif row.kind is Kind.COMMIT:
-                _require(row.amount_micro == leg.remaining_micro)
-                budget, leg = budget.commit(row.amount_micro), replace(leg, state=LegState.COMMITTED)
+                _require(row.amount_micro <= leg.remaining_micro)
+                budget = committed(budget, leg, row.amount_micro)
+                leg = replace(leg, state=LegState.COMMITTED)
             else:
                 _require(leg.charged == 0 and row.amount_micro == leg.reservation_micro)
                 budget, leg = budget.release(row.amount_micro), replace(leg, state=LegState.RELEASED)

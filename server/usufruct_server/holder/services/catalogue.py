@@ -48,8 +48,8 @@ class CatalogueService(catalogue_pb2_grpc.CatalogueServiceServicer):
     def GetDatasetCard(
         self, request: catalogue_pb2.GetDatasetCardRequest, context: grpc.ServicerContext
     ) -> catalogue_pb2.GetDatasetCardResponse:
-        """One card."""
+        """One card, and what the holder publishes about the dataset."""
         served = self._catalogue.find(request.dataset_id)
         if served is None:
             raise Refused("no such dataset", reason="DATASET_UNKNOWN", dataset_id=request.dataset_id)
-        return catalogue_pb2.GetDatasetCardResponse(card=served.card.canonical)
+        return catalogue_pb2.GetDatasetCardResponse(card=served.card.canonical, policy=served.policy)
