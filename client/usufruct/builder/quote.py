@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from usufruct.builder.datasets import Dataset
-from usufruct.builder.gas import TransactionQuote, job_transactions, total
+from usufruct.builder.gas import Circumstances, TransactionQuote, job_transactions, total
 from usufruct.builder.planning import JobPlan, make_plan
 from usufruct.builder.settings import SGD, Privacy
 from usufruct.chain import bond_units
@@ -159,7 +159,9 @@ def make_quote(
     prices: dict[str, int] = {}
     for leg in plan.legs:
         prices[leg.token] = prices.get(leg.token, 0) + leg.price_units
-    deposits = {} if sponsored else _to_deposit(network, prices)
+    there = _deposited(network, prices)
+    missing = {} if sponsored else {token: price - there[token] for token, price in prices.items()}
+    deposits = {token: units for token, units in missing.items() if units > 0}
     fee_bps = chain.settings().fee_bps
     return Quote(
         legs=_leg_quotes(plan, {dataset.id: dataset.name for dataset in datasets}),
@@ -172,7 +174,16 @@ def make_quote(
         delta=privacy.delta,
         noise_multiplier=plan.plan.noise_multiplier_micro / MICRO,
         attempts=plan.plan.attempts,
-        transactions=job_transactions(count, len(deposits), fee_bps, sponsored),
+        transactions=job_transactions(
+            Circumstances(
+                legs=count,
+                deposits=len(deposits),
+                empty_deposits=sum(there[token] == 0 for token in deposits),
+                first_earnings=sum(_never_paid(network, dataset) for dataset in datasets),
+                fee=fee_bps > 0,
+                sponsored=sponsored,
+            )
+        ),
         gas_price_wei=chain.rpc.gas_price_wei(),
         parameters=parameters,
         upload_bytes_per_round=None
@@ -197,11 +208,13 @@ def _leg_quotes(plan: JobPlan, names: Mapping[int, str]) -> tuple[LegQuote, ...]
     )
 
 
-def _to_deposit(network: Network, prices: Mapping[str, int]) -> dict[str, int]:
-    """By token, what is missing in the deposit; all of the price where there is no key to look for."""
-    owner = network.address if network.key_path is not None else None
-    missing = {
-        token: price - (network.chain.deposit_of(token, owner) if owner else 0)
-        for token, price in prices.items()
-    }
-    return {token: units for token, units in missing.items() if units > 0}
+def _deposited(network: Network, tokens: Iterable[str]) -> dict[str, int]:
+    """By token, what is in the builder's deposit; nothing where there is no key to look for."""
+    if network.key_path is None:
+        return dict.fromkeys(tokens, 0)
+    return {token: network.chain.deposit_of(token, network.address) for token in tokens}
+
+
+def _never_paid(network: Network, dataset: Dataset) -> bool:
+    """Whether nobody seems to have paid the dataset's holder yet: paying it then writes a new word."""
+    return dataset.spent_micro == 0 and network.chain.earnings_of(dataset.token, dataset.holder_id) == 0

@@ -71,7 +71,8 @@ def take_steps(book: JobBook, legs: Iterable[LegTerms], take: TakeStep, say: Say
             if leg.state in _BEFORE_DELIVERY:
                 again.append(book.spec.leg(dataset))  # a reorganisation took the step back
             else:
-                book.note_leg(_result(book, leg, step.findings))
+                before = known[dataset].findings if dataset in known else ()
+                book.note_leg(_result(book, leg, step.findings or before))  # what was found stays on record
         left = again
     return failures
 

@@ -130,7 +130,10 @@ class ScriptedHolder(StandInHolder):
         )  # fmt: skip
 
     def finish(self, request: jobs_pb2.FinishLegRequest) -> jobs_pb2.FinishLegResponse:
-        receipt = self.receipts.get(request.job_id) or self._receipt(request)
+        lower = (request.lower_loss_micro, request.lower_signature)
+        receipt = self.receipts.get(request.job_id) or self.receipt(
+            request.job_id, request.rounds_done, *lower
+        )
         self.receipts[request.job_id] = receipt
         return jobs_pb2.FinishLegResponse(
             leg=self.leg(request.job_id),
@@ -163,23 +166,25 @@ class ScriptedHolder(StandInHolder):
         """The signature under a receipt."""
         return sign_receipt(self.statements, receipt, *self._place)
 
-    def _receipt(self, request: jobs_pb2.FinishLegRequest) -> LegReceipt:
-        spec, spec_bytes = self.specs[request.job_id]
-        leg, terms = self.chain.leg(request.job_id, self.dataset_id), spec.leg(self.dataset_id)
+    def receipt(
+        self, job_id: bytes, rounds_done: int, lower_micro: int = 0, lower_signature: bytes = b""
+    ) -> LegReceipt:
+        """Its statement of a leg."""
+        spec, spec_bytes = self.specs[job_id]
+        leg, terms = self.chain.leg(job_id, self.dataset_id), spec.leg(self.dataset_id)
         assert leg is not None
-        charged, plan = self.charged_of(request.job_id), spec.plan
-        loss, lower = leg.loss_micro, charged * terms.loss_per_attempt_micro
-        if request.lower_signature and request.lower_loss_micro == lower:
-            digest = lower_hash(leg.leg_id, lower, *self._place)
-            if signer(digest, request.lower_signature) == leg.builder:
-                loss = lower
+        charged, plan, loss = self.charged_of(job_id), spec.plan, leg.loss_micro
+        if lower_signature and lower_micro == charged * terms.loss_per_attempt_micro:
+            digest = lower_hash(leg.leg_id, lower_micro, *self._place)
+            if signer(digest, lower_signature) == leg.builder:
+                loss = lower_micro
         now = self.chain.block_time_seconds()
         receipt = LegReceipt(
             version=2, accountant_version=1, fencing_epoch=self.epoch, leg_id=leg.leg_id, job_id=leg.job_id,
             dataset_id=self.dataset_id, spec_hash=jobs.spec_hash(spec_bytes), grant_hash=leg.grant_hash, mechanism=1,
             neighbouring=1, rounding=1, order=terms.order, min_honest=0, max_colluding=0,
             steps_per_attempt=plan.local_steps, attempts_reserved=plan.attempts, attempts_charged=charged,
-            rounds_done=request.rounds_done, dimension=spec.encryption.parameter_count,
+            rounds_done=rounds_done, dimension=spec.encryption.parameter_count,
             sample_rate_nano=plan.sample_rate_nano, clip_norm_micro=plan.max_grad_norm_micro,
             noise_multiplier_micro=plan.noise_multiplier_micro, scale_micro=0, delta_two_micro=0, delta_one_micro=0,
             share_noise_micro=0, loss_micro=loss, usage_head=ids.ZERO_HASH, updates_hash=ids.ZERO_HASH,

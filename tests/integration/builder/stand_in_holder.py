@@ -35,6 +35,7 @@ class StandInHolder:
     Attributes:
         update: float64 [parameters], already weighted; what the holder contributes.
         refusal: raised instead, after the charge.
+        refusals_left: how often; -1 for always.
         operator: signs uploads.
         seen: (attempt, view hash, weights) of every round that was asked for.
         attempts: by job id, the attempts that were asked for.
@@ -45,6 +46,7 @@ class StandInHolder:
         self.signer = self.operator
         self.update = np.zeros(0)
         self.refusal: UsufructError | None = None
+        self.refusals_left = -1
         self.silent = False
         self.seen: list[tuple[int, bytes, bytes]] = []
         self.attempts: dict[bytes, set[int]] = {}
@@ -86,7 +88,8 @@ class StandInHolder:
             state=rounds_pb2.ROUND_STATE_CHARGED, view_hash=view.hash, attempts_charged=header.attempt
         )
         yield charged.SerializeToString()
-        if self.refusal is not None:
+        if self.refusal is not None and self.refusals_left:
+            self.refusals_left -= 1
             raise self.refusal
         if self.silent:
             self.wait_for_hang_up(context)
