@@ -9,6 +9,7 @@ from usufruct.chain import ENDED, CallState, DatasetTerms, LegEntry
 from usufruct.chain.events import (
     BondPaid,
     DatasetRegistered,
+    EarningsWithdrawn,
     FencingEpochTaken,
     HolderRegistered,
     JobOpened,
@@ -135,6 +136,7 @@ class Books:
     Attributes:
         grant_uses: uses and loss by grant hash. cancelled: grants that were cancelled.
         operators: who was operator when a usage batch was appended, by transaction.
+        fee_payouts: the protocol's withdrawals, with the guardian of the time; "" before the role first changed hands.
         calls: by (holder number, record). shown: records shown on chain, the same way.
     """
 
@@ -153,6 +155,7 @@ class Books:
     deposits: dict[tuple[str, str], int] = field(default_factory=dict)
     earnings: dict[tuple[str, int], int] = field(default_factory=dict)
     withdrawn: dict[tuple[str, int], int] = field(default_factory=dict)
+    fee_payouts: list[tuple[str, EarningsWithdrawn]] = field(default_factory=list)
     batches: dict[int, list[UsageBatch]] = field(default_factory=dict)
     operators: dict[bytes, str] = field(default_factory=dict)
     calls: dict[tuple[int, int], RecordCallBook] = field(default_factory=dict)

@@ -53,6 +53,9 @@ def log(
     records: Records = None,
     confirmations: Confirmations = None,
     delta: Delta = 1e-5,
+    job: Annotated[str, typer.Option(help="Only this job: its id or the beginning of it.")] = "",
+    dataset: Annotated[int | None, typer.Option(help="Only this dataset.")] = None,
+    holder: Annotated[int | None, typer.Option(help="Only this holder.")] = None,
     json_: Json = False,
 ) -> None:
     """Shows every job, leg, grant, loss, payment and refusal. Judges nothing; see `verify`."""
@@ -63,12 +66,13 @@ def log(
     delta = checked_delta(delta)
     evidence = _collect(rpc, contract, records, confirmations)
     judgement = judge(evidence)
+    rows = report.log_as_dict(evidence, judgement, delta, report.Only(job, dataset, holder))
     if json_:
-        typer.echo(json.dumps(report.log_as_dict(evidence, judgement, delta)))
+        typer.echo(json.dumps(rows))
         return
     out = tables.console()
-    tables.print_log(out, evidence, judgement, delta)
-    tables.print_budgets(out, evidence, delta)
+    tables.print_log(out, rows, delta)
+    tables.print_budgets(out, rows["datasets"], delta)
     if not judgement.verified:
         found = len(judgement.discrepancies)
         typer.echo(
@@ -101,7 +105,7 @@ def verify(
         typer.echo(json.dumps(report.as_dict(evidence, judgement, delta)))
     else:
         out = tables.console()
-        tables.print_budgets(out, evidence, delta)
+        tables.print_budgets(out, report.budgets(evidence, delta), delta)
         tables.print_verdict(out, judgement)
     if not judgement.verified:
         raise typer.Exit(1)
@@ -135,6 +139,50 @@ def fetch(
             typer.echo(f"holder {holder_id}: {text}", err=True)
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def call(
+    holder: Annotated[int, typer.Argument(help="The holder's number on chain.")],
+    record: Annotated[int, typer.Argument(help="The usage record's number in the holder's log.")],
+    rpc: Rpc,
+    contract: Contract,
+    key: Annotated[
+        Path, typer.Option("--key", help="Keystore file of an account that pays for the transaction.")
+    ],
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option("--passphrase-file", help="Its first line opens the key; without it you are asked."),
+    ] = None,
+    record_silence: Annotated[
+        bool, typer.Option("--record-silence", help="Record that an earlier call was not answered in time.")
+    ] = False,
+    confirmations: Confirmations = None,
+    json_: Json = False,
+) -> None:
+    """Calls, on chain, for a record that its holder does not show. It has 3 days; after that its silence can be recorded."""
+    from usufruct.audit.report import utc
+    from usufruct.chain import Chain, Sender, load_key
+
+    chain = Chain.connect(rpc, contract, confirmations=confirmations)
+    sender = Sender(chain, load_key(key, passphrase_file=passphrase_file))
+    send = sender.record_silence if record_silence else sender.call_record
+    receipt = send(holder, record)
+    chain.wait_final(receipt.block_number, lambda text: typer.echo(text, err=True))
+    stands = chain.record_call(holder, record)
+    answer = {
+        "holder_id": holder, "record": record, "state": stands.state.name, "gas": receipt.gas_used,
+        "answer_by_seconds": stands.answer_by_seconds, "transaction": "0x" + receipt.hash.hex(),
+    }  # fmt: skip
+    if json_:
+        typer.echo(json.dumps(answer))
+    else:
+        until = (
+            f", to be answered by {utc(stands.answer_by_seconds)} UTC" if stands.state.name == "OPEN" else ""
+        )
+        typer.echo(
+            f"holder {holder}, record {record}: {stands.state.name.lower()}{until} ({receipt.gas_used} gas)"
+        )
 
 
 def _collect(rpc: str, contract: str, records: Path | None, confirmations: int | None) -> Evidence:

@@ -206,7 +206,9 @@ def _money(books: Books, event: Event) -> Iterator[Finding]:
             if earned != event.units:
                 yield _impossible(event, f"{event.units} units left, {earned} had been earned")
             holder = books.holders.get(event.holder_id)
-            if event.holder_id and (holder is None or event.payout != holder.payout):
+            if event.holder_id == 0:
+                books.fee_payouts.append((books.guardian, event))
+            elif holder is None or event.payout != holder.payout:
                 yield _impossible(event, "the earnings went elsewhere than to the holder's payout address")
         case on_chain.JobOpened():
             if event.job_id in books.jobs:

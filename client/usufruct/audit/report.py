@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -141,15 +142,38 @@ def as_dict(evidence: Evidence, judgement: Judgement, delta: float) -> dict[str,
     }
 
 
-def log_as_dict(evidence: Evidence, judgement: Judgement, delta: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Only:
+    """Which rows of the log are wanted. ``job`` is the beginning of a job's id; what is not set allows any."""
+
+    job: str = ""
+    dataset: int | None = None
+    holder: int | None = None
+
+    def of(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows that fit; a row that names no holder, say, fits every holder."""
+        return [
+            row
+            for row in rows
+            if row.get("job_id", self.job).startswith(self.job)
+            and self.dataset in (None, row.get("dataset_id", self.dataset))
+            and self.holder in (None, row.get("holder_id", self.holder))
+        ]
+
+
+def log_as_dict(
+    evidence: Evidence, judgement: Judgement, delta: float, only: Only = Only()
+) -> dict[str, Any]:
     """Every job, leg, grant, loss, payment and refusal, for JSON."""
+    wanted = only.of(legs(evidence, judgement, delta))
+    shown = {leg["job_id"] for leg in wanted}
     return {
         **network(evidence),
-        "jobs": jobs(judgement),
-        "legs": legs(evidence, judgement, delta),
-        "usage": usage(judgement),
-        "money": money(judgement),
-        "datasets": budgets(evidence, delta),
+        "jobs": [job for job in only.of(jobs(judgement)) if job["job_id"] in shown],
+        "legs": wanted,
+        "usage": only.of(usage(judgement)),
+        "money": only.of(money(judgement)),
+        "datasets": only.of(budgets(evidence, delta)),
         "unreadable": [
             finding.as_dict() for finding in judgement.findings if finding.kind.startswith("record-")
         ],

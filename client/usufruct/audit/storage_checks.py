@@ -48,6 +48,14 @@ def _settings(evidence: Evidence, books: Books) -> Iterator[Finding]:
     }  # fmt: skip
     if text := _differences(events, storage):
         yield Finding("settings-differ", Place(account=stored.guardian), text)
+    for guardian, event in books.fee_payouts:
+        # the first guardian is in no event: it is the present one, if the role never changed hands
+        expected = guardian or ("" if books.guardian else stored.guardian)
+        if expected and event.payout != expected:
+            place = Place(account=event.payout, transaction=event.transaction_hash)
+            yield Finding(
+                "payment-differs", place, f"fees went to {event.payout}, the guardian was {expected}"
+            )
 
 
 def _record_calls(evidence: Evidence, books: Books) -> Iterator[Finding]:

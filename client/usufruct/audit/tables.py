@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from usufruct.audit import report
-from usufruct.audit.evidence import Evidence
 from usufruct.audit.reconcile import Judgement
 
 WIDTH_OF_FILES = 170
@@ -24,12 +23,12 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False, soft_wrap=False)
 
 
-def print_log(out: Console, evidence: Evidence, judgement: Judgement, delta: float) -> None:
-    """Every job, leg, grant, loss, payment and refusal."""
+def print_log(out: Console, log: dict[str, Any], delta: float) -> None:
+    """The log (:func:`usufruct.audit.report.log_as_dict`): every job, leg, grant, loss, payment and refusal."""
     _table(out, "Jobs", ("job", "builder", "block", "legs", "accepted", "states", "accept by (UTC)"),
            ([_short(j["job_id"]), j["builder"], j["block"], j["legs"], f"{j['accepted']} of {j['min_legs']}",
              ", ".join(f"{n} {state.lower()}" for state, n in j["states"].items()), report.utc(j["accept_by_seconds"])]
-            for j in report.jobs(judgement)))  # fmt: skip
+            for j in log["jobs"]))  # fmt: skip
     _table(out, f"Legs (loss in 10⁻⁶ nat at the dataset's Rényi order; ε at δ = {delta:g})",
            ("job", "dataset", "holder", "state", "price", "paid", "refunded", "reserved", "committed", "ε", "attempts",
             "grant", "receipt"),
@@ -37,24 +36,24 @@ def print_log(out: Console, evidence: Evidence, judgement: Judgement, delta: flo
              r["refunded_units"], r["loss_reserved_micro"], r["loss_committed_micro"], _figure(r["epsilon"]),
              "" if r["attempts_charged"] is None else f"{r['attempts_charged']} of {r['attempts_reserved']}",
              _short(r["grant_hash"]), _short(r["receipt_hash"] or "")]
-            for r in report.legs(evidence, judgement, delta)))  # fmt: skip
+            for r in log["legs"]))  # fmt: skip
     _table(out, "Usage records", ("holder", "number", "time (UTC)", "what", "dataset", "job", "builder", "round",
                                   "attempt", "loss", "reason"),
            ([r["holder_id"], r["sequence"], r["time"], r["kind"].lower(), r["dataset_id"], _short(r["job_id"]),
              r["builder"], r["round"] or "", r["attempt"] or "", r["loss_micro"] or "", r["reason"]]
-            for r in report.usage(judgement)))  # fmt: skip
+            for r in log["usage"]))  # fmt: skip
     _table(out, "Money (units of the token)", ("who", "token", "deposit", "earned", "withdrawn"),
            ([r.get("account", f"holder {r.get('holder_id')}"), r["token"], r.get("deposit_units", ""),
-             r.get("earned_units", ""), r.get("withdrawn_units", "")] for r in report.money(judgement)))  # fmt: skip
+             r.get("earned_units", ""), r.get("withdrawn_units", "")] for r in log["money"]))  # fmt: skip
 
 
-def print_budgets(out: Console, evidence: Evidence, delta: float) -> None:
+def print_budgets(out: Console, budgets: Iterable[dict[str, Any]], delta: float) -> None:
     """Each dataset's budget and its translation."""
     _table(out, f"Privacy budgets (10⁻⁶ nat; ε is their translation at δ = {delta:g})",
            ("dataset", "holder", "Rényi order", "cap", "committed", "reserved", "left", "ε committed", "ε of the cap"),
            ([r["dataset_id"], r["holder_id"], r["order"], r["cap_micro"], r["committed_micro"], r["reserved_micro"],
              r["left_micro"], _figure(r["epsilon_committed"]), _figure(r["epsilon_cap"])]
-            for r in report.budgets(evidence, delta)))  # fmt: skip
+            for r in budgets))  # fmt: skip
 
 
 def print_verdict(out: Console, judgement: Judgement) -> None:

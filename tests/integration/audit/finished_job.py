@@ -1,7 +1,9 @@
 """A network that has worked: real contracts on the development chain, real ledgers and usage logs, no trainer.
 
-Three holders; a first job with three legs that was delivered and paid, in which one attempt was lost; a second one with
-one leg that was refunded after its deadline; a third one that was delivered and not yet paid; refusals; money in and out.
+Three holders; a first job with three legs that was delivered and paid, in which one attempt was lost; one that expired
+after its deadline; one that was delivered and not yet paid; legs that were cancelled, declined, released, failed at no
+loss, disputed and settled in silence; a loss lowered with the builder's consent; a sponsor; a fee; a version; a record
+that was called for and shown; refusals; money in and out.
 """
 
 from __future__ import annotations
@@ -19,10 +21,24 @@ from eth_utils.crypto import keccak
 
 from usufruct.audit.evidence import HolderRecords, KeptRecord
 from usufruct.audit.record_files import write_records
-from usufruct.chain import Chain, LegEntry, Sender, deploy, grant_hash, receipt_hash, sign_grant, sign_receipt
+from usufruct.chain import (
+    Chain,
+    DatasetTerms,
+    LegEntry,
+    Sender,
+    deploy,
+    grant_hash,
+    receipt_hash,
+    sign_acceptance,
+    sign_failure,
+    sign_grant,
+    sign_lower,
+    sign_receipt,
+    sign_sponsorship,
+)
 from usufruct.chain.dev_chain import DevChain
 from usufruct.domain import ids
-from usufruct.domain.grant import Grant, SignedGrant
+from usufruct.domain.grant import Grant, SignedGrant, SignedSponsorship, Sponsorship
 from usufruct.domain.leg_receipt import (
     ACCOUNTANT_VERSION,
     RECEIPT_VERSION,
@@ -32,11 +48,12 @@ from usufruct.domain.leg_receipt import (
     Rounding,
     updates_hash,
 )
-from usufruct.domain.usage_record import UsageKind
+from usufruct.domain.usage_record import UsageKind, leaf, merkle_proof
 from usufruct.privacy import LocalPlan
 from usufruct.v1 import usage_pb2_grpc
 from usufruct.wire.tls import SERVER_OPTIONS, generate_identity, start_server
 from usufruct.wire.usage import record_from_bytes
+from usufruct_server.holder.fencing import Fencing
 from usufruct_server.holder.ledger import Ledger
 from usufruct_server.holder.publisher import Publisher
 from usufruct_server.holder.services.usage import UsageService
@@ -45,7 +62,10 @@ from usufruct_server.holder.usage_log import UsageLog
 import grpc  # isort: skip
 
 ORDER, PRICE_UNITS, ROUNDS, SPARE = 6, 2_000_000, 4, 2
-CAP_MICRO = 3_500_000
+CAP_MICRO = 6_000_000
+CHALLENGE_SECONDS = 3600
+FEE_BPS = 100
+TERMS = DatasetTerms(PRICE_UNITS, 1, CAP_MICRO // 4, CAP_MICRO // 2, 30 * 86_400, keccak(text="policy"))
 PLAN = LocalPlan(
     sample_rate=0.25, max_grad_norm=1.0, noise_multiplier=3.0, local_steps=2, rounds=ROUNDS, spare_attempts=SPARE,
     micro_batch_size=64, nominal_size=200, order=ORDER, delta=1e-5,
@@ -84,12 +104,14 @@ class Network:
         self.folder = folder
         self.dev_chain = DevChain().start()
         deployer, self.admin, self.builder_key = self._account(), self._account(), self._account()
+        self.arbiter_key = self._account()
         addresses = deploy(self.dev_chain.url, deployer, test_token=True)
         assert addresses.test_token is not None
         self.token = addresses.test_token
         self.chain = Chain.connect(self.dev_chain.url, addresses.compute_access)
         self.compute_access = addresses.compute_access
         self.builder = Sender(self.chain, self.builder_key)
+        self.guardian = Sender(self.chain, deployer)
         self.holders = [self._holder(number) for number in (1, 2, 3)]
         self.builder.mint_test_token(self.token, self.builder.address, 100 * PRICE_UNITS)
         self.builder.deposit(self.token, 20 * PRICE_UNITS)
@@ -133,14 +155,14 @@ class Network:
             holder_id,
             keccak(text=f"card {number}"),
             self.token,
-            PRICE_UNITS,
-            1,
             ORDER,
             CAP_MICRO,
-            CAP_MICRO // 2,
+            TERMS,
         )
+        operator.take_fencing_epoch(holder_id, 1, bytes(32))
         ledger.register_dataset(dataset_id, CAP_MICRO, ORDER)
-        publisher = Publisher(ledger=ledger, sender=operator, holder_id=holder_id)
+        fencing = Fencing(self.chain, holder_id, 1)
+        publisher = Publisher(ledger=ledger, sender=operator, fencing=fencing, holder_id=holder_id)
         return WorkingHolder(
             holder_id, dataset_id, operator, ledger, UsageLog(ledger), publisher, key, server
         )
@@ -158,12 +180,16 @@ class Network:
         *,
         loss_per_attempt_micro: int = PLAN.loss_per_attempt_micro,
         log_grant: bool = True,
+        accept: bool = True,
+        min_legs: int | None = None,
+        payer: LocalAccount | None = None,
     ) -> Job:
-        """Grants and opens a job, and reserves in the ledgers."""
+        """Grants and opens a job, reserves in the ledgers, and has it accepted; half as long is for accepting."""
         loss_micro = PLAN.attempts * loss_per_attempt_micro
         nonce, spec_hash = secrets.token_bytes(32), secrets.token_bytes(32)
         job_id = ids.job_id(self.chain.chain_id, self.compute_access, self.builder.address, nonce)
-        deliver_by = self.chain.block_time_seconds() + seconds
+        now = self.chain.block_time_seconds()
+        deliver_by = now + seconds
         grants = {}
         for holder in holders:
             grant = Grant(
@@ -178,10 +204,29 @@ class Network:
             named = grant_hash(grants[holder.dataset_id].grant, self.chain.chain_id, self.chain.registry)
             holder.usage.record(UsageKind.GRANTED, document_hash=named, **self.about(job, holder))
         legs = [(signed, loss_micro) for signed in grants.values()]
-        self.builder.open_job(nonce, spec_hash, PURPOSE, legs, deliver_by, len(legs))
+        sponsorship = None
+        if payer is not None:
+            promise = Sponsorship(
+                str(payer.address), job_id, spec_hash, self.token, PRICE_UNITS * len(legs), deliver_by
+            )
+            signed = sign_sponsorship(payer, promise, self.chain.chain_id, self.compute_access)
+            sponsorship = SignedSponsorship(promise, signed)
+        self.builder.open_job(
+            nonce, spec_hash, PURPOSE, legs, accept_by_seconds=now + seconds // 2, deliver_by_seconds=deliver_by,
+            challenge_term_seconds=CHALLENGE_SECONDS, min_legs=min_legs or len(legs),
+            arbiter=str(self.arbiter_key.address), sponsorship=sponsorship,
+        )  # fmt: skip
         for holder in holders:
             holder.ledger.reserve(holder.dataset_id, job_id, loss_per_attempt_micro, PLAN.attempts, spec_hash)
+            if accept:
+                self.accept(job, holder)
         return job
+
+    def accept(self, job: Job, holder: WorkingHolder) -> None:
+        """The holder signs, the builder sends."""
+        leg = self.leg(job, holder)
+        signed = sign_acceptance(holder.key, leg.stored_hash(), 1, self.chain.chain_id, self.compute_access)
+        self.builder.accept(leg, 1, signed)
 
     def about(self, job: Job, holder: WorkingHolder) -> dict[str, Any]:
         """What every usage record of a leg says."""
@@ -217,15 +262,24 @@ class Network:
         assert leg is not None
         return leg
 
-    def finish(self, job: Job, holder: WorkingHolder, *, by_signature: bool = False, **lies: Any) -> None:
-        """Delivers the leg's receipt; ``lies`` are fields in which it differs from the truth."""
-        loss_micro = holder.ledger.commit(holder.dataset_id, job.job_id)
+    def finish(
+        self, job: Job, holder: WorkingHolder, *, by_signature: bool = False, acknowledged: bool = False,
+        lower_micro: int | None = None, **lies: Any,
+    ) -> None:  # fmt: skip
+        """Delivers the leg's receipt; ``lies`` are fields in which it differs from the truth.
+
+        Args:
+            acknowledged: by the builder, in the same transaction.
+            lower_micro: the builder consents to this loss.
+        """
+        whole_micro = holder.ledger.commit(holder.dataset_id, job.job_id)
+        loss_micro = whole_micro if lower_micro is None else lower_micro
         holder.publisher.publish()
         leg = self.leg(job, holder)
         mine = [record for record in map(record_from_bytes, holder.ledger.usage_records(0, 10_000))
                 if record.job_id == job.job_id]  # fmt: skip
         receipt = LegReceipt(
-            version=RECEIPT_VERSION, accountant_version=ACCOUNTANT_VERSION, leg_id=leg.leg_id, job_id=job.job_id,
+            version=RECEIPT_VERSION, accountant_version=ACCOUNTANT_VERSION, fencing_epoch=1, leg_id=leg.leg_id, job_id=job.job_id,
             dataset_id=holder.dataset_id, spec_hash=job.spec_hash, grant_hash=leg.grant_hash,
             mechanism=int(MechanismKind.SUBSAMPLED_GAUSSIAN), neighbouring=int(NeighbouringRelation.ADD_OR_REMOVE_ONE),
             rounding=int(Rounding.AFTER_NOISE), order=ORDER, min_honest=0, max_colluding=0,
@@ -238,11 +292,15 @@ class Network:
             started_seconds=mine[0].time_seconds, ended_seconds=mine[-1].time_seconds,
         )  # fmt: skip
         receipt = replace(receipt, **lies)
-        if by_signature:
-            signature = sign_receipt(holder.key, receipt, self.chain.chain_id, self.compute_access)
-            self.builder.deliver(leg, receipt, signature)
+        place = (self.chain.chain_id, self.compute_access)
+        signature = sign_receipt(holder.key, receipt, *place)
+        lower = b"" if lower_micro is None else sign_lower(self.builder_key, leg.leg_id, lower_micro, *place)
+        if acknowledged:
+            self.builder.deliver_and_acknowledge(leg, receipt, signature, lower)
+        elif by_signature:
+            self.builder.deliver(leg, receipt, signature, lower)
         else:
-            holder.operator.deliver(leg, receipt)
+            holder.operator.deliver(leg, receipt, b"", lower)
         named = receipt_hash(receipt, self.chain.chain_id, self.compute_access)
         holder.usage.record(UsageKind.DELIVERED, loss_micro=loss_micro, round=receipt.rounds_done, document_hash=named,
                             **self.about(job, holder))  # fmt: skip
@@ -254,21 +312,94 @@ class FinishedNetwork(Network):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        first = self.open_job(self.holders, 3600)
-        self.refuse(self.holders[1])
-        self.run_rounds(first, lost_by=self.holders[1])
-        for holder in self.holders:
-            self.finish(first, holder, by_signature=holder is self.holders[2])
+        self.guardian.schedule_fee(FEE_BPS)
+        self.dev_chain.evm.increase_time(7 * 86_400 + 1)
+        self.guardian.apply_fee()
+        one, two, three = self.holders
+        first = self.open_job(self.holders, 7200)
+        self.refuse(two)
+        self.run_rounds(first, lost_by=two)
+        self.finish(first, one)
+        self.finish(first, two, acknowledged=True)
+        self.finish(first, three, by_signature=True)
+        for holder in (one, three):
             self.builder.acknowledge(self.leg(first, holder))
-        second = self.open_job(self.holders[:1], 600)
-        self.charge(second, self.holders[0], 1, 1, lost=True)
+        self._lowered_and_sponsored(three)
+        self._not_trained(one, two)
+        disputed = self._run(two)
+        self.builder.dispute(self.leg(disputed, two), keccak(text="why"))
+        Sender(self.chain, self.arbiter_key).resolve(self.leg(disputed, two), 6_000)
+        silent = self._run(one)
+        self.dev_chain.evm.increase_time(CHALLENGE_SECONDS + 1)
+        self.builder.settle(self.leg(silent, one))
+        expired = self.open_job([one], 600)
+        self.charge(expired, one, 1, 1, lost=True)
         self.dev_chain.evm.increase_time(601)
-        self.builder.refund_expired(self.leg(second, self.holders[0]))
-        third = self.open_job(self.holders[2:], 3600)
-        for round_ in range(1, ROUNDS + 1):
-            self.charge(third, self.holders[2], round_, round_)
-        self.finish(third, self.holders[2])
-        self.builder.withdraw_earnings(self.token, self.holders[1].holder_id)
+        self.builder.expire(self.leg(expired, one))
+        self._run(three)
+        self.builder.withdraw_earnings(self.token, two.holder_id)
+        self.builder.withdraw_earnings(self.token, 0)
         self.builder.withdraw(self.token, 3 * PRICE_UNITS)
         for holder in self.holders:
             holder.publisher.publish()
+        self._called_and_shown(two)
+        self._new_terms_and_version(two)
+
+    def _run(self, holder: WorkingHolder) -> Job:
+        """A job of one leg, delivered and not yet paid."""
+        job = self.open_job([holder], 7200)
+        for round_ in range(1, ROUNDS + 1):
+            self.charge(job, holder, round_, round_)
+        self.finish(job, holder)
+        return job
+
+    def _lowered_and_sponsored(self, holder: WorkingHolder) -> None:
+        payer = self._account()
+        self.builder.mint_test_token(self.token, str(payer.address), PRICE_UNITS)
+        Sender(self.chain, payer).deposit(self.token, PRICE_UNITS)
+        job = self.open_job([holder], 7200, payer=payer)
+        for round_ in range(1, ROUNDS + 1):
+            self.charge(job, holder, round_, round_)
+        self.finish(job, holder, acknowledged=True, lower_micro=ROUNDS * PLAN.loss_per_attempt_micro)
+
+    def _not_trained(self, one: WorkingHolder, two: WorkingHolder) -> None:
+        place = (self.chain.chain_id, self.compute_access)
+        cancelled = self.open_job([one], 600, accept=False)
+        self.builder.cancel(self.leg(cancelled, one))
+        declined = self.open_job([two], 600, accept=False)
+        two.operator.decline(self.leg(declined, two))
+        failed = self.open_job([one], 600)
+        leg = self.leg(failed, one)
+        statement = sign_failure(one.key, leg.stored_hash(), 0, 1, *place)
+        self.builder.fail(leg, 0, 1, statement, sign_lower(self.builder_key, leg.leg_id, 0, *place))
+        alone = self.open_job([one, two], 600, accept=False)
+        self.accept(alone, one)
+        self.dev_chain.evm.increase_time(301)
+        for holder in (one, two):
+            self.builder.release(self.leg(alone, holder))
+        for job, holder in ((cancelled, one), (declined, two), (failed, one), (alone, one), (alone, two)):
+            holder.ledger.release(holder.dataset_id, job.job_id)
+
+    def _called_and_shown(self, holder: WorkingHolder) -> None:
+        batch = holder.ledger.usage_batches()[0]
+        records = holder.ledger.usage_records(batch.first_seq, batch.count)
+        leaves = [leaf(batch.first_seq + index, record) for index, record in enumerate(records)]
+        self.builder.call_record(holder.holder_id, batch.first_seq)
+        proof = merkle_proof(leaves, 0)
+        holder.operator.show_record(holder.holder_id, batch.first_seq, batch.first_seq, records[0], proof)
+
+    def _new_terms_and_version(self, holder: WorkingHolder) -> None:
+        admin = Sender(self.chain, self.admin)
+        admin.set_terms(holder.dataset_id, replace(TERMS, price_units=PRICE_UNITS + 1))
+        admin.set_cap(holder.dataset_id, CAP_MICRO + 1)
+        admin.schedule_payout(holder.holder_id, str(self.arbiter_key.address))
+        self.dev_chain.evm.increase_time(48 * 3600 + 1)
+        admin.apply_cap(holder.dataset_id)
+        admin.apply_payout(holder.holder_id)
+        admin.register_dataset(
+            holder.holder_id, keccak(text="card 4"), self.token, ORDER, CAP_MICRO, TERMS,
+            previous_id=holder.dataset_id,
+        )  # fmt: skip
+        holder.operator.revoke_grants(holder.holder_id)
+        holder.operator.take_fencing_epoch(holder.holder_id, 2, keccak(text="ledger"))
+        admin.set_operator(holder.holder_id, str(self.arbiter_key.address))

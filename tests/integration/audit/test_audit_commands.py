@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_job import PLAN, PRICE_UNITS, ROUNDS, FinishedNetwork
+from finished_job import PLAN, PRICE_UNITS, ROUNDS, FinishedNetwork, Network
 
 from usufruct.audit import collect, judge
 from usufruct.audit.endpoint_records import fetch_all
 from usufruct.audit.record_files import file_name
+from usufruct.chain import create_key, key_address
 from usufruct.cli import main
 
 
@@ -67,7 +68,7 @@ def folder(network: FinishedNetwork, tmp_path_factory: pytest.TempPathFactory) -
 def test_verify_reads_the_endpoints_and_says_that_nothing_differs(network: FinishedNetwork) -> None:
     done = process(network, "verify")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Verified: 3 jobs, 5 legs" in done.stdout
+    assert "Verified: 10 jobs, 13 legs" in done.stdout
     assert "nothing differs" in done.stdout
 
 
@@ -77,20 +78,28 @@ def test_verify_tells_budgets_and_epsilon_in_json(network: FinishedNetwork) -> N
     assert done.returncode == 0 and found["verified"]
     committed = {row["dataset_id"]: row["committed_micro"] for row in found["datasets"]}
     assert committed == {
-        1: 2 * PLAN.reservation_micro,
-        2: PLAN.reservation_micro,
-        3: 2 * PLAN.reservation_micro,
+        1: 3 * PLAN.reservation_micro,
+        2: 2 * PLAN.reservation_micro,
+        3: 2 * PLAN.reservation_micro + ROUNDS * PLAN.loss_per_attempt_micro,
+        4: 2 * PLAN.reservation_micro,  # a version, which takes over what the one before has spent
     }
-    assert found["datasets"][1]["epsilon_committed"] == pytest.approx(PLAN.epsilon)
-    assert found["counts"]["attempts_charged"] == 3 * (ROUNDS + 1) + 1 + ROUNDS
+    assert found["datasets"][1]["epsilon_committed"] > PLAN.epsilon
+    assert found["counts"]["attempts_charged"] == 3 * (ROUNDS + 1) + 4 * ROUNDS + 1
 
 
 def test_log_shows_every_job_leg_grant_loss_payment_and_refusal(network: FinishedNetwork) -> None:
     found = answer(audit(network, "log", "--json"))
-    assert sorted(len(job["states"]) for job in found["jobs"]) == [1, 1, 1]
-    assert [leg["state"] for leg in found["legs"]] == ["PAID", "PAID", "PAID", "REFUNDED", "DELIVERED"]
-    assert sum(leg["paid_units"] for leg in found["legs"]) == 3 * PRICE_UNITS
-    assert sum(leg["refunded_units"] for leg in found["legs"]) == PRICE_UNITS
+    assert [leg["state"] for leg in found["legs"]] == [
+        *4 * ["ACKNOWLEDGED"], "CANCELLED", "DECLINED", "FAILED", "RELEASED", "RELEASED", "RESOLVED", "SETTLED", "EXPIRED",
+        "DELIVERED",
+    ]  # fmt: skip
+    price_less_fee = PRICE_UNITS * 99 // 100
+    paid = sum(leg["paid_units"] for leg in found["legs"])
+    assert paid == 5 * price_less_fee + PRICE_UNITS * 6 // 10 * 99 // 100
+    assert sum(leg["refunded_units"] for leg in found["legs"]) == 6 * PRICE_UNITS + PRICE_UNITS * 4 // 10
+    assert (
+        sum(leg["fee_units"] for leg in found["legs"]) == 5 * (PRICE_UNITS // 100) + PRICE_UNITS * 6 // 1000
+    )
     granted = {row["document_hash"] for row in found["usage"] if row["kind"] == "GRANTED"}
     assert granted == {leg["grant_hash"] for leg in found["legs"]}
     assert {row["reason"] for row in found["usage"] if row["kind"] == "REFUSED"} == {
@@ -99,8 +108,61 @@ def test_log_shows_every_job_leg_grant_loss_payment_and_refusal(network: Finishe
     }
     assert all(row["root"] for row in found["usage"])
     shown = audit(network, "log").stdout
-    for text in ("refused", "BUDGET_SHORT", "lost", "paid", str(PLAN.reservation_micro), "Privacy budgets"):
+    for text in (
+        "refused",
+        "BUDGET_SHORT",
+        "lost",
+        "acknowledged",
+        str(PLAN.reservation_micro),
+        "Privacy budgets",
+    ):
         assert text in shown
+
+
+def test_log_can_be_narrowed_to_a_job_a_dataset_and_a_holder(network: FinishedNetwork) -> None:
+    everything = answer(audit(network, "log", "--json"))
+    wanted = everything["jobs"][0]["job_id"]
+    found = answer(audit(network, "log", "--json", "--job", wanted[:12], "--dataset", "2"))
+    assert [job["job_id"] for job in found["jobs"]] == [wanted]
+    assert [(leg["job_id"], leg["dataset_id"]) for leg in found["legs"]] == [(wanted, 2)]
+    assert {(row["job_id"], row["dataset_id"]) for row in found["usage"]} == {(wanted, 2)}
+    found = answer(audit(network, "log", "--json", "--holder", "3"))
+    assert {row["holder_id"] for row in found["usage"]} == {3}
+    assert {leg["holder_id"] for leg in found["legs"]} == {3}
+
+
+def test_a_record_is_called_for_once_and_its_silence_recorded_when_its_time_is_over(tmp_path: Path) -> None:
+    network = Network(tmp_path)
+    try:
+        holder = network.holders[0]
+        network.refuse(holder)
+        holder.publisher.publish()
+        key, passphrase = tmp_path / "auditor.json", tmp_path / "passphrase"
+        passphrase.write_text("only a test\n")
+        create_key(key, "only a test")
+        network.dev_chain.evm.fund(bytes.fromhex(str(key_address(key))[2:]), 10**18)
+        asked = (
+            "call",
+            str(holder.holder_id),
+            "1",
+            "--key",
+            str(key),
+            "--passphrase-file",
+            str(passphrase),
+            "--json",
+        )
+        assert answer(audit(network, *asked))["state"] == "OPEN"
+        assert answer(audit(network, *asked))["state"] == "OPEN"
+        early = audit(network, *asked, "--record-silence")
+        assert early.returncode == 1 and "WrongCall" in early.stdout + early.stderr
+        network.dev_chain.evm.increase_time(3 * 86_400 + 1)
+        network.dev_chain.evm.mine()
+        assert answer(audit(network, *asked, "--record-silence"))["state"] == "SILENT"
+        done = audit(network, "verify", "--json")
+        assert done.returncode == 1
+        assert {(f["kind"], f["where"]["record"]) for f in answer(done)["findings"]} == {("call-silent", 1)}
+    finally:
+        network.close()
 
 
 def test_kept_records_verify_without_endpoints_and_one_bit_off_is_named(
@@ -127,7 +189,8 @@ def test_records_of_a_holder_that_are_not_there_are_a_finding(
     done = audit(network, "verify", "--json", "--records", str(tmp_path))
     assert done.returncode == 1
     missing = [f for f in answer(done)["findings"] if f["kind"] == "record-missing"]
-    assert [f["where"] for f in missing] == [{"holder_id": 3, "record": 0, "last_record": 21}]
+    last = len(network.holders[2].ledger.usage_records(0, 10_000)) - 1
+    assert [f["where"] for f in missing] == [{"holder_id": 3, "record": 0, "last_record": last}]
 
 
 def test_an_endpoint_with_another_key_and_one_that_is_gone_are_findings(network: FinishedNetwork) -> None:
@@ -137,15 +200,19 @@ def test_an_endpoint_with_another_key_and_one_that_is_gone_are_findings(network:
         unused.bind(("127.0.0.1", 0))
         gone = f"127.0.0.1:{unused.getsockname()[1]}"
         holders = evidence.storage.holders
-        asked = [(replace(holders[1], fingerprint=bytes(32)), 15), (replace(holders[2], endpoint=gone), 14)]
+        ends = {number: head.next_sequence for number, head in evidence.storage.usage_heads.items()}
+        asked = [
+            (replace(holders[1], fingerprint=bytes(32)), ends[1]),
+            (replace(holders[2], endpoint=gone), ends[2]),
+        ]
         records = fetch_all(asked, connect_seconds=2.0)
     found = judge(replace(evidence, records={**evidence.records, **records})).discrepancies
     unreadable = {f.place.holder_id: f.text for f in found if f.kind == "record-unreadable"}
     assert set(unreadable) == {1, 2}
     assert "is pinned" in unreadable[1] and "cannot be reached" in unreadable[2]
     assert {(f.place.holder_id, f.place.last_record) for f in found if f.kind == "record-missing"} == {
-        (1, 14),
-        (2, 13),
+        (1, ends[1] - 1),
+        (2, ends[2] - 1),
     }
 
 
@@ -180,7 +247,7 @@ def test_an_audit_loads_no_torch(network: FinishedNetwork, folder: Path) -> None
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", [[], ["log"], ["verify"], ["fetch"]])
+@pytest.mark.parametrize("command", [[], ["log"], ["verify"], ["fetch"], ["call"]])
 def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["audit", *command, "--help"])

@@ -11,17 +11,28 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from usufruct.audit.evidence import CallFacts, Evidence, HolderRecords, KeptRecord
-from usufruct.chain import Event, receipt_hash
+from usufruct.chain import Event, LegState, receipt_hash
 from usufruct.chain.events import (
+    BondPaid,
+    CapChanged,
     DatasetRegistered,
     Deposited,
     EarningsWithdrawn,
+    FeeChanged,
+    FencingEpochTaken,
+    GrantsRevoked,
     HolderRegistered,
     JobOpened,
+    LegAccepted,
+    LegClosed,
     LegDelivered,
+    LegDisputed,
     LegLocked,
-    LegPaid,
-    LegRefunded,
+    OperatorChanged,
+    PayoutChanged,
+    RecordCalled,
+    RecordShown,
+    TermsChanged,
     UsageBatch,
     Withdrawn,
 )
@@ -29,6 +40,13 @@ from usufruct.domain.usage_record import UsageKind, leaf
 from usufruct.wire.usage import record_from_bytes, record_to_bytes
 
 WHERE_ON_CHAIN = {"block_number", "transaction_hash", "log_index"}
+LOGS_ONLY = {
+    ("Withdrawn", "to"),
+    ("LegDisputed", "reason_hash"),
+    ("RecordCalled", "caller"),
+    ("RecordShown", "record"),
+}
+"""What only a log says and no storage word holds; an auditor that doubts its node asks a second one."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +198,9 @@ def forge_receipt_with_its_hash(rng: random.Random, evidence: Evidence) -> Mutat
 
 def change_delivery(rng: random.Random, evidence: Evidence) -> Mutation:
     event = _pick_event(rng, evidence, (LegDelivered,))
-    name = rng.choice(["job_id", "dataset_id", "leg_id", "receipt_hash"])
+    name = rng.choice(
+        sorted({"job_id", "dataset_id", "until_seconds", "receipt_hash"} - _superseded(evidence, event))
+    )
     return Mutation(
         f"delivery's {name}",
         _with_event(evidence, event, replace(event, **{name: _other(rng, getattr(event, name))})),
@@ -193,13 +213,34 @@ def drop_delivery(rng: random.Random, evidence: Evidence) -> Mutation:
 
 def change_signer(rng: random.Random, evidence: Evidence) -> Mutation:
     """Somebody else sent the transaction, or the signature in it is another one."""
-    event = _pick_event(rng, evidence, (LegDelivered, LegPaid, UsageBatch, JobOpened))
+    event = _pick_event(rng, evidence, (LegAccepted, LegDelivered, UsageBatch, JobOpened))
     call = evidence.calls[event.transaction_hash]
-    if call.signature and rng.random() < 0.5:
-        changed = replace(call, signature=_flip(rng, call.signature[:64]) + call.signature[64:])
+    if call.statement and rng.random() < 0.5:
+        changed = replace(call, statement=_flip(rng, call.statement[:64]) + call.statement[64:])
     else:
-        changed = replace(call, sender=_address(rng), signature=b"")
+        changed = replace(call, sender=_address(rng), statement=b"")
     return _with_call(evidence, event, changed, f"signer of {type(event).__name__}")
+
+
+def change_consent(rng: random.Random, evidence: Evidence) -> Mutation:
+    """The builder's consent to a lower loss, its acknowledgement, or a sponsorship, is another one."""
+    calls = [
+        (name, transaction, call)
+        for transaction, call in sorted(evidence.calls.items())
+        for name in ("lower", "acknowledgement", "sponsorship")
+        if getattr(call, name)
+    ]
+    name, transaction, call = rng.choice(calls)
+    old = getattr(call, name)
+    if name == "sponsorship":
+        changed = replace(
+            call, sponsorship=replace(old, signature=_flip(rng, old.signature[:64]) + old.signature[64:])
+        )
+    else:
+        changed = replace(call, **{name: _flip(rng, old[:64]) + old[64:], "sender": _address(rng)})
+    return Mutation(
+        f"signature of a {name}", replace(evidence, calls={**evidence.calls, transaction: changed})
+    )
 
 
 def change_grant(rng: random.Random, evidence: Evidence) -> Mutation:
@@ -222,7 +263,20 @@ def change_budget(rng: random.Random, evidence: Evidence) -> Mutation:
     number = rng.choice(sorted(evidence.storage.datasets))
     entry = evidence.storage.datasets[number]
     name = rng.choice(
-        ["cap_micro", "reserved_micro", "spent_micro", "order", "card_hash", "price_units", "active"]
+        [
+            "cap_micro",
+            "reserved_micro",
+            "spent_micro",
+            "order",
+            "card_hash",
+            "policy_hash",
+            "price_units",
+            "active",
+            "max_loss_per_grant_micro",
+            "next_cap_micro",
+            "previous_id",
+            "next_id",
+        ]
     )
     changed = replace(entry, **{name: _other(rng, getattr(entry, name))})
     storage = replace(evidence.storage, datasets={**evidence.storage.datasets, number: changed})
@@ -231,7 +285,11 @@ def change_budget(rng: random.Random, evidence: Evidence) -> Mutation:
 
 # -- payments ----------------------------------------------------------------------------------------------------
 
-MONEY = (Deposited, Withdrawn, EarningsWithdrawn, LegPaid, LegRefunded)
+MONEY = (Deposited, Withdrawn, EarningsWithdrawn, LegClosed, LegDisputed, BondPaid)
+RULES = (
+    LegAccepted, FeeChanged, PayoutChanged, CapChanged, TermsChanged, FencingEpochTaken, GrantsRevoked, OperatorChanged,
+    RecordCalled, RecordShown,
+)  # fmt: skip
 
 
 def change_payment(rng: random.Random, evidence: Evidence) -> Mutation:
@@ -285,11 +343,16 @@ def change_stored_hash(rng: random.Random, evidence: Evidence) -> Mutation:
 
 def swap_payments(rng: random.Random, evidence: Evidence) -> Mutation:
     """A payment before its delivery."""
-    paid = _pick_event(rng, evidence, (LegPaid,))
-    delivered = next(
-        e for e in evidence.events
-        if isinstance(e, LegDelivered) and (e.job_id, e.dataset_id) == (paid.job_id, paid.dataset_id)
+    delivered = _pick_event(rng, evidence, (LegDelivered,))
+    paid = next(
+        
+            e for e in evidence.events
+            if isinstance(e, LegClosed | UsageBatch) and e.block_number >= delivered.block_number
+            and (not isinstance(e, LegClosed) or (e.job_id, e.dataset_id) == (delivered.job_id, delivered.dataset_id))
+        
     )  # fmt: skip
+    if not isinstance(paid, LegClosed):
+        return change_rule(rng, evidence)
     places = [(e.block_number, e.transaction_hash, e.log_index) for e in (paid, delivered)]
     moved = {
         id(paid): replace(paid, **_place(places[1])),
@@ -300,6 +363,37 @@ def swap_payments(rng: random.Random, evidence: Evidence) -> Mutation:
     return Mutation("paid before it was delivered", replace(evidence, events=tuple(events)))
 
 
+# -- rules -------------------------------------------------------------------------------------------------------
+
+
+def change_rule(rng: random.Random, evidence: Evidence) -> Mutation:
+    return _change_event(rng, evidence, RULES)
+
+
+def drop_rule(rng: random.Random, evidence: Evidence) -> Mutation:
+    return _drop_event(rng, evidence, RULES)
+
+
+def change_stored_rule(rng: random.Random, evidence: Evidence) -> Mutation:
+    """A word of storage about the guardian, a holder, a job, a grant or a call for a record."""
+    storage = evidence.storage
+    name = rng.choice(["settings", "holders", "jobs", "grant_uses", "record_calls", "silences"])
+    if name == "settings":
+        field_ = rng.choice(["paused", "fee_bps", "next_fee_bps", "fee_from_seconds"])
+        settings = replace(storage.settings, **{field_: _other(rng, getattr(storage.settings, field_))})
+        return Mutation(f"stored {field_}", replace(evidence, storage=replace(storage, settings=settings)))
+    words: dict[Any, Any] = dict(getattr(storage, name))
+    key = rng.choice(sorted(words))
+    if name == "silences":
+        words[key] += 1
+        what = name
+    else:
+        given = {"holder_id", "job_id", "state"}
+        what = rng.choice([field.name for field in fields(words[key]) if field.name not in given])
+        words[key] = replace(words[key], **{what: _other(rng, getattr(words[key], what))})
+    return Mutation(f"stored {what} of {name}", replace(evidence, storage=replace(storage, **{name: words})))
+
+
 RECORDS: tuple[Mutator, ...] = (
     flip_record_bit, flip_record_bit, flip_record_bit_and_fix_leaf, flip_leaf_bit, forge_record, forge_record,
     lengthen_or_shorten_record, drop_record, drop_record_and_close_gap, duplicate_record, swap_records,
@@ -307,12 +401,15 @@ RECORDS: tuple[Mutator, ...] = (
 )  # fmt: skip
 RECEIPTS: tuple[Mutator, ...] = (
     change_receipt_field, change_receipt_field, forge_receipt_with_its_hash, forge_receipt_with_its_hash,
-    change_delivery, drop_delivery, change_signer, change_grant, change_budget,
+    change_delivery, drop_delivery, change_signer, change_consent, change_grant, change_budget,
 )  # fmt: skip
 PAYMENTS: tuple[Mutator, ...] = (
     change_payment, change_payment, drop_payment, repeat_payment, change_leg, change_opening, drop_opening,
     change_stored_money, change_stored_hash, swap_payments,
 )  # fmt: skip
+
+
+OF_RULES: tuple[Mutator, ...] = (change_rule, change_rule, drop_rule, change_stored_rule, change_stored_rule)
 
 
 # -- inside ------------------------------------------------------------------------------------------------------
@@ -341,9 +438,35 @@ def _pick_event(rng: random.Random, evidence: Evidence, kinds: tuple[type[Event]
 
 def _change_event(rng: random.Random, evidence: Evidence, kinds: tuple[type[Event], ...]) -> Mutation:
     event = _pick_event(rng, evidence, kinds)
-    name = rng.choice([field.name for field in fields(event) if field.name not in WHERE_ON_CHAIN])
+    kind = type(event).__name__
+    left_out = WHERE_ON_CHAIN | _superseded(evidence, event)
+    name = rng.choice(
+        [f.name for f in fields(event) if f.name not in left_out and (kind, f.name) not in LOGS_ONLY]
+    )
     changed = replace(event, **{name: _other(rng, getattr(event, name))})
     return Mutation(f"{type(event).__name__}.{name}", _with_event(evidence, event, changed))
+
+
+def _superseded(evidence: Evidence, event: Event) -> set[str]:
+    """Fields that a later event replaced, or that mean nothing here: nothing else depends on them."""
+    replaced: set[str] = set()
+    for later in evidence.events:
+        same = isinstance(event, DatasetRegistered) and getattr(later, "dataset_id", 0) == event.dataset_id
+        if same and isinstance(later, CapChanged):
+            replaced.add("cap_micro")
+        if same and isinstance(later, TermsChanged):
+            replaced.add("terms")
+        same = isinstance(event, HolderRegistered) and getattr(later, "holder_id", 0) == event.holder_id
+        if same and isinstance(later, PayoutChanged):
+            replaced.add("payout")
+        after = (later.block_number, later.log_index) > (event.block_number, event.log_index)
+        if after and isinstance(event, FencingEpochTaken) and isinstance(later, FencingEpochTaken):
+            replaced |= {"ledger_head"} if later.holder_id == event.holder_id else set()
+        if after and isinstance(event, LegDelivered) and isinstance(later, LegDisputed):
+            replaced |= {"until_seconds"} if later.job_id == event.job_id else set()
+    if isinstance(event, DatasetRegistered) and not event.previous_id:
+        replaced.add("disjoint")
+    return replaced
 
 
 def _drop_event(rng: random.Random, evidence: Evidence, kinds: tuple[type[Event], ...]) -> Mutation:
@@ -366,7 +489,11 @@ def _place(values: tuple[int, bytes, int]) -> dict[str, Any]:
 
 def _other(rng: random.Random, value: Any) -> Any:
     """Another value of the same kind, one bit or one address away."""
-    assert not is_dataclass(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        name = rng.choice([field.name for field in fields(value)])
+        return replace(value, **{name: _other(rng, getattr(value, name))})
+    if isinstance(value, LegState):
+        return rng.choice([state for state in LegState if state is not value])
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
