@@ -31,6 +31,16 @@ contract DeploymentTest is Fixture {
         vm.assertEq(r.datasetCount(), 0);
     }
 
+    function test_each_contract_signs_in_a_domain_of_its_own() public {
+        vm.assertEq(registry.domainSeparator(), domainOf("Usufruct Registry", address(registry)));
+        vm.assertEq(access.domainSeparator(), domainOf("Usufruct ComputeAccess", address(access)));
+        vm.assertEq(usageLog.domainSeparator(), domainOf("Usufruct UsageLog", address(usageLog)));
+        vm.chainId(block.chainid + 1);
+        vm.assertEq(registry.domainSeparator(), domainOf("Usufruct Registry", address(registry)));
+        vm.assertEq(access.domainSeparator(), domainOf("Usufruct ComputeAccess", address(access)));
+        vm.assertEq(usageLog.domainSeparator(), domainOf("Usufruct UsageLog", address(usageLog)));
+    }
+
     function test_a_deployment_starts_running_and_free_of_charge() public {
         (Registry r,,) = deployContracts(guardian);
         vm.assertEq(abi.encode(r.settings()), abi.encode(IGuarded.Settings(guardian, false, 0, 0, 0)));
