@@ -17,7 +17,7 @@ from torch import nn
 
 import usufruct as uf
 from usufruct.builder import JobHandle, Network
-from usufruct.builder.finishing import receipt_on_chain
+from usufruct.builder.receipts import receipt_on_chain
 from usufruct.chain import LegState
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.domain.leg_receipt import LegReceipt
@@ -192,8 +192,8 @@ def receipts(local: LocalNetwork, job_id: bytes) -> dict[int, LegReceipt]:
     """The receipts on chain of a job whose legs have all been paid."""
     network: Network = uf.connect(local.rpc_url, contract=local.compute_access)
     legs = network.chain.job_legs(job_id)
-    assert [leg.state for leg in legs] == [LegState.PAID] * len(local.places)
-    return {leg.dataset_id: receipt_on_chain(network, leg) for leg in legs}
+    assert [leg.state for leg in legs] == [LegState.ACKNOWLEDGED] * len(local.places)
+    return {leg.dataset_id: receipt_on_chain(network.chain, leg) for leg in legs}
 
 
 def assert_every_draw_is_counted(local: LocalNetwork, job: JobHandle, *, attempts_started: int) -> None:
@@ -215,4 +215,5 @@ def assert_every_draw_is_counted(local: LocalNetwork, job: JobHandle, *, attempt
         assert not submitted & lost, where
         assert {(result.index, result.attempt) for result in job.history} <= submitted, where
         assert on_chain[dataset_id].attempts_charged == attempts_started, where
-        assert on_chain[dataset_id].loss_micro == job.spec.reservation_micro(dataset_id), where
+        drawn = attempts_started * job.spec.leg(dataset_id).loss_per_attempt_micro
+        assert on_chain[dataset_id].loss_micro == drawn <= job.spec.reservation_micro(dataset_id), where

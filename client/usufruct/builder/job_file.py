@@ -17,7 +17,7 @@ seed = 0
 [training]
 loss = "binary_cross_entropy_with_logits"
 rounds = 20
-lr = 0.5                          # optional: momentum, local_steps, sample_rate, spare_attempts, purpose
+lr = 0.5                          # optional: momentum, local_steps, sample_rate, spare_attempts, min_cohort, purpose
 
 [privacy]
 epsilon = 3.0                     # optional: delta, max_grad_norm
@@ -102,7 +102,7 @@ def read_job_file(path: Path) -> JobFile:
     }
     options: dict[str, Any] = {
         name: training.whole(name)
-        for name in ("spare_attempts", "round_timeout_seconds")
+        for name in ("spare_attempts", "round_timeout_seconds", "min_cohort")
         if training.has(name)
     }
     if training.has("purpose"):

@@ -15,7 +15,10 @@ import torch
 from torch import nn
 
 import usufruct as uf
-from usufruct.builder import JobHandle, Network
+from usufruct.builder import JobHandle, Network, accepting
+from usufruct.builder.book import JobBook
+from usufruct.builder.opening import send_opening
+from usufruct.builder.receipts import receipt_on_chain
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.errors import InvalidInput, UsufructError
 from usufruct_server.demo.network import DatasetSetup, HolderSetup, LocalNetwork
@@ -40,7 +43,7 @@ def hospital(number: int) -> DatasetSetup:
         for a in range(10)
         for b in range(number % 2, 11, 1)
     ]
-    return DatasetSetup(card, tuple(rows), price_units=1000, budget_epsilon=60.0)
+    return DatasetSetup(card, tuple(rows), price_units=1000, min_cohort=2, budget_epsilon=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +88,8 @@ def train(local: LocalNetwork, network: Network, **options: object) -> JobHandle
 
 def charged(job: JobHandle) -> list[int]:
     """What the receipts on chain say about attempts, by dataset."""
-    from usufruct.builder.finishing import receipt_on_chain
-
     chain = job._network.chain
-    return [receipt_on_chain(job._network, leg).attempts_charged for leg in chain.job_legs(job.spec.job_id)]
+    return [receipt_on_chain(chain, leg).attempts_charged for leg in chain.job_legs(job.spec.job_id)]
 
 
 # -- when all goes well -----------------------------------------------------------------------------------------------
@@ -110,9 +111,11 @@ def test_the_lines_of_the_design_run(local: LocalNetwork, network: Network) -> N
     assert job.finished
     assert job.paid == quote.price_units[local.token] == 3000
     assert all(leg.acknowledged and not leg.findings for leg in job.receipts)
-    assert {leg.epsilon for leg in job.receipts} == {leg.epsilon for leg in quote.legs}
+    assert all(leg.epsilon == results[-1].epsilon < quote.epsilon for leg in job.receipts), (
+        "no spare attempt was used"
+    )
     assert charged(job) == [3, 3, 3]
-    assert 0.7 < job.gas_used / quote.gas < 1.1, f"{job.gas_used} gas where {quote.gas} were quoted"
+    assert 1 < (quote.gas - 47_500) / job.gas_used < 1.15, f"{job.gas_used} gas where {quote.gas} were quoted"
     after = network.balance()
     spent = before.wallet[local.token] + before.deposits[local.token] - after.wallet[local.token]
     assert spent - after.deposits[local.token] == 3000
@@ -141,6 +144,77 @@ def test_two_handles_cannot_drive_one_job(local: LocalNetwork, network: Network)
         uf.resume(job.id)
     assert caught.value.reason == "LEDGER_LOCKED"
     job.run()
+
+
+# -- legs that are not accepted, jobs that are called off -------------------------------------------------------------
+
+
+def test_a_job_that_is_called_off_gives_money_and_budget_back(local: LocalNetwork, network: Network) -> None:
+    money, budgets = total(network, local), reserved_and_spent(network)
+    job = train(local, network)
+    assert reserved_and_spent(network) != budgets
+    departure = job.cancel()
+    assert [leg.state for leg in departure.results] == ["FAILED"] * 3
+    assert departure.refunded_units == {local.token: 3000}
+    assert (total(network, local), reserved_and_spent(network)) == (money, budgets)
+    network.withdraw(3000)
+
+
+def test_after_a_round_it_is_delivered_and_paid_for_what_was_drawn(
+    local: LocalNetwork, network: Network
+) -> None:
+    budgets = reserved_and_spent(network)
+    job = train(local, network)
+    next(iter(job))
+    departure = job.cancel()
+    assert [leg.state for leg in departure.results] == ["ACKNOWLEDGED"] * 3
+    assert charged(job) == [1, 1, 1]
+    spent = {leg.dataset_id: leg.loss_per_attempt_micro for leg in job.spec.legs}
+    assert reserved_and_spent(network) == {
+        dataset: (reserved, before + spent[dataset]) for dataset, (reserved, before) in budgets.items()
+    }
+
+
+def test_an_arbiter_that_no_holder_knows_is_accepted_by_none(local: LocalNetwork, network: Network) -> None:
+    money, budgets = total(network, local), reserved_and_spent(network)
+    with pytest.raises(UsufructError) as caught:
+        train(local, network, arbiter=network.address)
+    assert caught.value.reason == "TOO_FEW_ACCEPTED"
+    assert (total(network, local), reserved_and_spent(network)) == (money, budgets)
+
+
+def test_a_holder_that_dies_before_it_accepts_is_done_without(
+    local: LocalNetwork, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die_once_open(book: JobBook) -> int:
+        block = send_opening(book)
+        local.kill("hospital-3")
+        return block
+
+    monkeypatch.setattr(accepting, "send_opening", die_once_open)
+    try:
+        job = train(local, network, rounds=1, accept_within_seconds=8).run()
+    finally:
+        local.restart("hospital-3")
+    assert job.datasets == (1, 2)
+    assert {leg.dataset_id: leg.state for leg in job.legs} == {
+        1: "ACKNOWLEDGED",
+        2: "ACKNOWLEDGED",
+        3: "RELEASED",
+    }
+    assert (job.paid, job.refunded) == (2000, 1000)
+    assert job.history[0].validation_loss is not None
+
+
+def total(network: Network, local: LocalNetwork) -> int:
+    """The builder's money, deposited or not."""
+    balance = network.balance()
+    return balance.wallet[local.token] + balance.deposits[local.token]
+
+
+def reserved_and_spent(network: Network) -> dict[int, tuple[int, int]]:
+    """By dataset, what the chain has of its budget."""
+    return {entry.dataset_id: (entry.reserved_micro, entry.spent_micro) for entry in network.chain.datasets()}
 
 
 # -- at a terminal ----------------------------------------------------------------------------------------------------
@@ -181,10 +255,11 @@ def test_a_job_file_is_quoted_submitted_and_watched(local: LocalNetwork, home: P
     output = tmp_path / "model.safetensors"
     done = usufruct("submit", str(tmp_path / "job.toml"), "--output", str(output), "--json")
     assert done.returncode == 0, done.stderr
-    *rounds, summary = [json.loads(line) for line in done.stdout.splitlines()]
+    said, *rounds, summary = [json.loads(line) for line in done.stdout.splitlines()]
+    assert said["quote"]["price_units"] == quoted["price_units"]
     assert [entry["index"] for entry in rounds] == [1, 2]
     assert rounds[-1]["validation_loss"] > 0
-    assert summary["epsilon"] == quoted["epsilon"] <= 4.0
+    assert summary["epsilon"] == rounds[-1]["epsilon"] < quoted["epsilon"] <= 4.0
     assert (summary["paid"], summary["findings"]) == (3000, [])
     assert output.stat().st_size > 0
     seen = json.loads(usufruct("watch", summary["job_id"], "--json").stdout)

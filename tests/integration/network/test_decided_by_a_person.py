@@ -47,7 +47,10 @@ def test_a_proposal_waits_is_listed_and_is_granted_by_a_person(clinics: Clinics)
     assert [leg.state for leg in proposal.wait(30.0)] == ["GRANTED"]
     job = proposal.open().run()
     assert job.finished
-    assert [receipt.loss_micro for receipt in job.receipts] == [loss]
+    each = spec.leg(ALONE).loss_per_attempt_micro
+    assert [receipt.loss_micro for receipt in job.receipts] == [each], (
+        "one attempt of those that were granted"
+    )
     again = usufruct(
         "holder", "grant", proposal.id, "--config", str(clinics.local.places[CAREFUL].config), "--json"
     )

@@ -8,7 +8,7 @@ import pytest
 from clinics import HOSPITALS, PRICE_UNITS, TRIO, Clinics, Finished, usufruct
 
 from usufruct.audit import collect, judge, report
-from usufruct.builder.finishing import receipt_on_chain
+from usufruct.builder.receipts import receipt_on_chain
 from usufruct.chain import LegState as ChainLegState
 from usufruct.domain.usage_record import UsageKind
 from usufruct.privacy import epsilon
@@ -26,7 +26,7 @@ def test_a_job_is_trained_delivered_and_paid(clinics: Clinics, finished: Finishe
     assert job.paid == sum(finished.quote.price_units.values()) == len(TRIO) * PRICE_UNITS
     assert all(receipt.acknowledged and not receipt.findings for receipt in job.receipts)
     legs = clinics.first.chain.job_legs(job.spec.job_id)
-    assert [leg.state for leg in legs] == [ChainLegState.PAID] * 3
+    assert [leg.state for leg in legs] == [ChainLegState.ACKNOWLEDGED] * 3
     for leg in legs:
         assert clinics.first.chain.earnings_of(leg.token, leg.holder_id) >= PRICE_UNITS
 
@@ -48,15 +48,15 @@ def test_the_charged_integer_is_one_and_the_same_in_every_book(
 ) -> None:
     job, network = finished.job, clinics.first
     job_id, plan = job.spec.job_id, job.spec.plan
-    loss = job.spec.reservation_micro(dataset_id)
-    each = job.spec.leg(dataset_id).loss_per_attempt_micro
-    assert loss == plan.attempts * each > 0
+    reserved, each = job.spec.reservation_micro(dataset_id), job.spec.leg(dataset_id).loss_per_attempt_micro
+    loss = len(finished.results) * each
+    assert reserved == plan.attempts * each > loss > 0, "spare attempts that were not used are free again"
     # the holder's ledger
     with clinics.ledger(name) as book:
         leg, budget = book.leg(dataset_id, job_id), book.budget(dataset_id)
         assert (leg.state, leg.reservation_micro, leg.loss_per_attempt_micro) == (
             LegState.COMMITTED,
-            loss,
+            reserved,
             each,
         )
         charged = book.charged_attempts(dataset_id, job_id)
@@ -68,8 +68,8 @@ def test_the_charged_integer_is_one_and_the_same_in_every_book(
     # the chain: leg, receipt, budget
     entry = network.chain.leg(job_id, dataset_id)
     assert entry is not None
-    receipt = receipt_on_chain(network, entry)
-    assert entry.loss_reserved_micro == receipt.loss_micro == loss
+    receipt = receipt_on_chain(network.chain, entry)
+    assert entry.loss_micro == receipt.loss_micro == loss
     assert (receipt.attempts_charged, receipt.attempts_reserved) == (len(charged), plan.attempts)
     on_chain = network.chain.dataset(dataset_id)
     assert on_chain.spent_micro == budget.spent_micro >= loss
@@ -89,7 +89,8 @@ def test_every_epsilon_that_is_shown_is_that_integers(clinics: Clinics, finished
 
     whole = {dataset_id: binding(dataset_id, plan.attempts) for dataset_id in TRIO}
     assert {leg.dataset_id: leg.epsilon for leg in finished.quote.legs} == whole
-    assert {leg.dataset_id: leg.epsilon for leg in job.receipts} == whole
+    spent = {dataset_id: binding(dataset_id, len(finished.results)) for dataset_id in TRIO}
+    assert {leg.dataset_id: leg.epsilon for leg in job.receipts} == spent
     assert finished.epsilon_asked == job.epsilon == max(whole.values()) <= 4.0
     for result in finished.results:
         assert result.epsilon == max(binding(dataset_id, result.attempt) for dataset_id in TRIO)
@@ -107,8 +108,13 @@ def test_the_audit_has_the_same_integer_and_epsilon(clinics: Clinics, finished: 
     assert sorted(rows) == list(TRIO)
     for shown in job.receipts:
         row = rows[shown.dataset_id]
-        assert row["loss_reserved_micro"] == row["loss_committed_micro"] == shown.loss_micro
-        assert (row["epsilon"], row["paid_units"], row["state"]) == (shown.epsilon, PRICE_UNITS, "PAID")
+        assert row["loss_reserved_micro"] == job.spec.reservation_micro(shown.dataset_id)
+        assert row["loss_committed_micro"] == shown.loss_micro
+        assert (row["epsilon"], row["paid_units"], row["state"]) == (
+            shown.epsilon,
+            PRICE_UNITS,
+            "ACKNOWLEDGED",
+        )
         mine = [r for r in audit["usage"] if (r["job_id"], r["dataset_id"]) == (job.id, shown.dataset_id)]
         used = [
             r for r in mine if r["kind"] != "REFUSED"

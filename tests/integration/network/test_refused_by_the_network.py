@@ -254,11 +254,14 @@ def answer(clinics: Clinics, spec: TrainingJobSpec) -> str:
 def open_job(clinics: Clinics, builder: Any, spec: TrainingJobSpec, grants: list[SignedGrant]) -> None:
     """Sends ``openJob`` past the SDK's own look at the grants."""
     legs = [(signed, spec.reservation_micro(signed.grant.dataset_id)) for signed in grants]
-    builder.sender.open_job(
-        spec.nonce,
-        spec_hash(spec_to_bytes(spec)),
-        purpose_hash(spec.purpose),
-        legs,
-        spec.deliver_by_seconds,
-        3,
-    )
+    with builder.sending() as sender:
+        sender.open_job(
+            spec.nonce,
+            spec_hash(spec_to_bytes(spec)),
+            purpose_hash(spec.purpose),
+            legs,
+            accept_by_seconds=spec.deliver_by_seconds - 1,
+            deliver_by_seconds=spec.deliver_by_seconds,
+            challenge_term_seconds=86_400,
+            min_legs=3,
+        )

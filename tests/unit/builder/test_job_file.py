@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from listed_datasets import make_dataset
+from listed_datasets import OPERATOR, make_dataset
 
 from usufruct.builder.job_file import build_model, read_job_file, read_validation_csv
 from usufruct.builder.settings import SGD, Privacy
@@ -54,6 +54,15 @@ def test_a_good_file_is_read_and_paths_are_relative_to_it(tmp_path: Path) -> Non
     assert torch.equal(next(model.parameters()), next(again.parameters())), "the seed must fix the weights"
 
 
+def test_how_money_is_locked_may_stand_in_the_file(tmp_path: Path) -> None:
+    assert read_job_file(written(tmp_path, GOOD)).options == {}
+    escrow = f'[escrow]\naccept_within_seconds = 60\nchallenge_seconds = 7200\narbiter = "{OPERATOR}"\n'
+    job = read_job_file(written(tmp_path, GOOD.replace("rounds = 5", "rounds = 5\nmin_cohort = 2") + escrow))
+    assert job.options == {
+        "min_cohort": 2, "accept_within_seconds": 60, "challenge_seconds": 7200, "arbiter": OPERATOR,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [
@@ -65,6 +74,7 @@ def test_a_good_file_is_read_and_paths_are_relative_to_it(tmp_path: Path) -> Non
         ('task = "test"', 'task = "test"\ndatasets = [1]', "task"),
         ("hidden = [4]", "hidden = [0]", "hidden"),
         ("[privacy]\nepsilon = 3.0", "", "privacy"),
+        ("[privacy]", "[escrow]\nbond = 3\n[privacy]", "bond"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str, key: str) -> None:
