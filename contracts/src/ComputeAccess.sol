@@ -110,7 +110,7 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
         bytes calldata signature
     ) external returns (bytes32 jobId) {
         jobId = jobIdOf(msg.sender, init.nonce);
-        uint256 units;
+        uint256 units = 0;
         for (uint256 i; i < legs.length; ++i) {
             if (legs[i].grant.token != sponsorship.token) revert WrongSponsorship();
             units += legs[i].grant.priceUnits;
@@ -144,6 +144,8 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
         }
     }
 
+    // Registry is ours and calls nobody but signers' wallets, and these by staticcall: nothing can come back in between
+    // slither-disable-next-line reentrancy-no-eth
     function _openLeg(bytes32 jobId, JobInit calldata init, LegInit calldata x, address payer) private {
         Grant calldata g = x.grant;
         bytes32 legId = legIdOf(jobId, g.datasetId);
@@ -211,6 +213,8 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
 
     // -- after training ------------------------------------------------------------------------------------------
 
+    // Registry is ours and calls nobody but signers' wallets, and these by staticcall: nothing can come back in between
+    // slither-disable-next-line reentrancy-no-eth
     function deliver(
         Leg calldata leg,
         LegReceipt calldata receipt,
@@ -227,6 +231,8 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
         _acknowledge(legId, l, signature);
     }
 
+    // Registry is ours and calls nobody but signers' wallets, and these by staticcall: nothing can come back in between
+    // slither-disable-next-line reentrancy-no-eth
     function deliverAndAcknowledge(
         Leg calldata leg,
         LegReceipt calldata receipt,
@@ -239,6 +245,8 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
         _acknowledge(legId, l, acknowledgement);
     }
 
+    // as above; and a failure is signed over the leg, so the order that commitInEpoch returns beside the operator is not needed
+    // slither-disable-next-line reentrancy-no-eth,unused-return
     function fail(
         Leg calldata leg,
         uint64 lossMicro,
@@ -382,6 +390,8 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
     }
 
     function hashReceipt(LegReceipt calldata receipt) public view returns (bytes32) {
+        // offset and length are two halves of one variable, not the same one written twice
+        // slither-disable-next-line write-after-write
         bytes calldata encoded;
         assembly ("memory-safe") {
             encoded.offset := receipt
@@ -408,6 +418,8 @@ contract ComputeAccess is IComputeAccess, Signatures, ReentrancyGuardTransient {
     function _load(Leg calldata leg, LegState expected) private view returns (bytes32 legId, Leg memory l) {
         l = leg;
         legId = legIdOf(l.jobId, l.datasetId);
+        // offset and length are two halves of one variable, not the same one written twice
+        // slither-disable-next-line write-after-write
         bytes calldata encoded;
         // the bytes as they stand in calldata: copying the struct above has checked every field
         assembly ("memory-safe") {

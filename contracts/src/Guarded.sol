@@ -41,6 +41,8 @@ abstract contract Guarded is IGuarded {
 
     function applyFee() external {
         Settings memory s = _settings;
+        // zero is the mark that nothing is announced; nobody can aim at it by timing
+        // slither-disable-next-line incorrect-equality
         if (s.feeFromSeconds == 0 || block.timestamp < s.feeFromSeconds) revert TooEarly();
         (_settings.feeBps, _settings.nextFeeBps, _settings.feeFromSeconds) = (s.nextFeeBps, 0, 0);
         emit FeeChanged(s.nextFeeBps);

@@ -215,6 +215,8 @@ contract Registry is IRegistry, BySignature, Guarded {
     }
 
     function hashGrant(Grant calldata grant) public view returns (bytes32) {
+        // offset and length are two halves of one variable, not the same one written twice
+        // slither-disable-next-line write-after-write
         bytes calldata encoded;
         assembly ("memory-safe") {
             encoded.offset := grant

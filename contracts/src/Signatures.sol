@@ -13,6 +13,8 @@ abstract contract Signatures is EIP712 {
     /// @dev ECDSA first: an account that delegates by EIP-7702 has code, and still signs with its key.
     function _signedBy(address signer, bytes32 digest, bytes calldata signature) internal view returns (bool) {
         if (signer == address(0)) return false;
+        // the third value only explains a fault
+        // slither-disable-next-line unused-return
         (address recovered, ECDSA.RecoverError fault,) = ECDSA.tryRecoverCalldata(digest, signature);
         if (fault == ECDSA.RecoverError.NoError && recovered == signer) return true;
         return SignatureChecker.isValidERC1271SignatureNowCalldata(signer, digest, signature);
