@@ -84,12 +84,14 @@ class Sender:
     def take_fencing_epoch(self, holder_id: int, epoch: int, ledger_head: bytes) -> TransactionReceipt:
         """Makes this server the only one of its holder; every earlier epoch ends.
 
+        Asked twice it is two transactions: else two copies of one outbox would both believe that they took the epoch.
+
         Args:
             epoch: the present one plus one. ledger_head: hash of the local ledger's last row, 32 bytes.
         Raises:
             ChainError: FENCED_OUT: somebody else has taken that epoch.
         """
-        return self._send_once("Registry", "takeFencingEpoch", holder_id, epoch, ledger_head)
+        return self._send("Registry", "takeFencingEpoch", holder_id, epoch, ledger_head)
 
     def revoke_grants(self, holder_id: int) -> TransactionReceipt:
         """Makes every grant void that the holder signed up to now."""

@@ -148,7 +148,7 @@ def serve(
     from usufruct_server.holder.server import serve as serve_until_asked
 
     settings = read_config(config)
-    server = HolderServer(settings, open_operator(settings))
+    server = HolderServer(settings, open_operator(settings), lambda text: typer.echo(text, err=True))
 
     def ready(port: int) -> None:
         fingerprint = server.identity.fingerprint_text

@@ -160,6 +160,11 @@ class HolderConfig:
         return self.state_dir / "admin-outbox.sqlite"
 
     @property
+    def calls_path(self) -> Path:
+        """How far the chain was read for calls for usage records."""
+        return self.state_dir / "record-calls.json"
+
+    @property
     def registration_path(self) -> Path:
         """The numbers that the chain gave this holder and its datasets."""
         return self.state_dir / "registration.json"

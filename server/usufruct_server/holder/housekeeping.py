@@ -1,5 +1,5 @@
-"""What the server does without being asked: publishes usage records, acts on a person's decisions, delivers and
-closes legs at their deadlines."""
+"""What the server does without being asked: publishes usage records, acts on a person's decisions, follows legs on chain
+to their end, answers calls for records, and brings on transactions that are not final."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 
+from usufruct.chain import Sender
 from usufruct.errors import UsufructError
+from usufruct_server.holder.fencing import Fencing
+from usufruct_server.holder.following import Following
 from usufruct_server.holder.proposals import Proposals
 from usufruct_server.holder.publisher import Publisher
-from usufruct_server.holder.settlement import Settlement
+from usufruct_server.holder.record_calls import RecordCalls
 
 RECORDS_TO_PUBLISH = 128
 OLDEST_SECONDS = 600.0
 RETRY_SECONDS = 30.0
+CALLS_SECONDS = 60.0
+"""How often the chain is asked for calls for records; there are three days to answer one."""
 LOOK_SECONDS = 10.0
 """Longest sleep: a leg that was started meanwhile may come due before the next one that is known."""
 
@@ -26,23 +31,24 @@ class Housekeeping:
     """One thread that sleeps until there is something to do: enough records, an old record, a deadline.
 
     Args:
+        sender: of the operator key.
         clock: UTC seconds.
     """
 
     def __init__(
         self,
         *,
+        fencing: Fencing,
+        sender: Sender,
         proposals: Proposals,
         publisher: Publisher,
-        settlement: Settlement,
+        following: Following,
+        record_calls: RecordCalls,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._proposals, self._publisher, self._settlement, self._clock = (
-            proposals,
-            publisher,
-            settlement,
-            clock,
-        )
+        self._fencing, self._sender, self._proposals, self._publisher = fencing, sender, proposals, publisher
+        self._following, self._record_calls, self._clock = following, record_calls, clock
+        self._asked_for_calls = -CALLS_SECONDS
         self._wake = threading.Condition()
         self._waiting_since: float | None = None
         self._enough = False
@@ -83,9 +89,13 @@ class Housekeeping:
     def _tend(self) -> float:
         """Does what is due; returns how long nothing more will be, in seconds."""
         try:
-            dues = (self._settlement.deliver_unasked(), self._settlement.expire())
-            self._settlement.resume_deliveries()
+            self._fencing.require()
+            self._sender.account.settle()
+            next_leg = self._following.follow()
             self._proposals.act_on_decisions()
+            if time.monotonic() - self._asked_for_calls >= CALLS_SECONDS:
+                self._record_calls.answer()
+                self._asked_for_calls = time.monotonic()
             with self._wake:
                 since = self._waiting_since
                 due = self._enough or (since is not None and time.monotonic() - since >= OLDEST_SECONDS)
@@ -108,5 +118,6 @@ class Housekeeping:
         with self._wake:
             if self._waiting_since is not None:
                 pauses.append(self._waiting_since + OLDEST_SECONDS - time.monotonic())
-        pauses.extend(due - self._clock() + 1 for due in dues if due is not None)
+        if next_leg is not None:
+            pauses.append(next_leg - self._clock() + 1)
         return max(1.0, min(pauses))

@@ -23,7 +23,7 @@ from usufruct.errors import ConfigError, InvalidInput, Refused
 from usufruct.v1 import jobs_pb2
 from usufruct.wire.jobs import signed_grant_from_proto, signed_grant_to_proto, spec_from_bytes
 
-_FORMAT = 1
+_FORMAT = 2
 _TABLES = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS proposals (
@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS proposals (
 CREATE TABLE IF NOT EXISTS legs (
     job_id BLOB NOT NULL, dataset_id INTEGER NOT NULL, state TEXT NOT NULL, started_seconds INTEGER NOT NULL,
     ended_seconds INTEGER, rounds_done INTEGER, last_round INTEGER NOT NULL DEFAULT 0, receipt TEXT, receipt_hash BLOB,
-    transaction_hash BLOB, PRIMARY KEY (job_id, dataset_id)
+    transaction_hash BLOB, lower_signature BLOB, PRIMARY KEY (job_id, dataset_id)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS attempts (
     job_id BLOB NOT NULL, dataset_id INTEGER NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
@@ -56,11 +56,19 @@ class ProposalStatus(StrEnum):
 
 
 class LegStatus(StrEnum):
-    """How a leg stands at the holder."""
+    """How a leg stands at the holder.
+
+    RUNNING: started; rounds may run. DELIVERING: its rounds have ended, its receipt is on its way. DELIVERED: the receipt
+    is on chain. ENDED: and nothing changes any more. RELEASING: given up at no loss, if its builder ends it so on chain.
+    RELEASED: ended at no loss. FAILED: ended without a receipt, at a loss.
+    """
 
     RUNNING = "running"
     DELIVERING = "delivering"
     DELIVERED = "delivered"
+    ENDED = "ended"
+    RELEASING = "releasing"
+    RELEASED = "released"
     FAILED = "failed"
 
 
@@ -100,7 +108,12 @@ class StoredProposal:
 
 @dataclass(frozen=True)
 class StoredLeg:
-    """One leg that was started here. The fields from ``ended_seconds`` on are set by its settlement."""
+    """One leg that was started here. The fields from ``ended_seconds`` on are set by its settlement.
+
+    Attributes:
+        transaction_hash: of the delivery, where the holder sent it itself.
+        lower_signature: the builder's consent that only what was charged is spent; empty: the whole reservation is.
+    """
 
     job_id: bytes
     dataset_id: int
@@ -112,6 +125,7 @@ class StoredLeg:
     receipt: LegReceipt | None
     receipt_hash: bytes
     transaction_hash: bytes
+    lower_signature: bytes
 
 
 class JobStore:
@@ -366,10 +380,10 @@ def _proposal(row: tuple[Any, ...]) -> StoredProposal:
 
 
 def _leg(row: tuple[Any, ...]) -> StoredLeg:
-    job, dataset, state, started, ended, rounds, last_round, receipt, receipt_hash, transaction = row
+    job, dataset, state, started, ended, rounds, last_round, receipt, receipt_hash, transaction, lower = row
     return StoredLeg(
         job, dataset, LegStatus(state), started, ended, rounds, last_round,
-        _receipt(receipt) if receipt else None, receipt_hash or b"", transaction or b"",
+        _receipt(receipt) if receipt else None, receipt_hash or b"", transaction or b"", lower or b"",
     )  # fmt: skip
 
 

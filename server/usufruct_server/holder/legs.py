@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from usufruct.chain import Chain, LegEntry
+from usufruct.chain import Chain, HolderEntry, JobEntry, LegEntry
 from usufruct.chain import LegState as ChainLegState
+from usufruct.domain.ids import ZERO_ADDRESS
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.errors import InvalidInput, Refused, UsufructError
 from usufruct_server.holder.catalogue import Catalogue, ServedDataset
+from usufruct_server.holder.config import Policy
 from usufruct_server.holder.job_store import JobStore, LegStatus, ProposalStatus, StoredLeg, StoredProposal
 from usufruct_server.holder.ledger import Ledger
+from usufruct_server.holder.statements import Statements
 from usufruct_server.holder.trainers import LegKey, Trainers
 
 _DATA_REASONS = ("PERSON_HAS_SEVERAL_ROWS", "DATA_UNREADABLE")
@@ -42,6 +45,20 @@ class GrantedJob:
         return self.spec.job_id, self.served.dataset_id
 
 
+@dataclass(frozen=True)
+class StartedLeg:
+    """A leg that was taken up.
+
+    Attributes:
+        fencing_epoch: of this server.
+        acceptance: the operator's signature, for the chain; empty when the leg is accepted already.
+    """
+
+    leg: StoredLeg
+    fencing_epoch: int
+    acceptance: bytes
+
+
 class Legs:
     """The holder's legs. A leg's operations hold :meth:`lock`: one at a time per leg.
 
@@ -57,10 +74,13 @@ class Legs:
         chain: Chain,
         catalogue: Catalogue,
         trainers: Trainers,
+        policy: Policy,
+        statements: Statements,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._ledger, self._chain = store, ledger, chain
         self._catalogue, self._trainers, self._clock = catalogue, trainers, clock
+        self._policy, self._statements = policy, statements
         self._guard = threading.Lock()
         self._locks: dict[LegKey, threading.Lock] = {}
 
@@ -96,41 +116,69 @@ class Legs:
             raise Refused("the grant's deadline has passed", reason="GRANT_EXPIRED", dataset_id=dataset_id)
         return job
 
-    def require_open(self, job: GrantedJob) -> LegEntry:
-        """Reads the leg at a final block and checks that it is this job's, locked, and in time.
+    def require_trainable(self, job: GrantedJob) -> None:
+        """Checks at a final block that this server may train the leg now: accepted, with enough others, not withdrawn.
 
         Raises:
-            Refused: LEG_NOT_OPEN, GRANT_OTHER_BUILDER, WRONG_SPEC, GRANT_TERMS, LEG_EXPIRED, GRANT_EXPIRED.
+            Refused: FENCED_OUT, LEG_NOT_ACCEPTED, TOO_FEW_ACCEPTED, GRANT_WITHDRAWN, LEG_EXPIRED, and what
+                :meth:`on_chain` raises.
+            ChainError: the chain cannot be asked.
+        """
+        holder = self._statements.fencing.require()
+        entry, opened = self.on_chain(job)
+        about = {"dataset_id": entry.dataset_id}
+        if entry.state is not ChainLegState.ACCEPTED:
+            raise Refused("the leg is not accepted at a final block", reason="LEG_NOT_ACCEPTED", **about)
+        if not opened.started:
+            raise Refused(
+                f"{opened.accepted} legs are accepted at a final block and {opened.min_legs} are needed",
+                reason="TOO_FEW_ACCEPTED",
+                **about,
+            )
+        self._require_grant(entry, holder)
+
+    def on_chain(self, job: GrantedJob) -> tuple[LegEntry, JobEntry]:
+        """The leg and its job at a final block, if they are what was granted and neither ended nor out of time.
+
+        Raises:
+            Refused: LEG_NOT_OPEN, GRANT_OTHER_BUILDER, WRONG_SPEC, GRANT_TERMS, COHORT_TOO_SMALL, LEG_EXPIRED,
+                GRANT_EXPIRED.
             ChainError: the chain cannot be asked.
         """
         job_id, dataset_id = job.key
-        entry = self._chain.leg(job_id, dataset_id)
+        about = {"dataset_id": dataset_id}
         now = max(int(self._clock()), self._chain.block_time_seconds())
+        entry, opened = self._chain.leg(job_id, dataset_id), self._chain.job(job_id)
         if job.grant_deadline_seconds <= now:
-            raise Refused("the grant's deadline has passed", reason="GRANT_EXPIRED", dataset_id=dataset_id)
-        if entry is None:
-            raise Refused(
-                "the leg is not open on chain at a final block", reason="LEG_NOT_OPEN", dataset_id=dataset_id
-            )
+            raise Refused("the grant's deadline has passed", reason="GRANT_EXPIRED", **about)
+        if entry is None or opened is None:
+            raise Refused("the leg is not open on chain at a final block", reason="LEG_NOT_OPEN", **about)
         if entry.builder != job.builder:
-            raise Refused("the leg is another builder's", reason="GRANT_OTHER_BUILDER", dataset_id=dataset_id)
+            raise Refused("the leg is another builder's", reason="GRANT_OTHER_BUILDER", **about)
         if entry.spec_hash != job.spec_hash:
-            raise Refused("the leg names another spec", reason="WRONG_SPEC", dataset_id=dataset_id)
-        reservation = job.spec.reservation_micro(dataset_id)
-        if (entry.grant_hash, entry.loss_reserved_micro) != (job.document_hash, reservation):
-            raise Refused("the leg was opened on other terms", reason="GRANT_TERMS", dataset_id=dataset_id)
-        if entry.deliver_by_seconds < job.spec.deliver_by_seconds:
-            # The contract would give the money back before this holder thinks of delivering.
-            raise Refused(
-                "the leg was opened with an earlier deadline than the spec's",
-                reason="GRANT_TERMS",
-                dataset_id=dataset_id,
-            )
-        if entry.state is not ChainLegState.LOCKED:
-            raise Refused("the leg has ended on chain", reason="LEG_NOT_OPEN", dataset_id=dataset_id)
+            raise Refused("the leg names another spec", reason="WRONG_SPEC", **about)
+        if entry.state not in (ChainLegState.LOCKED, ChainLegState.ACCEPTED):
+            raise Refused("the leg has ended on chain", reason="LEG_NOT_OPEN", **about)
         if min(entry.deliver_by_seconds, job.spec.deliver_by_seconds) <= now:
-            raise Refused("the leg's deadline has passed", reason="LEG_EXPIRED", dataset_id=dataset_id)
-        return entry
+            raise Refused("the leg's deadline has passed", reason="LEG_EXPIRED", **about)
+        terms = job.spec.leg(dataset_id)
+        opened_on = (
+            entry.grant_hash, entry.loss_micro, entry.token, entry.price_units, entry.deliver_by_seconds,
+        )  # fmt: skip
+        if opened_on != (
+            job.document_hash, job.spec.reservation_micro(dataset_id), terms.token, terms.price_units,
+            job.spec.deliver_by_seconds,
+        ):  # fmt: skip
+            raise Refused("the leg was opened on other terms than the spec's", reason="GRANT_TERMS", **about)
+        minimum = max(job.spec.min_cohort, job.served.config.min_cohort)
+        if opened.min_legs < minimum:
+            raise Refused(
+                f"the job may start with {opened.min_legs} legs, and the minimum cohort is {minimum}",
+                reason="COHORT_TOO_SMALL",
+                minimum=minimum,
+                **about,
+            )
+        return entry, opened
 
     def running(self, job: GrantedJob) -> StoredLeg:
         """The leg, if it was started here and has not ended.
@@ -160,46 +208,76 @@ class Legs:
 
     # -- starting -----------------------------------------------------------------------------------------------
 
-    def start(self, caller: str, job_id: bytes, dataset_id: int) -> StoredLeg:
-        """Takes up a leg: checks grant and chain, reserves in the ledger, warms a trainer. Again: re-warms it.
+    def start(self, caller: str, job_id: bytes, dataset_id: int) -> StartedLeg:
+        """Takes up a leg: checks grant and chain, reserves in the ledger, warms a trainer, signs the acceptance.
+
+        Again: warms the trainer, and signs again as long as the leg is not accepted.
 
         Raises:
-            Refused: see :meth:`granted` and :meth:`require_open`; BUDGET_SHORT; PERSON_HAS_SEVERAL_ROWS.
+            Refused: see :meth:`granted` and :meth:`on_chain`; FENCED_OUT, GRANT_WITHDRAWN, POLICY_REFUSED, BUDGET_SHORT,
+                PERSON_HAS_SEVERAL_ROWS.
             InvalidInput: DATA_UNREADABLE. ChainError.
         """
         job = self.granted(caller, job_id, dataset_id)
         with self.lock(job.key):
-            self.require_open(job)
+            holder = self._statements.fencing.require()
+            entry, opened = self.on_chain(job)
+            locked = entry.state is ChainLegState.LOCKED
             if self._store.leg(*job.key) is not None:
                 self.running(job)
+            if locked:
+                self._require_acceptable(entry, opened)
+                self._require_grant(entry, holder)
             plan = job.spec.plan
             terms = job.spec.leg(dataset_id)
             self._ledger.reserve(
                 dataset_id, job_id, terms.loss_per_attempt_micro, plan.attempts, job.spec_hash
             )
-            try:
-                self._trainers.for_leg(job.spec, job.served)
-            except UsufructError as error:
-                if error.reason in _DATA_REASONS:
-                    self._catalogue.mark(dataset_id, error.reason)
-                    _log.error(
-                        "event=data_unfit dataset=%d reason=%s advice='run usufruct holder doctor'",
-                        dataset_id,
-                        error.reason,
-                    )
-                # A leg that was started before keeps its reservation: the builder may still run its rounds or end it.
-                if (
-                    self._store.leg(job_id, dataset_id) is None
-                    and self._ledger.leg(dataset_id, job_id).charged == 0
-                ):
-                    self._ledger.release(dataset_id, job_id)
-                if error.reason == "TRAINER_FAILED":  # its public text speaks of a charge, and there was none
-                    raise UsufructError("the trainer does not start; nothing was charged") from error
-                raise
-            self._catalogue.mark(dataset_id, "")
+            self._warm_up(job, locked)
             started = self._store.start_leg(job_id, dataset_id, int(self._clock()))
+            signature = self._statements.acceptance(entry) if locked else b""
         _log.info("event=leg_started job=%s dataset=%d", job_id.hex(), dataset_id)
-        return started
+        return StartedLeg(started, self._statements.epoch, signature)
+
+    def _require_acceptable(self, entry: LegEntry, opened: JobEntry) -> None:
+        dataset_id, longest = entry.dataset_id, self._policy.longest_challenge_seconds
+        now = max(int(self._clock()), self._chain.block_time_seconds())
+        if opened.accept_by_seconds <= now:
+            raise Refused("the time to accept the leg is over", reason="LEG_EXPIRED", dataset_id=dataset_id)
+        if entry.arbiter not in (ZERO_ADDRESS, *self._policy.arbiters):
+            raise Refused("the job names an arbiter that is not in [policy] arbiters", dataset_id=dataset_id)
+        if entry.challenge_term_seconds > longest:
+            raise Refused(
+                f"the leg may be disputed for longer than [policy] longest_challenge_seconds = {longest}",
+                dataset_id=dataset_id,
+            )
+
+    def _require_grant(self, entry: LegEntry, holder: HolderEntry) -> None:
+        use = self._chain.grant_use(entry.grant_hash)
+        if use.cancelled or use.revocation_epoch != holder.revocation_epoch:
+            raise Refused(
+                "this holder has withdrawn the grant", reason="GRANT_WITHDRAWN", dataset_id=entry.dataset_id
+            )
+
+    def _warm_up(self, job: GrantedJob, locked: bool) -> None:
+        job_id, dataset_id = job.key
+        try:
+            self._trainers.for_leg(job.spec, job.served)
+        except UsufructError as error:
+            if error.reason in _DATA_REASONS:
+                self._catalogue.mark(dataset_id, error.reason)
+                _log.error(
+                    "event=data_unfit dataset=%d reason=%s advice='run usufruct holder doctor'",
+                    dataset_id,
+                    error.reason,
+                )
+            # A leg that was started before, or is accepted, keeps its reservation: its builder may still end it.
+            if locked and self._store.leg(job_id, dataset_id) is None:
+                self._ledger.release(dataset_id, job_id)
+            if error.reason == "TRAINER_FAILED":  # its public text speaks of a charge, and there was none
+                raise UsufructError("the trainer does not start; nothing was charged") from error
+            raise
+        self._catalogue.mark(dataset_id, "")
 
 
 def _granted_job(proposal: StoredProposal, served: ServedDataset) -> GrantedJob:

@@ -10,9 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from eth_account.signers.local import LocalAccount
-
-from usufruct.chain import Chain, grant_hash, sign_grant
+from usufruct.chain import Chain, grant_hash
 from usufruct.domain.grant import Grant
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind
@@ -24,6 +22,7 @@ from usufruct_server.holder.config import Policy
 from usufruct_server.holder.job_store import JobStore, ProposalStatus, StoredProposal
 from usufruct_server.holder.ledger import Ledger
 from usufruct_server.holder.policy import DatasetFacts, Decision, HolderFacts, judge
+from usufruct_server.holder.statements import Statements
 from usufruct_server.holder.usage_log import UsageLog
 
 MOST_OPEN_PER_BUILDER = 50
@@ -38,7 +37,7 @@ class Proposals:
     """The holder's side of proposing.
 
     Args:
-        operator: the key that signs grants.
+        statements: sign the grants.
         appraise_graph: looks at a proposed graph, in a process of its own.
         clock: UTC seconds.
     """
@@ -53,17 +52,13 @@ class Proposals:
         catalogue: Catalogue,
         policy: Policy,
         holder_id: int,
-        operator: LocalAccount,
+        statements: Statements,
         appraise_graph: GraphAppraiser,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._ledger, self._usage, self._chain = store, ledger, usage, chain
-        self._catalogue, self._policy, self._holder_id, self._operator = (
-            catalogue,
-            policy,
-            holder_id,
-            operator,
-        )
+        self._catalogue, self._policy, self._holder_id = catalogue, policy, holder_id
+        self._statements = statements
         self._appraise_graph, self._clock = appraise_graph, clock
         self._guard, self._logging = threading.Lock(), threading.Lock()
 
@@ -161,7 +156,7 @@ class Proposals:
     def _judge(self, spec: TrainingJobSpec, dataset_id: int, policy: Policy | None = None) -> Decision:
         now = max(int(self._clock()), self._chain.block_time_seconds())
         holder = HolderFacts(
-            self._chain.chain_id, self._chain.compute_access, self._holder_id, self._operator.address, now
+            self._chain.chain_id, self._chain.compute_access, self._holder_id, self._statements.operator, now
         )
         served = self._catalogue.find(dataset_id)
         facts = self._facts(served) if served else None
@@ -226,7 +221,7 @@ class Proposals:
             revocation_epoch=self._chain.holder(self._holder_id).revocation_epoch,
             salt=secrets.token_bytes(32),
         )
-        signed = sign_grant(self._operator, grant, self._chain.chain_id, self._chain.registry)
+        signed = self._statements.grant(grant)
         document = grant_hash(grant, self._chain.chain_id, self._chain.registry)
         return self._settle(stored, ProposalStatus.GRANTED, signed_grant=signed, document_hash=document)
 

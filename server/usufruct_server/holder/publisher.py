@@ -10,7 +10,7 @@ import threading
 
 from usufruct.chain import Sender
 from usufruct.domain.usage_record import leaf, merkle_root
-from usufruct.errors import ChainError
+from usufruct_server.holder.fencing import Fencing
 from usufruct_server.holder.ledger import Ledger, UsageBatch
 
 MOST_RECORDS = 1024
@@ -24,9 +24,11 @@ class Publisher:
 
     Args:
         sender: of the operator key.
+        fencing: once another server has taken over, this one's records are no longer the holder's.
     """
 
-    def __init__(self, *, ledger: Ledger, sender: Sender, holder_id: int) -> None:
+    def __init__(self, *, ledger: Ledger, sender: Sender, fencing: Fencing, holder_id: int) -> None:
+        self._fencing = fencing
         self._ledger, self._sender, self._holder_id = ledger, sender, holder_id
         self._guard = threading.Lock()
         sent = [batch for batch in ledger.usage_batches() if batch.tx_hash is not None]
@@ -40,6 +42,7 @@ class Publisher:
         """Publishes every record there is now. Again: nothing happens.
 
         Raises:
+            Refused: FENCED_OUT.
             ChainError: what is not published stays in the ledger and is sent the next time.
         """
         with self._guard:
@@ -64,19 +67,10 @@ class Publisher:
         return bytes(32)
 
     def _send(self, batch: UsageBatch) -> None:
+        self._fencing.require()
         receipt = self._sender.append_usage(
             self._holder_id, batch.root, batch.count, batch.previous_root, batch.first_seq
         )
         self._ledger.mark_usage_batch_sent(batch.first_seq, receipt.hash)
         self._published = batch.first_seq + batch.count
         _log.info("event=usage_published first=%d count=%d", batch.first_seq, batch.count)
-
-
-def publish_quietly(publisher: Publisher) -> bool:
-    """Publishes; False when the chain could not be asked and it has to be tried again."""
-    try:
-        publisher.publish()
-    except ChainError as error:
-        _log.warning("event=usage_not_published reason=%s", error.reason)
-        return False
-    return True

@@ -284,7 +284,7 @@ class RoundRunner:
         _check_digest(public_key, request.public_key_digest, "public_key_digest")
         _check_digest(weights, request.weights_digest, "weights_digest")
         _check_public_key(job, public_key)
-        self._legs.require_open(job)
+        self._legs.require_trainable(job)
         seconds = float(job.spec.round_timeout_seconds)
         trainer = self._checked_trainer(job, request, weights, seconds)
         job_id, dataset_id = job.key

@@ -36,6 +36,8 @@ from usufruct.wire.tls import SERVER_OPTIONS, TlsIdentity, load_identity, start_
 from usufruct_server.holder.catalogue import load_catalogue
 from usufruct_server.holder.config import HolderConfig
 from usufruct_server.holder.data_check import DataCheck
+from usufruct_server.holder.fencing import take_over
+from usufruct_server.holder.following import Following
 from usufruct_server.holder.housekeeping import Housekeeping
 from usufruct_server.holder.job_store import JobStore
 from usufruct_server.holder.ledger import Ledger
@@ -43,12 +45,14 @@ from usufruct_server.holder.legs import Legs
 from usufruct_server.holder.opening import known_registration, open_chain, registration_problems
 from usufruct_server.holder.proposals import Proposals
 from usufruct_server.holder.publisher import Publisher
+from usufruct_server.holder.record_calls import RecordCalls
 from usufruct_server.holder.rounds import RoundRunner
 from usufruct_server.holder.services.catalogue import CatalogueService
 from usufruct_server.holder.services.jobs import JobService
 from usufruct_server.holder.services.rounds import RoundService
 from usufruct_server.holder.services.usage import UsageService
 from usufruct_server.holder.settlement import Settlement
+from usufruct_server.holder.statements import Statements
 from usufruct_server.holder.trainers import Trainers
 from usufruct_server.holder.usage_log import UsageLog
 
@@ -70,21 +74,28 @@ _log = logging.getLogger("usufruct.holder.server")
 class HolderServer:
     """A data holder's server. ``start`` it, then ``stop`` it; or ``serve`` until a signal.
 
-    Everything is checked before the port is opened: registration, card, data, ledger.
+    Everything is checked before the port is opened: registration, card, data, ledger. It takes over from any other
+    server of this holder.
 
+    Args:
+        tell: told in words what is waited for.
     Raises (on construction):
         ConfigError: something of this holder is wrong; says what to do.
         ChainError: the chain cannot be reached, or is another one.
-        LedgerError: the ledger is open elsewhere, or does not verify.
+        LedgerError: the ledger is open elsewhere, does not verify, or is an older one than the chain knows.
     """
 
-    def __init__(self, config: HolderConfig, operator: LocalAccount) -> None:
+    def __init__(
+        self, config: HolderConfig, operator: LocalAccount, tell: Callable[[str], None] = lambda text: None
+    ) -> None:
         self.config = config
         with ExitStack() as undo:
-            self._build(config, operator, undo)
+            self._build(config, operator, tell, undo)
             self._undo = undo.pop_all()
 
-    def _build(self, config: HolderConfig, operator: LocalAccount, undo: ExitStack) -> None:
+    def _build(
+        self, config: HolderConfig, operator: LocalAccount, tell: Callable[[str], None], undo: ExitStack
+    ) -> None:
         registration = known_registration(config)
         catalogue = load_catalogue(config, registration)
         self.identity: TlsIdentity = load_identity(config.tls_dir)
@@ -102,34 +113,51 @@ class HolderServer:
         undo.callback(ledger.close)
         store = JobStore(config.jobs_path)
         undo.callback(store.close)
+        sender = Sender(chain, operator, config.outbox_path)
+        undo.callback(sender.close)
+        self.fencing = take_over(chain, sender, registration.holder_id, ledger, tell)
         for served in catalogue.all():
             ledger.register_dataset(served.dataset_id, served.config.cap_micro, served.config.order)
         self.trainers, self.ledger, self.store, self.catalogue = trainers, ledger, store, catalogue
-        self._wire(config, operator, registration.holder_id, chain)
+        self._wire(config, operator, registration.holder_id, chain, sender)
         self._look_at_data(looks)
         self.rounds.recover()
+        self.following.recover()
         self.proposals.act_on_decisions()
 
-    def _wire(self, config: HolderConfig, operator: LocalAccount, holder_id: int, chain: Chain) -> None:
+    def _wire(
+        self, config: HolderConfig, operator: LocalAccount, holder_id: int, chain: Chain, sender: Sender
+    ) -> None:
         ledger, store, catalogue, trainers = self.ledger, self.store, self.catalogue, self.trainers
-        sender = Sender(chain, operator)
-        self.publisher = Publisher(ledger=ledger, sender=sender, holder_id=holder_id)
+        statements = Statements(operator, chain, self.fencing)
+        self.publisher = Publisher(ledger=ledger, sender=sender, fencing=self.fencing, holder_id=holder_id)
         usage = UsageLog(ledger, on_record=lambda: self.housekeeping.record_written())
         self.proposals = Proposals(
             store=store, ledger=ledger, usage=usage, chain=chain, catalogue=catalogue, policy=config.policy,
-            holder_id=holder_id, operator=operator, appraise_graph=trainers.appraise_graph,
+            holder_id=holder_id, statements=statements, appraise_graph=trainers.appraise_graph,
         )  # fmt: skip
-        self.legs = Legs(store=store, ledger=ledger, chain=chain, catalogue=catalogue, trainers=trainers)
+        self.legs = Legs(
+            store=store, ledger=ledger, chain=chain, catalogue=catalogue, trainers=trainers, policy=config.policy,
+            statements=statements,
+        )  # fmt: skip
         self.rounds = RoundRunner(
             store=store, ledger=ledger, usage=usage, legs=self.legs, trainers=trainers, operator=operator
         )
         self.settlement = Settlement(
-            store=store, ledger=ledger, usage=usage, publisher=self.publisher, chain=chain, sender=sender, legs=self.legs,
-            rounds=self.rounds, trainers=trainers,
+            store=store, ledger=ledger, usage=usage, publisher=self.publisher, chain=chain, statements=statements,
+            legs=self.legs, rounds=self.rounds, trainers=trainers,
         )  # fmt: skip
-        self.housekeeping = Housekeeping(
-            proposals=self.proposals, publisher=self.publisher, settlement=self.settlement
+        self.following = Following(
+            store=store, ledger=ledger, chain=chain, sender=sender, legs=self.legs, rounds=self.rounds,
+            settlement=self.settlement, trainers=trainers,
+        )  # fmt: skip
+        self.record_calls = RecordCalls(
+            chain=chain, sender=sender, ledger=ledger, holder_id=holder_id, checkpoints=config.calls_path
         )
+        self.housekeeping = Housekeeping(
+            fencing=self.fencing, sender=sender, proposals=self.proposals, publisher=self.publisher,
+            following=self.following, record_calls=self.record_calls,
+        )  # fmt: skip
         authenticator = Authenticator(self.identity.fingerprint)
         self._server = grpc.server(
             ThreadPoolExecutor(WORKERS, thread_name_prefix="grpc"),
@@ -149,7 +177,7 @@ class HolderServer:
         cast(Any, jobs_pb2_grpc).add_JobServiceServicer_to_server(
             JobService(
                 authenticator=authenticator, proposals=self.proposals, legs=self.legs, settlement=self.settlement,
-                ledger=ledger, usage=usage,
+                statements=statements, ledger=ledger, usage=usage,
             ),
             self._server,
         )  # fmt: skip

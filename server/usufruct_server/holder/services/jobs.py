@@ -12,11 +12,13 @@ from usufruct.errors import CATALOGUE, UsufructError
 from usufruct.v1 import jobs_pb2, jobs_pb2_grpc
 from usufruct.wire.auth import Authenticator
 from usufruct.wire.jobs import signed_grant_to_proto, spec_hash
+from usufruct.wire.receipts import receipt_to_proto
 from usufruct_server.holder.job_store import LegStatus, ProposalStatus, StoredLeg, StoredProposal
 from usufruct_server.holder.ledger import Ledger, LegUnknown
 from usufruct_server.holder.legs import Legs
 from usufruct_server.holder.proposals import Proposals
 from usufruct_server.holder.settlement import Settlement
+from usufruct_server.holder.statements import Statements
 from usufruct_server.holder.usage_log import UsageLog
 
 _PROPOSAL_STATES = {
@@ -28,6 +30,9 @@ _LEG_STATES = {
     LegStatus.RUNNING: jobs_pb2.LEG_STATE_RUNNING,
     LegStatus.DELIVERING: jobs_pb2.LEG_STATE_DELIVERING,
     LegStatus.DELIVERED: jobs_pb2.LEG_STATE_DELIVERED,
+    LegStatus.ENDED: jobs_pb2.LEG_STATE_DELIVERED,
+    LegStatus.RELEASING: jobs_pb2.LEG_STATE_FAILED,
+    LegStatus.RELEASED: jobs_pb2.LEG_STATE_FAILED,
     LegStatus.FAILED: jobs_pb2.LEG_STATE_FAILED,
 }
 _EMPTY_HASH = b""
@@ -43,11 +48,13 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         proposals: Proposals,
         legs: Legs,
         settlement: Settlement,
+        statements: Statements,
         ledger: Ledger,
         usage: UsageLog,
     ) -> None:
         self._authenticator, self._proposals, self._legs = authenticator, proposals, legs
-        self._settlement, self._ledger, self._usage = settlement, ledger, usage
+        self._settlement, self._statements = settlement, statements
+        self._ledger, self._usage = ledger, usage
 
     def ProposeJob(
         self, request: jobs_pb2.ProposeJobRequest, context: grpc.ServicerContext
@@ -66,13 +73,19 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         caller = self._authenticator.authenticate(context)
         return _proposal(self._proposals.find(caller, hash32(request.job_id, "job_id"), request.dataset_id))
 
-    def StartLeg(self, request: jobs_pb2.StartLegRequest, context: grpc.ServicerContext) -> jobs_pb2.Leg:
+    def StartLeg(
+        self, request: jobs_pb2.StartLegRequest, context: grpc.ServicerContext
+    ) -> jobs_pb2.StartLegResponse:
         """Takes up a leg that is open on chain."""
         caller = self._authenticator.authenticate(context)
         job_id = hash32(request.job_id, "job_id")
         with self._refusals_logged(caller, request.dataset_id, job_id):
-            self._legs.start(caller, job_id, request.dataset_id)
-        return self._leg(caller, job_id, request.dataset_id)
+            started = self._legs.start(caller, job_id, request.dataset_id)
+        return jobs_pb2.StartLegResponse(
+            leg=self._leg(caller, job_id, request.dataset_id),
+            fencing_epoch=started.fencing_epoch,
+            acceptance_signature=started.acceptance,
+        )
 
     def GetLeg(self, request: jobs_pb2.GetLegRequest, context: grpc.ServicerContext) -> jobs_pb2.Leg:
         """How a leg stands."""
@@ -82,16 +95,30 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
     def FinishLeg(
         self, request: jobs_pb2.FinishLegRequest, context: grpc.ServicerContext
     ) -> jobs_pb2.FinishLegResponse:
-        """Delivers a leg."""
+        """Ends a leg's rounds and signs its receipt."""
         caller = self._authenticator.authenticate(context)
         job_id = hash32(request.job_id, "job_id")
-        leg = self._settlement.finish(caller, job_id, request.dataset_id, request.rounds_done)
-        assert leg.receipt is not None
+        signed = self._settlement.finish(
+            caller, job_id, request.dataset_id, request.rounds_done, request.lower_loss_micro,
+            request.lower_signature,
+        )  # fmt: skip
         return jobs_pb2.FinishLegResponse(
             leg=self._leg(caller, job_id, request.dataset_id),
-            transaction_hash=leg.transaction_hash,
-            loss_micro=leg.receipt.loss_micro,
-            receipt_hash=leg.receipt_hash,
+            receipt=receipt_to_proto(signed.receipt),
+            receipt_signature=signed.signature,
+        )
+
+    def ReleaseLeg(
+        self, request: jobs_pb2.ReleaseLegRequest, context: grpc.ServicerContext
+    ) -> jobs_pb2.ReleaseLegResponse:
+        """Gives up a leg of which nothing was charged."""
+        caller = self._authenticator.authenticate(context)
+        job_id = hash32(request.job_id, "job_id")
+        signature = self._settlement.release(caller, job_id, request.dataset_id)
+        return jobs_pb2.ReleaseLegResponse(
+            leg=self._leg(caller, job_id, request.dataset_id),
+            fencing_epoch=self._statements.epoch,
+            failure_signature=signature,
         )
 
     # -- inside -------------------------------------------------------------------------------------------------

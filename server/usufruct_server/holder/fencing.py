@@ -1,0 +1,112 @@
+"""Makes this server the only one of its holder, and notices when it no longer is.
+
+Two servers with copies of one state directory would each charge a ledger of their own, and the data would lose what
+neither book shows. So a server takes the next *fencing epoch* on chain when it starts, naming the head of its ledger;
+the contracts take statements of the newest epoch only, and this server charges and signs nothing once there is a newer
+one. A ledger that lacks what the chain has seen of it is an older copy, and is not served at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from usufruct.chain import Chain, HolderEntry, Sender
+from usufruct.domain.ids import ZERO_HASH
+from usufruct.errors import ChainError, LedgerError, Refused
+from usufruct_server.holder.ledger import LedgerReader
+
+_TRIES = 5
+_log = logging.getLogger("usufruct.holder.fencing")
+
+
+class Fencing:
+    """The fencing epoch that this server took. Any thread may use it."""
+
+    def __init__(self, chain: Chain, holder_id: int, epoch: int) -> None:
+        self.epoch = epoch
+        self._chain, self._holder_id = chain, holder_id
+        self._told = threading.Event()
+
+    def require(self) -> HolderEntry:
+        """The holder as a final block has it, if the epoch is still this server's. Ask before each charge and signature.
+
+        Raises:
+            Refused: FENCED_OUT. ChainError: the chain cannot be asked.
+        """
+        entry = self._chain.holder(self._holder_id)
+        if entry.fencing_epoch != self.epoch:
+            if not self._told.is_set():
+                self._told.set()
+                _log.critical(
+                    "event=fenced_out epoch=%d on_chain=%d advice='another server of this holder has taken over: stop this "
+                    "one, and never start it from this state directory again'",
+                    self.epoch,
+                    entry.fencing_epoch,
+                )
+            raise Refused(
+                "another server of this holder has taken over; this one charges and signs nothing any more",
+                reason="FENCED_OUT",
+            )
+        return entry
+
+
+def take_over(
+    chain: Chain, sender: Sender, holder_id: int, ledger: LedgerReader, tell: Callable[[str], None]
+) -> Fencing:
+    """Takes the next fencing epoch, naming the ledger's head, and waits until that is final.
+
+    Args:
+        sender: of the operator key. tell: told in words how the wait goes.
+    Raises:
+        LedgerError: LEDGER_BEHIND_CHAIN.
+        ChainError: FENCED_OUT: another server of this holder starts at the same time.
+    """
+    for _ in range(_TRIES):
+        entry = chain.holder(holder_id)
+        require_history(chain, entry, ledger)
+        epoch = entry.fencing_epoch + 1
+        tell(f"taking fencing epoch {epoch}: no other server of holder {holder_id} may act from then on")
+        try:
+            taken = sender.take_fencing_epoch(holder_id, epoch, ledger.head()[1])
+        except ChainError as error:
+            if error.reason != "FENCED_OUT":
+                raise
+            # taken a moment ago, perhaps by this server before it was started anew: look again when that is final
+            chain.wait_final(chain.rpc.newest().number, tell)
+            continue
+        chain.wait_final(taken.block_number, tell)
+        entry, mine = chain.holder(holder_id), chain.rpc.receipt(taken.hash)
+        require_history(chain, entry, ledger)
+        if entry.fencing_epoch == epoch and mine is not None and mine.succeeded:
+            return Fencing(chain, holder_id, epoch)
+    raise ChainError(
+        "Another server of this holder keeps taking over. Run one, and stop the others.", reason="FENCED_OUT"
+    )
+
+
+def require_history(chain: Chain, entry: HolderEntry, ledger: LedgerReader) -> None:
+    """Checks at a final block that the ledger has everything of it that the chain has seen.
+
+    Raises:
+        LedgerError: LEDGER_BEHIND_CHAIN.
+    """
+    if entry.ledger_head != ZERO_HASH and not ledger.has_row(entry.ledger_head):
+        raise _behind(ledger, "the chain names a row that it does not have")
+    following, low = chain.usage_head(entry.holder_id)
+    ends = {batch.first_seq + batch.count: batch.root for batch in ledger.usage_batches()}
+    if following and (following not in ends or int.from_bytes(ends[following][-4:], "big") != low):
+        raise _behind(
+            ledger, f"the chain has {following} usage records of this holder, and it has others or fewer"
+        )
+
+
+def _behind(ledger: LedgerReader, why: str) -> LedgerError:
+    return LedgerError(
+        f"{ledger.path.name} is not the newest ledger of this holder: {why}. Served as it is, it would spend the same "
+        "privacy budget twice. Put the newest copy of the state directory back. If there is none, retire the datasets and "
+        "register them anew with what is certainly left of their budgets, under another holder number.",
+        reason="LEDGER_BEHIND_CHAIN",
+        field="ledger",
+    )
