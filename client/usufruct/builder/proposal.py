@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from eth_utils.crypto import keccak
 from torch import nn
 
 from usufruct.builder.book import JobBook
 from usufruct.builder.job import JobHandle
 from usufruct.builder.opening import fix_opening, send_opening
 from usufruct.builder.peers import HolderPeer, at_all, connect_holders, meet_aggregator
+from usufruct.builder.policies import check_policy
 from usufruct.builder.settings import EscrowTerms
 from usufruct.builder.sponsoring import JobToSponsor
 from usufruct.builder.store import JobStore
@@ -223,6 +225,10 @@ class Proposal:
             )
         meet_aggregator(self._network, self.spec.aggregator)
         grants = [_granted(leg) for leg in self.wait(0.0)]
+        for dataset_id, (_, policy) in at_all(self._holders(), lambda holder: holder.card()).items():
+            if keccak(policy) != self._network.chain.dataset(dataset_id).policy_hash:
+                raise Refused(reason="POLICY_MISMATCH", dataset_id=dataset_id)
+            check_policy(dataset_id, policy, terms)
         opening = fix_opening(self._book, grants, terms, sponsorship)
         self._book.save(phase="opening", escrow=asdict(terms), opening=opening.to_json())
 

@@ -101,7 +101,7 @@ def read_card(data: bytes) -> DatasetCard:
     if len(data) > 1 << 20:
         raise InvalidInput("a dataset card is at most 1 MiB", reason="TOO_LARGE", field="card")
     try:
-        _need_flat(data)
+        need_flat(data)
         raw = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
     except (ValueError, RecursionError) as error:
         raise InvalidInput("the dataset card is not valid JSON", field="card") from error
@@ -143,8 +143,12 @@ def _need(condition: bool, field: str, what: str) -> None:
         raise InvalidInput(f"dataset card: {field} {what}", field=field)
 
 
-def _need_flat(data: bytes) -> None:
-    """Refuses deep nesting before it is parsed: where a library has raised Python's recursion limit, it would crash."""
+def need_flat(data: bytes) -> None:
+    """Refuses JSON that nests deep, before it is parsed: where a library has raised Python's recursion limit, it would crash.
+
+    Raises:
+        ValueError: it does.
+    """
     depth = 0
     for mark in re.findall(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', data, re.DOTALL):
         if mark in (b"[", b"{"):

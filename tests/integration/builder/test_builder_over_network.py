@@ -175,12 +175,14 @@ def test_after_a_round_it_is_delivered_and_paid_for_what_was_drawn(
     }
 
 
-def test_an_arbiter_that_no_holder_knows_is_accepted_by_none(local: LocalNetwork, network: Network) -> None:
-    money, budgets = total(network, local), reserved_and_spent(network)
+def test_an_arbiter_that_no_holder_knows_is_found_before_money_is_locked(
+    local: LocalNetwork, network: Network
+) -> None:
+    balance, budgets = network.balance(), reserved_and_spent(network)
     with pytest.raises(UsufructError) as caught:
         train(local, network, arbiter=network.address)
-    assert caught.value.reason == "TOO_FEW_ACCEPTED"
-    assert (total(network, local), reserved_and_spent(network)) == (money, budgets)
+    assert (caught.value.reason, caught.value.details["field"]) == ("POLICY_REFUSED", "arbiter")
+    assert (network.balance(), reserved_and_spent(network)) == (balance, budgets)
 
 
 def test_a_holder_that_dies_before_it_accepts_is_done_without(
