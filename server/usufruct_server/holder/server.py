@@ -88,7 +88,7 @@ class HolderServer:
     def __init__(
         self, config: HolderConfig, operator: LocalAccount, tell: Callable[[str], None] = lambda text: None
     ) -> None:
-        self.config = config
+        self.config, self.operator = config, str(operator.address)
         with ExitStack() as undo:
             self._build(config, operator, tell, undo)
             self._undo = undo.pop_all()

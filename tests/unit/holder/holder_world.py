@@ -20,9 +20,10 @@ from eth_account.signers.local import LocalAccount
 from torch import nn
 
 from usufruct import graph
-from usufruct.chain import Chain, Sender, deploy
+from usufruct.chain import Chain, LegEntry, Sender, deploy, sign_lower
 from usufruct.chain.dev_chain import DevChain
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
+from usufruct.domain.ids import leg_id
 from usufruct.domain.round_view import RoundView
 from usufruct.domain.training_job import (
     AggregatorRef,
@@ -42,6 +43,7 @@ from usufruct.wire.channel import PinnedEndpoint, pinned_channel
 from usufruct.wire.jobs import purpose_hash, signed_grant_from_proto, spec_hash, spec_to_bytes
 from usufruct.wire.model_graph import graph_to_bytes
 from usufruct.wire.raw import RUN_ROUND, with_header
+from usufruct.wire.receipts import receipt_from_proto
 from usufruct.wire.signatures import sign_view
 from usufruct.wire.status import rpc_errors
 from usufruct_server.holder.config import HolderConfig, read_config
@@ -51,6 +53,7 @@ from usufruct_server.holder.setup_files import Answers, write_files
 
 WIDTH = 2
 COIN = 10**20
+ACCEPT_SECONDS = 600
 GRANT_ALL = 'auto_grant = true\nunknown_builders = "grant"\nmax_rounds = 11000'
 MODEL = graph.trace(nn.Linear(WIDTH, 1), (WIDTH,)).graph
 
@@ -95,6 +98,15 @@ class World:
         addresses = deploy(dev.url, deployer, test_token=True)
         assert addresses.test_token is not None
         return cls(dev, Chain.connect(dev.url, addresses.compute_access), addresses.test_token, folder)
+
+    def now(self) -> int:
+        """Time of the chain's newest block, UTC seconds."""
+        return self.chain.rpc.newest().time_seconds
+
+    def pass_time(self, seconds: int) -> None:
+        """Lets time pass on the chain."""
+        self.dev.evm.increase_time(seconds)
+        self.dev.evm.mine()
 
     def account(self) -> LocalAccount:
         """A fresh account with coin."""
@@ -194,45 +206,91 @@ class Builder:
             answer: jobs_pb2.Proposal = self.jobs(holder).ProposeJob(request, timeout=60)
         return answer
 
-    def open(self, spec: TrainingJobSpec, spec_bytes: bytes, *proposals: jobs_pb2.Proposal) -> None:
-        """Pays and opens the job on chain."""
+    def open(
+        self, spec: TrainingJobSpec, spec_bytes: bytes, *proposals: jobs_pb2.Proposal, **terms: Any
+    ) -> None:
+        """Pays and opens the job on chain; ``terms`` replace what is said of acceptance, deadlines and disputes."""
         price = sum(terms.price_units for terms in spec.legs)
         self.sender.mint_test_token(self.world.token, self.account.address, price)
         self.sender.deposit(self.world.token, price)
         legs = [(signed_grant_from_proto(p.grant), spec.reservation_micro(p.dataset_id)) for p in proposals]
+        asked: dict[str, Any] = {
+            "accept_by_seconds": self.world.now() + ACCEPT_SECONDS, "deliver_by_seconds": spec.deliver_by_seconds,
+            "challenge_term_seconds": 3600, "min_legs": spec.min_cohort,
+        }  # fmt: skip
         self.sender.open_job(
-            spec.nonce,
-            spec_hash(spec_bytes),
-            purpose_hash(spec.purpose),
-            legs,
-            spec.deliver_by_seconds,
-            spec.min_cohort,
+            spec.nonce, spec_hash(spec_bytes), purpose_hash(spec.purpose), legs, **{**asked, **terms}
         )
 
     def granted_and_open(self, holder: PinnedEndpoint, dataset_id: int, **changes: Any) -> TrainingJobSpec:
-        """Proposes and opens a job over one dataset."""
+        """Proposes and opens a job over one dataset; ``terms`` in ``changes`` are for opening."""
+        terms = changes.pop("terms", {})
         spec = self.spec(dataset_id, **changes)
         data = spec_to_bytes(spec)
         proposal = self.propose(holder, dataset_id, data, request_id=secrets.token_hex(8))
         assert proposal.state == jobs_pb2.PROPOSAL_STATE_GRANTED, proposal.reason
-        self.open(spec, data, proposal)
+        self.open(spec, data, proposal, **terms)
         return spec
 
-    def start(self, holder: PinnedEndpoint, job_id: bytes, dataset_id: int) -> jobs_pb2.Leg:
-        """StartLeg."""
-        with rpc_errors():
-            leg: jobs_pb2.Leg = self.jobs(holder).StartLeg(
-                jobs_pb2.StartLegRequest(job_id=job_id, dataset_id=dataset_id), timeout=120
-            )
+    def started(self, holder: PinnedEndpoint, dataset_id: int, **changes: Any) -> TrainingJobSpec:
+        """Proposes and opens a job over one dataset, and has its leg accepted: rounds may run."""
+        spec = self.granted_and_open(holder, dataset_id, **changes)
+        self.accept(holder, spec.job_id, dataset_id)
+        return spec
+
+    def accept(self, holder: PinnedEndpoint, job_id: bytes, dataset_id: int) -> None:
+        """StartLeg, and the holder's acceptance on chain."""
+        answer = self.start(holder, job_id, dataset_id)
+        self.sender.accept(self.leg(job_id, dataset_id), answer.fencing_epoch, answer.acceptance_signature)
+
+    def leg(self, job_id: bytes, dataset_id: int) -> LegEntry:
+        """A leg as the chain has it."""
+        leg = self.world.chain.leg(job_id, dataset_id)
+        assert leg is not None
         return leg
 
+    def start(self, holder: PinnedEndpoint, job_id: bytes, dataset_id: int) -> jobs_pb2.StartLegResponse:
+        """StartLeg."""
+        with rpc_errors():
+            answer: jobs_pb2.StartLegResponse = self.jobs(holder).StartLeg(
+                jobs_pb2.StartLegRequest(job_id=job_id, dataset_id=dataset_id), timeout=120
+            )
+        return answer
+
     def finish(
-        self, holder: PinnedEndpoint, job_id: bytes, dataset_id: int, rounds: int
-    ) -> jobs_pb2.FinishLegResponse:
+        self, holder: PinnedEndpoint, job_id: bytes, dataset_id: int, rounds: int, lower: int = 0,
+        lower_signature: bytes = b"",
+    ) -> jobs_pb2.FinishLegResponse:  # fmt: skip
         """FinishLeg."""
-        request = jobs_pb2.FinishLegRequest(job_id=job_id, dataset_id=dataset_id, rounds_done=rounds)
+        request = jobs_pb2.FinishLegRequest(
+            job_id=job_id, dataset_id=dataset_id, rounds_done=rounds, lower_loss_micro=lower,
+            lower_signature=lower_signature,
+        )  # fmt: skip
         with rpc_errors():
             answer: jobs_pb2.FinishLegResponse = self.jobs(holder).FinishLeg(request, timeout=120)
+        return answer
+
+    def lower(self, job_id: bytes, dataset_id: int, loss_micro: int) -> bytes:
+        """This builder's consent that a leg spends no more."""
+        chain = self.world.chain
+        return sign_lower(
+            self.account, leg_id(job_id, dataset_id), loss_micro, chain.chain_id, chain.compute_access
+        )
+
+    def deliver(
+        self, job_id: bytes, dataset_id: int, answer: jobs_pb2.FinishLegResponse, lower_signature: bytes = b""
+    ) -> None:
+        """Submits a receipt and acknowledges it."""
+        self.sender.deliver_and_acknowledge(
+            self.leg(job_id, dataset_id), receipt_from_proto(answer.receipt), answer.receipt_signature, lower_signature
+        )  # fmt: skip
+
+    def release(self, holder: PinnedEndpoint, job_id: bytes, dataset_id: int) -> jobs_pb2.ReleaseLegResponse:
+        """ReleaseLeg."""
+        with rpc_errors():
+            answer: jobs_pb2.ReleaseLegResponse = self.jobs(holder).ReleaseLeg(
+                jobs_pb2.ReleaseLegRequest(job_id=job_id, dataset_id=dataset_id), timeout=120
+            )
         return answer
 
     def run_round(

@@ -59,8 +59,7 @@ class Leg:
 def leg(
     served: HolderServer, peer: PinnedEndpoint, aggregator: PinnedEndpoint, builder: Builder
 ) -> Iterator[Leg]:
-    spec = builder.granted_and_open(peer, registered(served.config), aggregator=aggregator)
-    builder.start(peer, spec.job_id, registered(served.config))
+    spec = builder.started(peer, registered(served.config), aggregator=aggregator)
     leg = Leg(served, peer, builder, spec)
     yield leg
     served.trainers.end((spec.job_id, leg.dataset_id))
@@ -116,7 +115,7 @@ def test_an_attempt_is_bound_to_its_view_and_resends_the_same_bytes(
         list(leg.builder.run_round(leg.peer, parts.header, *body))
     assert caught.value.reason == "ROUND_UNKNOWN"
     assert leg.refused() == "ROUND_VIEW_CHANGED"  # a fresh key is another view
-    operator = leg.served.proposals._operator.address
+    operator = leg.served.operator
     to_sum = RoundToSum(
         leg.spec.job_id, 1, 1, parts.view.hash, {leg.dataset_id: operator}, WIDTH + 1, DEFAULT_PARAMETERS
     )

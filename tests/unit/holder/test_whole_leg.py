@@ -12,6 +12,7 @@ from usufruct.v1 import jobs_pb2, rounds_pb2
 from usufruct.wire.aggregation import BuilderAggregation, RoundToSum
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.usage import record_from_bytes
+from usufruct_server.holder.job_store import LegStatus
 from usufruct_server.holder.server import HolderServer
 
 
@@ -20,12 +21,12 @@ def test_a_leg_runs_is_logged_and_delivered_at_its_whole_reservation(
 ) -> None:
     dataset_id = registered(served.config)
     before = served.ledger.budget(dataset_id)
-    spec = builder.granted_and_open(peer, dataset_id, aggregator=aggregator)
-    leg = builder.start(peer, spec.job_id, dataset_id)
+    spec = builder.started(peer, dataset_id, aggregator=aggregator)
+    leg = builder.start(peer, spec.job_id, dataset_id).leg
     assert (leg.state, leg.attempts_reserved) == (jobs_pb2.LEG_STATE_RUNNING, 3)
 
     parts = round_parts(builder.account, spec, dataset_id)
-    operator = served.proposals._operator.address
+    operator = served.operator
     to_sum = RoundToSum(
         spec.job_id, 1, 1, parts.view.hash, {dataset_id: operator}, WIDTH + 1, DEFAULT_PARAMETERS
     )
@@ -43,19 +44,22 @@ def test_a_leg_runs_is_logged_and_delivered_at_its_whole_reservation(
         update = parts.key.decrypt(fetched.sum_bytes, WIDTH + 1, 1)
         assert len(np.unique(update)) > 1, "an update carries noise"
 
-    delivered = builder.finish(peer, spec.job_id, dataset_id, 1)
+    signed = builder.finish(peer, spec.job_id, dataset_id, 1)
     reservation = spec.reservation_micro(dataset_id)
-    assert delivered.loss_micro == reservation
-    assert builder.finish(peer, spec.job_id, dataset_id, 1).receipt_hash == delivered.receipt_hash
+    assert signed.receipt.loss_micro == reservation
+    assert builder.finish(peer, spec.job_id, dataset_id, 1).receipt == signed.receipt
     after = served.ledger.budget(dataset_id)
     assert (after.spent_micro - before.spent_micro, after.reserved_micro) == (
         reservation,
         before.reserved_micro,
     )
-    on_chain = world.chain.leg(spec.job_id, dataset_id)
-    assert on_chain is not None and on_chain.state is ChainLegState.DELIVERED
-    assert on_chain.receipt_hash == delivered.receipt_hash
+    builder.deliver(spec.job_id, dataset_id, signed)
+    assert builder.leg(spec.job_id, dataset_id).state is ChainLegState.ACKNOWLEDGED
+    served.following.follow()
+    stored = served.store.leg(spec.job_id, dataset_id)
+    assert stored is not None and stored.state is LegStatus.ENDED
 
+    served.publisher.publish()
     records = served.ledger.usage_records(0, 1000)
     mine = [r for r in map(record_from_bytes, records) if r.job_id == spec.job_id]
     assert [r.kind for r in mine] == [
