@@ -4,7 +4,7 @@ pragma solidity ^0.8.28;
 import {IComputeAccess} from "../src/IComputeAccess.sol";
 import {IRegistry} from "../src/IRegistry.sol";
 import {Signatures} from "../src/Signatures.sol";
-import {Grant, Job, JobInit, Leg, LegInit, LegState} from "../src/Types.sol";
+import {Grant, Job, Leg, LegState} from "../src/Types.sol";
 import {Legs} from "./Legs.sol";
 import {vm} from "./Vm.sol";
 
@@ -19,17 +19,8 @@ import {vm} from "./Vm.sol";
 contract AcceptingTest is Legs {
     bytes4 private constant BAD = Signatures.BadSignature.selector;
 
-    function assertBudget(uint64 reserved, uint64 spent) private view {
-        (uint64 r, uint64 s) = budget(datasetId);
-        vm.assertEq(r, reserved);
-        vm.assertEq(s, spent);
-    }
-
-    function expectClosed(Leg memory leg, LegState state) private {
-        vm.expectEmit(address(access));
-        emit IComputeAccess.LegClosed(
-            leg.jobId, leg.datasetId, leg.holderId, state, leg.token, 0, 0, leg.priceUnits, 0
-        );
+    function expectFreed(Leg memory leg, LegState state) private {
+        expectClosed(leg, state, 0, 0, leg.priceUnits, 0);
     }
 
     /// Asserts that `leg` is stored as it ended in `state`, with all of its money and loss free again.
@@ -39,7 +30,7 @@ contract AcceptingTest is Legs {
         vm.assertEq(depositOf(builder), MONEY);
         vm.assertEq(depositOf(payer), MONEY);
         vm.assertEq(earningsOf(holderId), 0);
-        assertBudget(0, 0);
+        assertBudget(datasetId, 0, 0);
     }
 
     // -- accept --------------------------------------------------------------------------------------------------------
@@ -56,7 +47,7 @@ contract AcceptingTest is Legs {
             abi.encode(access.job(leg.jobId)), abi.encode(Job(builder, uint40(START + 1 hours), 1, 1, 1))
         );
         vm.assertEq(depositOf(builder), MONEY - PRICE);
-        assertBudget(LOSS, 0);
+        assertBudget(datasetId, LOSS, 0);
     }
 
     function test_accept_is_sent_by_anyone_with_the_operators_signature() public {
@@ -102,13 +93,7 @@ contract AcceptingTest is Legs {
     }
 
     function test_accept_counts_every_leg_of_the_job() public {
-        JobInit memory init = jobInit(1);
-        init.minLegs = 2;
-        LegInit[] memory legs = two(signed(grantFor(datasetId)), signed(grantFor(otherDatasetId)));
-        Leg memory first = lockedLeg(init, legs[0], builder);
-        Leg memory second = lockedLeg(init, legs[1], builder);
-        vm.prank(builder);
-        access.openJob(init, legs);
+        (Leg memory first, Leg memory second) = openTwo(2);
         accepted(first);
         vm.assertEq(access.job(first.jobId).accepted, 1);
         bytes memory sig = signedAcceptance(second, EPOCH);
@@ -118,15 +103,10 @@ contract AcceptingTest is Legs {
         vm.assertEq(access.job(first.jobId).accepted, 2);
     }
 
-    function fenced() private {
-        vm.prank(operator);
-        registry.takeFencingEpoch(holderId, EPOCH + 1, "later");
-    }
-
     function test_accept_of_a_server_that_was_taken_over_is_refused() public {
         Leg memory leg = open(1);
         bytes memory sig = signedAcceptance(leg, EPOCH);
-        fenced();
+        takeOver();
         vm.expectRevert(abi.encodeWithSelector(IRegistry.FencedOut.selector, EPOCH + 1));
         access.accept(leg, EPOCH, sig);
         vm.expectRevert(BAD);
@@ -177,7 +157,7 @@ contract AcceptingTest is Legs {
 
     function test_decline_frees_the_leg() public {
         Leg memory leg = open(1);
-        expectClosed(leg, LegState.Declined);
+        expectFreed(leg, LegState.Declined);
         vm.prank(operator);
         access.decline(leg, "");
         assertFreed(leg, LegState.Declined);
@@ -208,7 +188,7 @@ contract AcceptingTest is Legs {
 
     function test_decline_has_no_deadline_and_no_epoch() public {
         Leg memory leg = open(1);
-        fenced();
+        takeOver();
         vm.warp(START + 365 days);
         declined(leg);
         assertFreed(leg, LegState.Declined);
@@ -218,32 +198,23 @@ contract AcceptingTest is Legs {
 
     function test_cancel_is_the_builders() public {
         Leg memory leg = open(1);
-        expectClosed(leg, LegState.Cancelled);
+        expectFreed(leg, LegState.Cancelled);
         vm.prank(builder);
         access.cancel(leg);
         assertFreed(leg, LegState.Cancelled);
     }
 
-    function sponsored() private returns (Leg memory leg) {
-        JobInit memory init = jobInit(1);
-        LegInit memory asked = signed(grantFor(datasetId));
-        leg = lockedLeg(init, asked, payer);
-        bytes memory consent = signedSponsorship(sponsorshipFor(init, PRICE));
-        vm.prank(builder);
-        access.openSponsoredJob(init, one(asked), sponsorshipFor(init, PRICE), consent);
-    }
-
     function test_cancel_of_a_sponsored_leg_is_the_builders_and_pays_the_payer() public {
-        Leg memory leg = sponsored();
+        Leg memory leg = openSponsored();
         vm.assertEq(depositOf(payer), MONEY - PRICE);
-        expectClosed(leg, LegState.Cancelled);
+        expectFreed(leg, LegState.Cancelled);
         vm.prank(builder);
         access.cancel(leg);
         assertFreed(leg, LegState.Cancelled);
     }
 
     function test_cancel_of_a_sponsored_leg_is_the_payers_too() public {
-        Leg memory leg = sponsored();
+        Leg memory leg = openSponsored();
         vm.prank(payer);
         access.cancel(leg);
         assertFreed(leg, LegState.Cancelled);
@@ -277,7 +248,7 @@ contract AcceptingTest is Legs {
         vm.expectRevert(IComputeAccess.DeadlineNotPassed.selector);
         access.release(leg);
         vm.warp(START + 1 hours + 1);
-        expectClosed(leg, LegState.Released);
+        expectFreed(leg, LegState.Released);
         vm.prank(anyone);
         access.release(leg);
         assertFreed(leg, LegState.Released);
@@ -285,13 +256,7 @@ contract AcceptingTest is Legs {
 
     /// Two legs, of which `minLegs` must be accepted; the first one is.
     function oneOfTwo(uint16 minLegs) private returns (Leg memory first, Leg memory second) {
-        JobInit memory init = jobInit(1);
-        init.minLegs = minLegs;
-        LegInit[] memory legs = two(signed(grantFor(datasetId)), signed(grantFor(otherDatasetId)));
-        first = lockedLeg(init, legs[0], builder);
-        second = lockedLeg(init, legs[1], builder);
-        vm.prank(builder);
-        access.openJob(init, legs);
+        (first, second) = openTwo(minLegs);
         first = accepted(first);
     }
 
@@ -301,7 +266,7 @@ contract AcceptingTest is Legs {
         vm.expectRevert(IComputeAccess.DeadlineNotPassed.selector);
         access.release(first);
         vm.warp(START + 1 hours + 1);
-        expectClosed(first, LegState.Released);
+        expectFreed(first, LegState.Released);
         vm.prank(anyone);
         access.release(first);
         access.release(second);

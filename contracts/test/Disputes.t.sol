@@ -2,7 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {IComputeAccess} from "../src/IComputeAccess.sol";
-import {Grant, JobInit, Leg, LegInit, LegState, Terms} from "../src/Types.sol";
+import {Grant, JobInit, Leg, LegState, Terms} from "../src/Types.sol";
 import {Legs} from "./Legs.sol";
 import {vm} from "./Vm.sol";
 
@@ -16,20 +16,10 @@ contract DisputesTest is Legs {
     uint256 private constant BOND = 25_000_001;
     bytes32 private constant REASON = keccak256("why");
 
-    function charge(uint16 feeBps) private {
-        vm.prank(guardian);
-        registry.scheduleFee(feeBps);
-        vm.warp(block.timestamp + 7 days);
-        registry.applyFee();
-    }
-
-    function assertMoney(uint256 builders, uint256 holders, uint256 fees) private view {
-        vm.assertEq(depositOf(builder), builders);
-        vm.assertEq(earningsOf(holderId), holders);
-        vm.assertEq(earningsOf(0), fees);
-        (uint64 reserved, uint64 spent) = budget(datasetId);
-        vm.assertEq(reserved, 0);
-        vm.assertEq(spent, LOSS);
+    /// Who has what; and that the loss stays spent.
+    function assertBooks(uint256 builders, uint256 holders, uint256 fees) private view {
+        assertMoney(builders, holders, fees);
+        assertBudget(datasetId, 0, LOSS);
     }
 
     function expectEnd(Leg memory leg, LegState state, bool bondToHolder, uint256 units, uint256 fee, uint256 back)
@@ -37,18 +27,17 @@ contract DisputesTest is Legs {
     {
         vm.expectEmit(address(access));
         emit IComputeAccess.BondPaid(leg.jobId, datasetId, leg.token, bondToHolder, BOND);
-        vm.expectEmit(address(access));
-        emit IComputeAccess.LegClosed(leg.jobId, datasetId, holderId, state, leg.token, units, fee, back, LOSS);
+        expectClosed(leg, state, units, fee, back, LOSS);
     }
 
-    function open_() private returns (Leg memory) {
+    function challenged() private returns (Leg memory) {
         return delivered(accepted(open(1)));
     }
 
     // -- dispute -------------------------------------------------------------------------------------------------------
 
     function test_dispute_takes_a_bond_and_starts_the_arbiters_term() public {
-        Leg memory leg = open_();
+        Leg memory leg = challenged();
         vm.warp(leg.untilSeconds);
         vm.expectEmit(address(access));
         emit IComputeAccess.LegDisputed(
@@ -58,11 +47,11 @@ contract DisputesTest is Legs {
         access.dispute(leg, REASON);
         (leg.state, leg.untilSeconds) = (LegState.Disputed, uint40(block.timestamp + 7 days));
         vm.assertTrue(isStored(leg));
-        assertMoney(MONEY - PRICE - BOND, 0, 0);
+        assertBooks(MONEY - PRICE - BOND, 0, 0);
     }
 
     function test_dispute_after_the_window_is_refused() public {
-        Leg memory leg = open_();
+        Leg memory leg = challenged();
         vm.warp(uint256(leg.untilSeconds) + 1);
         vm.expectRevert(IComputeAccess.DeadlinePassed.selector);
         vm.prank(builder);
@@ -70,13 +59,7 @@ contract DisputesTest is Legs {
     }
 
     function test_dispute_is_the_payers_only() public {
-        JobInit memory init = jobInit(1);
-        LegInit memory asked = signed(grantFor(datasetId));
-        Leg memory leg = lockedLeg(init, asked, payer);
-        bytes memory consent = signedSponsorship(sponsorshipFor(init, PRICE));
-        vm.prank(builder);
-        access.openSponsoredJob(init, one(asked), sponsorshipFor(init, PRICE), consent);
-        leg = delivered(accepted(leg));
+        Leg memory leg = delivered(accepted(openSponsored()));
         address[4] memory others = [builder, arbiter, operator, anyone];
         for (uint256 i; i < others.length; ++i) {
             vm.expectRevert(IComputeAccess.NotYours.selector);
@@ -103,7 +86,7 @@ contract DisputesTest is Legs {
     }
 
     function test_dispute_wants_a_deposit_for_the_bond() public {
-        Leg memory leg = open_();
+        Leg memory leg = challenged();
         vm.prank(builder);
         access.withdraw(address(token), MONEY - PRICE - BOND + 1, builder);
         vm.expectRevert(abi.encodeWithSelector(IComputeAccess.MoneyShort.selector, token, BOND - 1, BOND));
@@ -132,61 +115,61 @@ contract DisputesTest is Legs {
         Grant memory g = grantFor(datasetId);
         g.priceUnits = 0;
         Leg memory leg = disputed(delivered(accepted(openWith(jobInit(1), signed(g)))));
-        assertMoney(MONEY, 0, 0);
+        assertBooks(MONEY, 0, 0);
         vm.expectEmit(address(access));
         emit IComputeAccess.BondPaid(leg.jobId, datasetId, leg.token, true, 0);
         resolved(leg, 10_000);
-        assertMoney(MONEY, 0, 0);
+        assertBooks(MONEY, 0, 0);
     }
 
     // -- resolve -------------------------------------------------------------------------------------------------------
 
     function test_resolve_all_for_the_holder() public {
         charge(500);
-        Leg memory leg = disputed(open_());
+        Leg memory leg = disputed(challenged());
         expectEnd(leg, LegState.Resolved, true, PRICE - 12_500_000, 12_500_000, 0);
         vm.prank(arbiter);
         access.resolve(leg, 10_000);
         leg.state = LegState.Resolved;
         vm.assertTrue(isStored(leg));
-        assertMoney(MONEY - PRICE - BOND, PRICE - 12_500_000 + BOND, 12_500_000);
+        assertBooks(MONEY - PRICE - BOND, PRICE - 12_500_000 + BOND, 12_500_000);
     }
 
     function test_resolve_all_for_the_payer() public {
-        Leg memory leg = disputed(open_());
+        Leg memory leg = disputed(challenged());
         expectEnd(leg, LegState.Resolved, false, 0, 0, PRICE);
         vm.prank(arbiter);
         access.resolve(leg, 0);
         leg.state = LegState.Resolved;
         vm.assertTrue(isStored(leg));
-        assertMoney(MONEY, 0, 0);
+        assertBooks(MONEY, 0, 0);
     }
 
     function test_resolve_half_and_half_gives_the_payer_its_bond_and_the_odd_unit() public {
-        Leg memory leg = disputed(open_());
+        Leg memory leg = disputed(challenged());
         expectEnd(leg, LegState.Resolved, false, 125_000_003, 0, 125_000_004);
         resolved(leg, 5_000);
-        assertMoney(MONEY - 125_000_003, 125_000_003, 0);
+        assertBooks(MONEY - 125_000_003, 125_000_003, 0);
     }
 
     function test_resolve_over_half_gives_the_holder_the_bond() public {
         charge(100);
-        Leg memory leg = disputed(open_());
+        Leg memory leg = disputed(challenged());
         // 125,025,003.5007 rounded down, and 1 % of that rounded down
         expectEnd(leg, LegState.Resolved, true, 125_025_003 - 1_250_250, 1_250_250, 124_975_004);
         resolved(leg, 5_001);
-        assertMoney(MONEY - 125_025_003 - BOND, 125_025_003 - 1_250_250 + BOND, 1_250_250);
+        assertBooks(MONEY - 125_025_003 - BOND, 125_025_003 - 1_250_250 + BOND, 1_250_250);
     }
 
     function test_resolve_more_than_all_is_refused() public {
-        Leg memory leg = disputed(open_());
+        Leg memory leg = disputed(challenged());
         vm.expectRevert(IComputeAccess.BadShare.selector);
         vm.prank(arbiter);
         access.resolve(leg, 10_001);
     }
 
     function test_resolve_is_the_arbiters() public {
-        Leg memory leg = disputed(open_());
+        Leg memory leg = disputed(challenged());
         address[5] memory others = [builder, operator, admin, guardian, anyone];
         for (uint256 i; i < others.length; ++i) {
             vm.expectRevert(IComputeAccess.NotYours.selector);
@@ -196,7 +179,7 @@ contract DisputesTest is Legs {
     }
 
     function test_resolve_until_the_terms_end_and_no_later() public {
-        Leg memory leg = disputed(open_());
+        Leg memory leg = disputed(challenged());
         vm.warp(uint256(leg.untilSeconds) + 1);
         vm.expectRevert(IComputeAccess.DeadlinePassed.selector);
         vm.prank(arbiter);
@@ -208,7 +191,7 @@ contract DisputesTest is Legs {
     // -- refundUnresolved ----------------------------------------------------------------------------------------------
 
     function test_refundUnresolved_gives_price_and_bond_back() public {
-        Leg memory leg = disputed(open_());
+        Leg memory leg = disputed(challenged());
         vm.warp(leg.untilSeconds);
         vm.expectRevert(IComputeAccess.DeadlineNotPassed.selector);
         access.refundUnresolved(leg);
@@ -218,6 +201,6 @@ contract DisputesTest is Legs {
         access.refundUnresolved(leg);
         leg.state = LegState.Unresolved;
         vm.assertTrue(isStored(leg));
-        assertMoney(MONEY, 0, 0);
+        assertBooks(MONEY, 0, 0);
     }
 }

@@ -404,12 +404,6 @@ contract GrantsTest is Legs {
         assertBudget(secondDatasetId, 0, 0);
     }
 
-    function assertBudget(uint64 dataset, uint64 reserved, uint64 spent) private view {
-        (uint64 r, uint64 s) = budget(dataset);
-        vm.assertEq(r, reserved);
-        vm.assertEq(s, spent);
-    }
-
     function test_reserve_is_ComputeAccess_alone() public {
         LegInit memory asked = signed(grant());
         vm.expectRevert(IRegistry.NotComputeAccess.selector);

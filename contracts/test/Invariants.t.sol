@@ -19,34 +19,6 @@ contract InvariantScenariosTest is Legs {
     LegState private constant LAST = type(LegState).max;
     uint256 private constant BOND = 25_000_001;
 
-    function charge(uint16 feeBps) private {
-        vm.prank(guardian);
-        registry.scheduleFee(feeBps);
-        vm.warp(block.timestamp + 7 days);
-        registry.applyFee();
-    }
-
-    /// Two legs of one job that needs both; the first is accepted.
-    function halfAccepted() private returns (Leg memory first, Leg memory second) {
-        JobInit memory init = jobInit(1);
-        init.minLegs = 2;
-        LegInit[] memory legs = two(signed(grantFor(datasetId)), signed(grantFor(otherDatasetId)));
-        first = lockedLeg(init, legs[0], builder);
-        second = lockedLeg(init, legs[1], builder);
-        vm.prank(builder);
-        access.openJob(init, legs);
-        first = accepted(first);
-    }
-
-    function sponsored() private returns (Leg memory leg) {
-        JobInit memory init = jobInit(1);
-        LegInit memory asked = signed(grantFor(datasetId));
-        leg = lockedLeg(init, asked, payer);
-        bytes memory consent = signedSponsorship(sponsorshipFor(init, PRICE));
-        vm.prank(builder);
-        access.openSponsoredJob(init, one(asked), sponsorshipFor(init, PRICE), consent);
-    }
-
     function known() private view returns (uint256) {
         return depositOf(builder) + depositOf(payer) + earningsOf(holderId) + earningsOf(otherHolderId) + earningsOf(0);
     }
@@ -136,7 +108,7 @@ contract InvariantScenariosTest is Legs {
     // -- 5 and 6: who is paid, and for what ----------------------------------------------------------------------------
 
     function test_Invariant05_only_the_payer_is_refunded_and_only_the_payout_is_paid() public {
-        Leg memory leg = sponsored();
+        Leg memory leg = openSponsored();
         leg.payer = anyone;
         wrongLeg();
         vm.prank(anyone);
@@ -262,7 +234,8 @@ contract InvariantScenariosTest is Legs {
             vm.assertEq(registry.dataset(datasetId).reservedMicro, 0);
             vm.revertToState(fresh);
         }
-        (Leg memory first, Leg memory second) = halfAccepted();
+        (Leg memory first, Leg memory second) = openTwo(2);
+        first = accepted(first);
         vm.warp(START + 1 hours + 1);
         vm.startPrank(anyone);
         access.release(first);
@@ -358,7 +331,8 @@ contract InvariantScenariosTest is Legs {
     }
 
     function test_Invariant13_a_receipt_binds_usage_and_updates_and_none_is_taken_below_minLegs() public {
-        (Leg memory leg, Leg memory second) = halfAccepted();
+        (Leg memory leg, Leg memory second) = openTwo(2);
+        leg = accepted(leg);
         LegReceipt memory r = receiptFor(leg);
         bytes memory sig = signedReceipt(leg, r);
         vm.expectRevert(IComputeAccess.TooFewAccepted.selector);
@@ -442,7 +416,7 @@ contract InvariantScenariosTest is Legs {
 
     function test_Invariant16_the_order_of_two_calls_changes_no_thirds_balance() public {
         // cancel and accept: whichever comes first holds, and the other changes nothing
-        Leg memory leg = sponsored();
+        Leg memory leg = openSponsored();
         bytes memory acceptance = signedAcceptance(leg, EPOCH);
         uint256 fresh = vm.snapshotState();
         vm.prank(builder);

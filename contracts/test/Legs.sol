@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Grant, JobInit, Leg, LegInit, LegReceipt, LegState} from "../src/Types.sol";
+import {IComputeAccess} from "../src/IComputeAccess.sol";
+import {JobInit, Leg, LegInit, LegReceipt, LegState, Sponsorship} from "../src/Types.sol";
 import {Fixture} from "./Fixture.sol";
 import {vm} from "./Vm.sol";
 
-/// Moves legs from state to state, by signature where there is such a form, and returns each as it is then stored.
+/// Opens legs and moves them from state to state, by signature where there is such a form; returns each as it is then
+/// stored.
 abstract contract Legs is Fixture {
     /// A one-leg job of the builder on the first dataset.
     function open(uint256 nonce) internal returns (Leg memory) {
@@ -17,6 +19,65 @@ abstract contract Legs is Fixture {
         vm.prank(builder);
         access.openJob(init, one(asked));
     }
+
+    /// A job of two legs, one of each holder, of which `minLegs` must be accepted.
+    function openTwo(uint16 minLegs) internal returns (Leg memory first, Leg memory second) {
+        JobInit memory init = jobInit(1);
+        init.minLegs = minLegs;
+        LegInit[] memory legs = two(signed(grantFor(datasetId)), signed(grantFor(otherDatasetId)));
+        (first, second) = (lockedLeg(init, legs[0], builder), lockedLeg(init, legs[1], builder));
+        vm.prank(builder);
+        access.openJob(init, legs);
+    }
+
+    /// A one-leg job of the builder that the payer pays for.
+    function openSponsored() internal returns (Leg memory leg) {
+        JobInit memory init = jobInit(1);
+        LegInit memory asked = signed(grantFor(datasetId));
+        Sponsorship memory s = sponsorshipFor(init, PRICE);
+        bytes memory consent = signedSponsorship(s);
+        leg = lockedLeg(init, asked, payer);
+        vm.prank(builder);
+        access.openSponsoredJob(init, one(asked), s, consent);
+    }
+
+    /// Makes a fee that holds for what is opened from now on, seven days later.
+    function charge(uint16 feeBps) internal {
+        vm.prank(guardian);
+        registry.scheduleFee(feeBps);
+        vm.warp(block.timestamp + 7 days);
+        registry.applyFee();
+    }
+
+    /// Another server of the first holder takes over.
+    function takeOver() internal {
+        vm.prank(operator);
+        registry.takeFencingEpoch(holderId, EPOCH + 1, "later");
+    }
+
+    function assertBudget(uint64 dataset, uint64 reserved, uint64 spent) internal view {
+        (uint64 r, uint64 s) = budget(dataset);
+        vm.assertEq(r, reserved);
+        vm.assertEq(s, spent);
+    }
+
+    /// What the builder has left, the holder has earned, and the protocol has.
+    function assertMoney(uint256 builders, uint256 holders, uint256 fees) internal view {
+        vm.assertEq(depositOf(builder), builders);
+        vm.assertEq(earningsOf(holderId), holders);
+        vm.assertEq(earningsOf(0), fees);
+    }
+
+    function expectClosed(Leg memory leg, LegState state, uint256 units, uint256 fee, uint256 back, uint64 loss)
+        internal
+    {
+        vm.expectEmit(address(access));
+        emit IComputeAccess.LegClosed(
+            leg.jobId, leg.datasetId, leg.holderId, state, leg.token, units, fee, back, loss
+        );
+    }
+
+    // -- from state to state -----------------------------------------------------------------------------------------
 
     function accepted(Leg memory leg) internal returns (Leg memory) {
         access.accept(leg, EPOCH, signedAcceptance(leg, EPOCH));

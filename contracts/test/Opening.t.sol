@@ -41,12 +41,6 @@ contract OpeningTest is Legs {
         return one(signed(grantFor(datasetId)));
     }
 
-    function assertBudget(uint64 dataset, uint64 reserved, uint64 spent) private view {
-        (uint64 r, uint64 s) = budget(dataset);
-        vm.assertEq(r, reserved);
-        vm.assertEq(s, spent);
-    }
-
     // -- what a job is -------------------------------------------------------------------------------------------------
 
     function test_open_locks_the_price_reserves_the_loss_and_stores_the_leg() public {

@@ -32,12 +32,6 @@ contract VersionsTest is Legs {
         return open(2);
     }
 
-    function assertBudget(uint64 dataset, uint64 reserved, uint64 spent) private view {
-        (uint64 r, uint64 s) = budget(dataset);
-        vm.assertEq(r, reserved);
-        vm.assertEq(s, spent);
-    }
-
     // -- the cap -----------------------------------------------------------------------------------------------------
 
     function test_cap_may_be_lowered_to_what_is_reserved_and_spent_and_no_further() public {
