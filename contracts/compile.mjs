@@ -39,25 +39,44 @@ export function compile(root, sources, settings, outputSelection, imported = {})
   return JSON.parse(solc.compile(JSON.stringify(input), { import: findImport }));
 }
 
+/** {id: name} of the immutable variables that are declared in syntax trees. */
+function immutableNames(trees) {
+  const names = {};
+  const visit = (node) => {
+    if (node === null || typeof node !== "object") return;
+    if (node.nodeType === "VariableDeclaration" && node.mutability === "immutable") names[node.id] = node.name;
+    Object.values(node).forEach(visit);
+  };
+  trees.forEach(visit);
+  return names;
+}
+
 function main() {
   const sources = readSources(here);
   const imported = {};
-  const wanted = { "*": ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"] };
+  const code = "evm.deployedBytecode";
+  const wanted = { "*": ["abi", "evm.bytecode.object", `${code}.object`, `${code}.immutableReferences`] };
   const outputSelection = Object.fromEntries(Object.keys(sources).map((file) => [file, wanted]));
+  outputSelection["*"] = { "": ["ast"] };
   const output = compile(here, sources, settings, outputSelection, imported);
   // 2394 warns of transient storage in general; OpenZeppelin's guard clears it at the end of the call, as solc asks
   const problems = (output.errors ?? []).filter((error) => error.severity !== "info" && error.errorCode !== "2394");
   for (const problem of problems) console.error(problem.formattedMessage);
   if (problems.length > 0) process.exit(1);
 
+  const names = immutableNames(Object.values(output.sources).map((source) => source.ast));
   const contracts = {};
   for (const file of Object.keys(sources)) {
     for (const [name, contract] of Object.entries(output.contracts?.[file] ?? {})) {
       if (contract.evm.bytecode.object === "") continue;
+      const { object, immutableReferences } = contract.evm.deployedBytecode;
+      const places = Object.entries(immutableReferences).map(([id, at]) => [names[id], at.map(({ start }) => start)]);
       contracts[name] = {
+        file,
         abi: contract.abi,
         bytecode: contract.evm.bytecode.object,
-        runtimeBytes: contract.evm.deployedBytecode.object.length / 2,
+        runtimeBytecode: object,
+        immutables: Object.fromEntries(places),
       };
     }
   }

@@ -12,6 +12,8 @@ from tools.node import CONTRACTS, install, node
 
 ARTEFACTS = CONTRACTS.parent / "client" / "usufruct" / "chain" / "artefacts"
 SHIPPED = ("ComputeAccess", "Registry", "TestToken", "UsageLog")
+STANDARD_INPUT = "standard_input.json"
+"""solc's standard JSON input: sources and settings, with which anybody can compile the artefacts again."""
 EIP170_BYTES = 24_576
 
 
@@ -28,22 +30,30 @@ def compiled() -> dict[str, str]:
     digest = hashlib.sha256()
     for path in sorted(sources):
         digest.update(f"{path}\0{len(sources[path].encode())}\0{sources[path]}".encode())
-    for name, contract in output["contracts"].items():
-        if contract["runtimeBytes"] > EIP170_BYTES:
-            raise SystemExit(f"{name} has {contract['runtimeBytes']} bytes; EIP-170 allows {EIP170_BYTES}.")
     artefacts: dict[str, dict[str, Any]] = {}
     for name in SHIPPED:
         contract = output["contracts"][name]
-        artefacts[name] = {
+        size = len(contract["runtimeBytecode"]) // 2
+        if size > EIP170_BYTES:
+            raise SystemExit(f"{name} has {size} bytes; EIP-170 allows {EIP170_BYTES}.")
+        artefacts[f"{name}.json"] = {
             "contract": name,
+            "file": contract["file"],
             "compiler": output["compiler"],
             "settings": output["settings"],
             "sources_sha256": digest.hexdigest(),
-            "runtime_bytes": contract["runtimeBytes"],
+            "runtime_bytes": size,
             "abi": contract["abi"],
             "bytecode": "0x" + contract["bytecode"],
+            "runtime_bytecode": "0x" + contract["runtimeBytecode"],
+            "immutables": contract["immutables"],
         }
-    return {f"{name}.json": json.dumps(a, indent=1, sort_keys=True) + "\n" for name, a in artefacts.items()}
+    artefacts[STANDARD_INPUT] = {
+        "language": "Solidity",
+        "settings": {**output["settings"], "outputSelection": {"*": {"*": ["abi", "evm"]}}},
+        "sources": {path: {"content": text} for path, text in sources.items()},
+    }
+    return {file: json.dumps(a, indent=1, sort_keys=True) + "\n" for file, a in artefacts.items()}
 
 
 def write_artefacts() -> int:
@@ -51,7 +61,8 @@ def write_artefacts() -> int:
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     for name, text in compiled().items():
         (ARTEFACTS / name).write_text(text)
-        print(f"{name}: {json.loads(text)['runtime_bytes']} bytes at run time")
+        if name != STANDARD_INPUT:
+            print(f"{name}: {json.loads(text)['runtime_bytes']} bytes at run time")
     return 0
 
 

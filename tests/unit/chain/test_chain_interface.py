@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from usufruct.chain.reverts import GRANT_REASONS, refusal
 from usufruct.errors import CATALOGUE, ChainError, InvalidInput
 
 ROOT = Path(__file__).parents[3]
+ARTEFACTS = ROOT / "client" / "usufruct" / "chain" / "artefacts"
 TYPES = (ROOT / "contracts" / "src" / "Types.sol").read_text()
 CONTRACTS = ("Registry", "ComputeAccess", "UsageLog")
 
@@ -63,9 +65,21 @@ def test_a_refusal_without_a_known_error_still_says_so(data: bytes | None) -> No
     assert "openJob" in error.message
 
 
-def test_artefacts_fit_the_limit_of_deployed_code() -> None:
-    for path in sorted((ROOT / "client/usufruct/chain/artefacts").glob("*.json")):
-        artefact = json.loads(path.read_text())
-        assert artefact["runtime_bytes"] <= 22_000, path.name
-        assert re.fullmatch(r"[0-9a-f]{64}", artefact["sources_sha256"])
-        assert artefact["settings"]["evmVersion"] == "cancun"
+@pytest.mark.parametrize("contract", [*CONTRACTS, "TestToken"])
+def test_artefacts_fit_the_limit_of_deployed_code_and_the_sources_that_are_shipped(contract: str) -> None:
+    artefact = json.loads((ARTEFACTS / f"{contract}.json").read_text())
+    assert len(artefact["runtime_bytecode"]) // 2 - 1 == artefact["runtime_bytes"] <= 22_000
+    shipped = json.loads((ARTEFACTS / "standard_input.json").read_text())
+    digest = hashlib.sha256()
+    for path, source in sorted(shipped["sources"].items()):
+        digest.update(f"{path}\0{len(source['content'].encode())}\0{source['content']}".encode())
+    assert artefact["sources_sha256"] == digest.hexdigest()
+    assert {k: v for k, v in shipped["settings"].items() if k != "outputSelection"} == artefact["settings"]
+    assert artefact["settings"]["evmVersion"] == "cancun"
+    assert artefact["file"] in shipped["sources"]
+
+
+def test_the_sources_that_are_shipped_are_those_of_the_contracts() -> None:
+    shipped = json.loads((ARTEFACTS / "standard_input.json").read_text())["sources"]
+    for path in sorted((ROOT / "contracts" / "src").glob("*.sol")):
+        assert shipped[f"src/{path.name}"]["content"] == path.read_text(), path.name
