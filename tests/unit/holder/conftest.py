@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from holder_world import Builder, World, free_port
+from holder_world import Builder, Place, World, free_port
 
 from usufruct.chain.dev_chain import DevChain
 from usufruct.wire.channel import PinnedEndpoint
@@ -37,6 +37,27 @@ def served(world: World) -> Iterator[HolderServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A holder on a chain of its own whose housekeeping only does what a test asks for: time may pass."""
+    with DevChain() as dev:
+        world = World.make(dev, tmp_path_factory.mktemp("quiet"))
+        config = world.holder("quiet", port=free_port())
+        server = HolderServer(config, open_operator(config))
+        server.start()
+        server.housekeeping.close()
+        yield Place(world, server)
+        server.stop()
+
+
+@pytest.fixture
+def customer(quiet: Place) -> Iterator[Builder]:
+    """A builder of the quiet holder."""
+    builder = Builder(quiet.world)
+    yield builder
+    builder.close()
 
 
 @pytest.fixture(scope="session")

@@ -47,8 +47,10 @@ from usufruct.wire.receipts import receipt_from_proto
 from usufruct.wire.signatures import sign_view
 from usufruct.wire.status import rpc_errors
 from usufruct_server.holder.config import HolderConfig, read_config
+from usufruct_server.holder.job_store import LegStatus
 from usufruct_server.holder.opening import open_admin
 from usufruct_server.holder.register import register
+from usufruct_server.holder.server import HolderServer
 from usufruct_server.holder.setup_files import Answers, write_files
 
 WIDTH = 2
@@ -146,6 +148,35 @@ class World:
         return config
 
 
+@dataclass(frozen=True)
+class Place:
+    """A holder's running server and the world it is in."""
+
+    world: World
+    server: HolderServer
+
+    @property
+    def peer(self) -> PinnedEndpoint:
+        """Where it is reached."""
+        return PinnedEndpoint(self.server.config.endpoint, self.server.identity.fingerprint)
+
+    @property
+    def dataset_id(self) -> int:
+        """Its one dataset."""
+        return registered(self.server.config)
+
+    def budgets(self) -> tuple[int, int, int, int]:
+        """Reserved and spent of the dataset: in the ledger, and on chain; 10^-6 nat."""
+        book, entry = self.server.ledger.budget(self.dataset_id), self.world.chain.dataset(self.dataset_id)
+        return book.reserved_micro, book.spent_micro, entry.reserved_micro, entry.spent_micro
+
+    def status(self, spec: TrainingJobSpec) -> LegStatus:
+        """How the job's leg stands at the holder."""
+        leg = self.server.store.leg(spec.job_id, self.dataset_id)
+        assert leg is not None
+        return leg.state
+
+
 def fund(dev: DevChain, address: str) -> None:
     """Gives an account coin for gas."""
     dev.evm.fund(bytes.fromhex(address[2:]), COIN)
@@ -183,7 +214,7 @@ class Builder:
             "loss": "binary_cross_entropy_with_logits", "optimizer": LocalOptimizer("sgd", 100_000_000), "plan": plan,
             "legs": tuple(legs), "encryption": EncryptionPlan(DEFAULT_PARAMETERS.name, 16, 10**9, WIDTH + 1),
             "aggregator": AggregatorRef(*_aggregator(aggregator)), "min_cohort": len(legs), "purpose": "a test",
-            "deliver_by_seconds": int(time.time()) + 3600, "round_timeout_seconds": 60,
+            "deliver_by_seconds": max(int(time.time()), self.world.now()) + 3600, "round_timeout_seconds": 60,
         }  # fmt: skip
         return TrainingJobSpec(**{**fields, **changes})
 

@@ -7,15 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from holder_world import Builder, World, free_port, registered, round_parts
+from holder_world import Builder, Place, World, free_port, registered, round_parts
 
+from usufruct.chain import LegEntry, Sender
 from usufruct.chain import LegState as ChainLegState
-from usufruct.chain import Sender
-from usufruct.domain.training_job import NANO
+from usufruct.domain.training_job import NANO, TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind
 from usufruct.errors import ChainError, UsufructError
 from usufruct.v1 import rounds_pb2, usage_pb2, usage_pb2_grpc
@@ -32,46 +32,40 @@ def _kinds(server: HolderServer, job_id: bytes) -> list[UsageKind]:
     return [record.kind for record in records if record.job_id == job_id]
 
 
-@pytest.mark.parametrize("failing", ["append_usage", "deliver"])
-def test_a_delivery_that_the_chain_interrupts_is_finished_by_the_next_call(
-    world: World,
-    served: HolderServer,
-    peer: PinnedEndpoint,
-    builder: Builder,
-    monkeypatch: pytest.MonkeyPatch,
-    failing: str,
+def _charge_once(place: Place, builder: Builder, spec: TrainingJobSpec, attempt: int = 1) -> None:
+    """One attempt that is charged and encrypted, and finds no aggregator."""
+    parts = round_parts(builder.account, spec, place.dataset_id, attempt=attempt)
+    with pytest.raises(UsufructError) as caught:
+        list(builder.run_round(place.peer, parts.header, parts.key.public_key_bytes, parts.weights))
+    assert caught.value.reason == "PEER_UNREACHABLE"
+
+
+def test_a_receipt_that_the_chain_interrupts_is_signed_by_the_next_call(
+    quiet: Place, customer: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset_id = registered(served.config)
-    spec = builder.granted_and_open(peer, dataset_id)
-    builder.start(peer, spec.job_id, dataset_id)
-
-    def down(*_: Any, **__: Any) -> Any:
-        raise ChainError()
-
+    server, dataset_id = quiet.server, quiet.dataset_id
+    spec = customer.started(quiet.peer, dataset_id)
     with monkeypatch.context() as patched:
-        patched.setattr(Sender, failing, down)
+        patched.setattr(Sender, "append_usage", _down)
         with pytest.raises(UsufructError) as caught:
-            builder.finish(peer, spec.job_id, dataset_id, 0)
+            customer.finish(quiet.peer, spec.job_id, dataset_id, 0)
         assert caught.value.reason == "CHAIN_UNREACHABLE"
-        assert served.ledger.leg(dataset_id, spec.job_id).state is LegState.COMMITTED, (
+        assert server.ledger.leg(dataset_id, spec.job_id).state is LegState.COMMITTED, (
             "the loss is kept first"
         )
-    answer = builder.finish(peer, spec.job_id, dataset_id, 0)
-    assert answer.loss_micro == spec.reservation_micro(dataset_id)
-    assert builder.finish(peer, spec.job_id, dataset_id, 0).transaction_hash == answer.transaction_hash
-    assert _kinds(served, spec.job_id) == [UsageKind.GRANTED, UsageKind.DELIVERED]
-    leg = world.chain.leg(spec.job_id, dataset_id)
-    assert leg is not None and leg.state is ChainLegState.DELIVERED
-    assert world.chain.usage_head(1)[0] == served.ledger.usage_count()
+    answer = customer.finish(quiet.peer, spec.job_id, dataset_id, 0)
+    assert answer.receipt.loss_micro == spec.reservation_micro(dataset_id)
+    assert customer.finish(quiet.peer, spec.job_id, dataset_id, 0) == answer
+    assert _kinds(server, spec.job_id) == [UsageKind.GRANTED, UsageKind.DELIVERED]
+    customer.deliver(spec.job_id, dataset_id, answer)
+    assert customer.leg(spec.job_id, dataset_id).state is ChainLegState.ACKNOWLEDGED
 
 
-def test_a_crash_after_delivery_and_before_its_record_loses_neither(
-    served: HolderServer, peer: PinnedEndpoint, builder: Builder, monkeypatch: pytest.MonkeyPatch
+def test_a_crash_between_receipt_and_record_loses_neither(
+    quiet: Place, customer: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset_id = registered(served.config)
-    spec = builder.granted_and_open(peer, dataset_id)
-    builder.start(peer, spec.job_id, dataset_id)
-    usage = served.settlement._usage
+    dataset_id, usage = quiet.dataset_id, quiet.server.settlement._usage
+    spec = customer.started(quiet.peer, dataset_id)
     record = usage.record
 
     def crash(kind: UsageKind, **about: Any) -> None:
@@ -82,80 +76,89 @@ def test_a_crash_after_delivery_and_before_its_record_loses_neither(
     with monkeypatch.context() as patched:
         patched.setattr(usage, "record", crash)
         with pytest.raises(UsufructError):
-            builder.finish(peer, spec.job_id, dataset_id, 0)
-    served.settlement.resume_deliveries()
-    assert _kinds(served, spec.job_id) == [UsageKind.GRANTED, UsageKind.DELIVERED]
+            customer.finish(quiet.peer, spec.job_id, dataset_id, 0)
+    customer.finish(quiet.peer, spec.job_id, dataset_id, 0)
+    assert _kinds(quiet.server, spec.job_id) == [UsageKind.GRANTED, UsageKind.DELIVERED]
 
 
-def test_a_leg_that_the_builder_never_ends_is_closed_at_its_whole_reservation(
-    served: HolderServer, peer: PinnedEndpoint, builder: Builder, monkeypatch: pytest.MonkeyPatch
+def test_a_leg_that_the_builder_never_ends_is_delivered_before_its_deadline_trained_or_not(
+    quiet: Place, customer: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset_id = registered(served.config)
-    spec = builder.granted_and_open(peer, dataset_id)
-    builder.start(peer, spec.job_id, dataset_id)
-    before = served.ledger.budget(dataset_id)
-    assert served.settlement.expire() is not None
-    assert served.ledger.budget(dataset_id) == before, "nothing is closed before its deadline"
-    monkeypatch.setattr(served.settlement, "_clock", lambda: spec.deliver_by_seconds + 1)
-    served.settlement.expire()
-    after = served.ledger.budget(dataset_id)
-    assert after.spent_micro - before.spent_micro >= spec.reservation_micro(dataset_id)
-    assert served.ledger.leg(dataset_id, spec.job_id).state is LegState.COMMITTED
+    following, dataset_id = quiet.server.following, quiet.dataset_id
+    trained, untouched = (customer.started(quiet.peer, dataset_id) for _ in range(2))
+    _charge_once(quiet, customer, trained)
+    following.follow()
+    assert quiet.status(trained) is quiet.status(untouched) is LegStatus.RUNNING, "their time has not come"
+    monkeypatch.setattr(following, "_clock", lambda: untouched.deliver_by_seconds - 60)
+    following.follow()
+    for spec, charged in ((trained, 1), (untouched, 0)):
+        leg = customer.leg(spec.job_id, dataset_id)
+        assert leg.state is ChainLegState.DELIVERED
+        assert leg.loss_micro == spec.reservation_micro(dataset_id), "a job that lies about is paid for whole"
+        receipt = quiet.server.store.leg(spec.job_id, dataset_id).receipt  # type: ignore[union-attr]
+        assert receipt is not None and receipt.attempts_charged == charged
+    following.follow()
+    assert quiet.status(trained) is quiet.status(untouched) is LegStatus.DELIVERED
+    assert _reserved_and_spent(quiet, trained) == (0, trained.reservation_micro(dataset_id))
+
+
+def test_a_delivered_leg_is_settled_by_its_holder_once_it_can_no_longer_be_disputed(
+    quiet: Place, customer: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following, dataset_id = quiet.server.following, quiet.dataset_id
+    spec = customer.started(quiet.peer, dataset_id)
+    customer.finish(quiet.peer, spec.job_id, dataset_id, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(following, "_clock", lambda: spec.deliver_by_seconds - 60)
+        following.follow()
+    before = quiet.world.chain.earnings_of(quiet.world.token, 1)
+    following.follow()
+    assert customer.leg(spec.job_id, dataset_id).state is ChainLegState.DELIVERED, "it may still be disputed"
+    quiet.world.pass_time(3700)
+    following.follow()
+    leg = customer.leg(spec.job_id, dataset_id)
+    assert leg.state is ChainLegState.SETTLED
+    assert quiet.world.chain.earnings_of(quiet.world.token, 1) >= before + leg.price_units
+    following.follow()
+    assert quiet.status(spec) is LegStatus.ENDED
+
+
+def test_a_leg_whose_deadline_passes_is_closed_at_its_whole_reservation(
+    quiet: Place, customer: Builder
+) -> None:
+    spec = customer.started(quiet.peer, quiet.dataset_id)
+    quiet.world.pass_time(3700)  # the server was down, say
+    quiet.server.following.follow()
+    assert quiet.status(spec) is LegStatus.FAILED
+    assert _reserved_and_spent(quiet, spec) == (0, spec.reservation_micro(quiet.dataset_id))
     with pytest.raises(UsufructError) as caught:
-        builder.finish(peer, spec.job_id, dataset_id, 0)
+        customer.finish(quiet.peer, spec.job_id, quiet.dataset_id, 0)
     assert caught.value.reason == "LEG_EXPIRED"
 
 
-def test_a_leg_that_has_trained_is_delivered_before_its_deadline_though_the_builder_is_silent(
-    world: World,
-    served: HolderServer,
-    peer: PinnedEndpoint,
-    builder: Builder,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    dataset_id = registered(served.config)
-    spec, idle = (builder.granted_and_open(peer, dataset_id) for _ in range(2))
-    for job in (spec, idle):
-        builder.start(peer, job.job_id, dataset_id)
-    parts = round_parts(builder.account, spec, dataset_id)
-    with pytest.raises(UsufructError):  # the aggregator is not there; the attempt is charged and encrypted
-        list(builder.run_round(peer, parts.header, parts.key.public_key_bytes, parts.weights))
-    served.settlement.deliver_unasked()
-    assert served.store.leg(spec.job_id, dataset_id).state is LegStatus.RUNNING, "its time has not come"  # type: ignore[union-attr]
-    monkeypatch.setattr(served.settlement, "_clock", lambda: spec.deliver_by_seconds - 60)
-    served.settlement.deliver_unasked()
-    served.settlement.resume_deliveries()
-    states = []
-    for job in (spec, idle):
-        entry = world.chain.leg(job.job_id, dataset_id)
-        assert entry is not None
-        states.append(entry.state)
-    assert states == [ChainLegState.DELIVERED, ChainLegState.LOCKED], "a leg that never trained earns nothing"
-
-
 def test_a_leg_that_cannot_be_delivered_keeps_no_other_from_being_delivered(
-    served: HolderServer, peer: PinnedEndpoint, builder: Builder, monkeypatch: pytest.MonkeyPatch
+    quiet: Place, customer: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset_id = registered(served.config)
-    specs = [builder.granted_and_open(peer, dataset_id) for _ in range(2)]
-    with monkeypatch.context() as patched:
-        patched.setattr(Sender, "deliver", _down)
-        for spec in specs:
-            builder.start(peer, spec.job_id, dataset_id)
-            with pytest.raises(UsufructError):
-                builder.finish(peer, spec.job_id, dataset_id, 0)
-    stuck, other = (leg.job_id for leg in served.store.legs(LegStatus.DELIVERING))
-    read = type(served.settlement._chain).leg
+    following, dataset_id = quiet.server.following, quiet.dataset_id
+    stuck, other = (customer.started(quiet.peer, dataset_id) for _ in range(2))
+    deliver = Sender.deliver
 
-    def refunded(chain: Any, job_id: bytes, dataset: int) -> Any:
-        entry = read(chain, job_id, dataset)
-        return replace(entry, state=ChainLegState.REFUNDED) if entry and job_id == stuck else entry
+    def refuse(self: Sender, leg: LegEntry, *rest: Any) -> Any:
+        if leg.job_id == stuck.job_id:
+            raise ChainError("refused", reason="TRANSACTION_FAILED")
+        return deliver(self, leg, *rest)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(type(served.settlement._chain), "leg", refunded)
-        served.settlement.resume_deliveries()
-    states = [served.store.leg(job_id, dataset_id).state for job_id in (stuck, other)]  # type: ignore[union-attr]
-    assert states == [LegStatus.FAILED, LegStatus.DELIVERED]
+    monkeypatch.setattr(Sender, "deliver", refuse)
+    monkeypatch.setattr(following, "_clock", lambda: other.deliver_by_seconds - 60)
+    following.follow()
+    following.follow()
+    assert (quiet.status(stuck), quiet.status(other)) == (LegStatus.DELIVERING, LegStatus.DELIVERED)
+
+
+def _reserved_and_spent(place: Place, spec: TrainingJobSpec) -> tuple[int, int]:
+    """Of one leg, in the ledger."""
+    leg = place.server.ledger.leg(place.dataset_id, spec.job_id)
+    return leg.remaining_micro, place.server.ledger.committed_micro(place.dataset_id, spec.job_id)
 
 
 def _down(*_: Any, **__: Any) -> Any:
@@ -208,8 +211,7 @@ def test_kill_9_in_the_middle_of_a_round_keeps_the_charge_and_loses_only_the_att
     process = Process.start(config)
     # long enough in the trainer to be killed there
     plan = {"local_steps": 2000, "noise_multiplier_micro": 200_000_000, "sample_rate_nano": NANO}
-    spec = builder.granted_and_open(process.peer, dataset_id, plan=plan)
-    builder.start(process.peer, spec.job_id, dataset_id)
+    spec = builder.started(process.peer, dataset_id, plan=plan)
     parts = round_parts(builder.account, spec, dataset_id)
     events = builder.run_round(process.peer, parts.header, parts.key.public_key_bytes, parts.weights)
     assert next(events).state == rounds_pb2.ROUND_STATE_CHARGED
