@@ -7,7 +7,7 @@ import {IGuarded} from "../src/IGuarded.sol";
 import {IRegistry} from "../src/IRegistry.sol";
 import {Registry} from "../src/Registry.sol";
 import {Signatures} from "../src/Signatures.sol";
-import {DatasetInit, Grant, Holder, LegInit} from "../src/Types.sol";
+import {Grant, Holder, LegInit} from "../src/Types.sol";
 import {Legs} from "./Legs.sol";
 import {vm} from "./Vm.sol";
 

@@ -36,10 +36,12 @@ contract SignaturesTest is Legs {
 
     function test_a_signature_with_a_high_s_is_refused() public {
         Leg memory leg = open(1);
-        (uint8 v, bytes32 r, bytes32 s) = vm.sign(OPERATOR_KEY, acceptanceHash(leg, EPOCH));
-        bytes memory high = abi.encodePacked(r, bytes32(GROUP_ORDER - uint256(s)), v == 27 ? 28 : 27);
-        vm.assertEq(ecrecover(acceptanceHash(leg, EPOCH), v == 27 ? 28 : 27, r, bytes32(GROUP_ORDER - uint256(s))), operator);
-        refusedAcceptance(leg, high);
+        bytes32 digest = acceptanceHash(leg, EPOCH);
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(OPERATOR_KEY, digest);
+        (uint8 highV, bytes32 highS) = (55 - v, bytes32(GROUP_ORDER - uint256(s)));
+        // ecrecover itself takes it
+        vm.assertEq(ecrecover(digest, highV, r, highS), operator);
+        refusedAcceptance(leg, abi.encodePacked(r, highS, highV));
     }
 
     function test_a_signature_with_a_wrong_v_is_refused() public {
@@ -150,7 +152,8 @@ contract SignaturesTest is Legs {
         }
         bytes32 named = domainOf("Usufruct Registry", address(access));
         refusedAcceptance(leg, signature(OPERATOR_KEY, typed(named, struct_)));
-        access.accept(leg, EPOCH, signature(OPERATOR_KEY, typed(domainOf("Usufruct ComputeAccess", address(access)), struct_)));
+        named = domainOf("Usufruct ComputeAccess", address(access));
+        access.accept(leg, EPOCH, signature(OPERATOR_KEY, typed(named, struct_)));
     }
 
     function test_a_statement_about_one_leg_is_void_for_another() public {

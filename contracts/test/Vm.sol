@@ -22,19 +22,15 @@ interface Vm {
 
     // -- state -------------------------------------------------------------------------------------------------------
     function etch(address where, bytes calldata code) external;
-    function load(address where, bytes32 slot) external view returns (bytes32);
     function snapshotState() external returns (uint256);
     function revertToState(uint256 snapshot) external returns (bool);
     function computeCreateAddress(address deployer, uint256 nonce) external pure returns (address);
     function getNonce(address account) external view returns (uint64);
-    function setNonce(address account, uint64 nonce) external;
-    function label(address account, string calldata name) external;
 
     // -- what the next call must do ------------------------------------------------------------------------------------
     function expectRevert(bytes4 selector) external;
     function expectRevert(bytes calldata data) external;
     function expectEmit(address emitter) external;
-    function expectCall(address callee, bytes calldata data) external;
     function recordLogs() external;
     function getRecordedLogs() external returns (Log[] memory);
 
@@ -42,10 +38,8 @@ interface Vm {
     function envOr(string calldata name, string calldata otherwise) external view returns (string memory);
     function getCode(string calldata artefact) external view returns (bytes memory);
     function readFile(string calldata path) external view returns (string memory);
-    function keyExistsJson(string calldata json, string calldata key) external view returns (bool);
     function parseJsonUint(string calldata json, string calldata key) external pure returns (uint256);
     function parseJsonAddress(string calldata json, string calldata key) external pure returns (address);
-    function parseJsonBytes32(string calldata json, string calldata key) external pure returns (bytes32);
     function parseJsonBytes32Array(string calldata json, string calldata key) external pure returns (bytes32[] memory);
     function parseJsonBytes(string calldata json, string calldata key) external pure returns (bytes memory);
     function parseJsonBytesArray(string calldata json, string calldata key) external pure returns (bytes[] memory);
@@ -58,14 +52,12 @@ interface Vm {
     function assertEq(bool left, bool right) external pure;
     function assertEq(string calldata left, string calldata right) external pure;
     function assertEq(bytes calldata left, bytes calldata right) external pure;
-    function assertNotEq(bytes32 left, bytes32 right) external pure;
     function assertTrue(bool condition) external pure;
     function assertTrue(bool condition, string calldata why) external pure;
     function assertFalse(bool condition) external pure;
     function assertLe(uint256 left, uint256 right) external pure;
     function assertLe(uint256 left, uint256 right, string calldata why) external pure;
     function assertGe(uint256 left, uint256 right) external pure;
-    function assume(bool condition) external pure;
 }
 
 Vm constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
