@@ -233,14 +233,14 @@ class Network:
 
         For a payer that is not the builder; keep the text of ``reason`` yourself, the arbiter will ask for it.
         """
-        leg = self.chain.leg_at(ids.from_hex32(job_id, "job_id"), dataset_id, "latest")
+        leg = self.chain.leg(ids.from_hex32(job_id, "job_id"), dataset_id, "latest")
         if leg is None:
             raise InvalidInput(f"Job {job_id} has no leg of dataset {dataset_id}.", reason="JOB_UNKNOWN")
         check_disputable(self.chain, leg, self.address)
         with self.sending() as sender:
             block = send_dispute(self.chain, sender, leg, reason).block_number
         self.chain.wait_final(block)
-        disputed = self.chain.leg_at(leg.job_id, dataset_id, "latest")
+        disputed = self.chain.leg(leg.job_id, dataset_id, "latest")
         assert disputed is not None
         return read_dispute(self.chain, disputed, reason)
 

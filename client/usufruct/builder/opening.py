@@ -103,7 +103,7 @@ def send_opening(book: JobBook) -> int:
     spec, opening = book.spec, read_opening(book.state.opening)
     losses = [spec.reservation_micro(leg.dataset_id) for leg in spec.legs]
     try:
-        if book.chain.job_at(spec.job_id, "latest") is None:
+        if book.chain.job(spec.job_id, "latest") is None:
             for token, units in opening.deposits.items():
                 book.note_gas(
                     f"deposit {token}", book.sender.deposit(token, units, purpose=f"deposit for {book.id}")
@@ -121,7 +121,7 @@ def send_opening(book: JobBook) -> int:
             sponsorship=opening.sponsorship,
         )
     except ChainError as error:
-        if "contract_reason" in error.details and book.chain.job_at(spec.job_id, "latest") is None:
+        if "contract_reason" in error.details and book.chain.job(spec.job_id, "latest") is None:
             book.save(phase="proposed", opening={})
         raise
     book.note_gas("openJob", opened)

@@ -79,7 +79,7 @@ def take_steps(book: JobBook, legs: Iterable[LegTerms], take: TakeStep, say: Say
 
 def newest_leg(book: JobBook, dataset_id: int) -> LegEntry:
     """The leg as the newest block has it. Raises :class:`ChainError` LEG_NOT_OPEN if there is none."""
-    leg = book.chain.leg_at(book.spec.job_id, dataset_id, "latest")
+    leg = book.chain.leg(book.spec.job_id, dataset_id, "latest")
     if leg is None:
         raise ChainError(
             f"the leg of dataset {dataset_id} is not open on chain",
@@ -125,7 +125,7 @@ def due_step(book: JobBook, leg: LegEntry) -> Step | None:
 
 def enough_accepted(book: JobBook) -> bool:
     """Whether as many legs were accepted, at the newest block, that holders may have trained."""
-    job = book.chain.job_at(book.spec.job_id, "latest")
+    job = book.chain.job(book.spec.job_id, "latest")
     return job is not None and job.accepted >= job.min_legs
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from usufruct.chain.answers import Log
+from usufruct.chain.deployed_code import check_code
 from usufruct.chain.endpoint import RpcRefused
 from usufruct.chain.entries import (
     CallState,
@@ -32,8 +33,9 @@ class Chain:
     """A connection to one deployment of the contracts. Any thread may use it.
 
     Every view reads at the newest *final* block: the chain's ``finalized`` tag, or ``confirmations`` blocks below the
-    newest one where the chain has no such tag. All views raise :class:`ChainError` CHAIN_UNREACHABLE, or CHAIN_DISAGREES
-    where several endpoints contradict each other.
+    newest one where the chain has no such tag. Where there is a parameter ``block``, it is another one to read at: a
+    number, or "latest". All views raise :class:`ChainError` CHAIN_UNREACHABLE, or CHAIN_DISAGREES where several endpoints
+    contradict each other.
 
     Attributes:
         chain_id: the chain's number (EIP-155).
@@ -51,13 +53,12 @@ class Chain:
         self.registry: str = self._constant("ComputeAccess", self.compute_access, "registry")
         self.usage_log: str = self._constant("ComputeAccess", self.compute_access, "usageLog")
         self.deployment_block: int = self._constant("Registry", self.registry, "deploymentBlock")
-        if self._constant("Registry", self.registry, "computeAccess") != self.compute_access:
-            raise self._wrong_chain()
-        self._of: dict[str, tuple[str, Interface]] = {
-            self.registry: ("Registry", interface("Registry")),
-            self.compute_access: ("ComputeAccess", interface("ComputeAccess")),
-            self.usage_log: ("UsageLog", interface("UsageLog")),
-        }
+        addresses = {
+            "Registry": self.registry, "ComputeAccess": self.compute_access, "UsageLog": self.usage_log,
+        }  # fmt: skip
+        check_code(rpc, self.chain_id, addresses)
+        self._addresses = addresses
+        self._interfaces: dict[str, Interface] = {where: interface(name) for name, where in addresses.items()}
 
     @classmethod
     def connect(
@@ -68,7 +69,7 @@ class Chain:
         timeout_seconds: float = 5.0,
         confirmations: int | None = None,
     ) -> Chain:
-        """Connects and checks that the contracts are there.
+        """Connects, and checks that the code of the contracts is this version's.
 
         Args:
             rpc_url: one JSON-RPC endpoint, or several that must agree (a list, or text with spaces between).
@@ -114,12 +115,12 @@ class Chain:
         """Datasets are numbered from 1 to this."""
         return int(self._view("Registry", "datasetCount"))
 
-    def holder(self, holder_id: int) -> HolderEntry:
+    def holder(self, holder_id: int, block: int | str | None = None) -> HolderEntry:
         """A data holder. Raises ChainError NOT_FOUND."""
         (
             operator, revocation_epoch, fencing_epoch, admin, payout_from, payout, next_payout, next_admin, ledger_head,
             fingerprint, endpoint,
-        ) = self._view("Registry", "holder", holder_id)  # fmt: skip
+        ) = self._view("Registry", "holder", holder_id, block=block)  # fmt: skip
         if admin == ZERO_ADDRESS:
             raise ChainError(f"no holder has the number {holder_id} on this chain", reason="NOT_FOUND")
         return HolderEntry(
@@ -127,25 +128,22 @@ class Chain:
             next_payout, payout_from, next_admin,
         )  # fmt: skip
 
-    def settings(self) -> Settings:
+    def settings(self, block: int | str | None = None) -> Settings:
         """The guardian's settings: pause and fee."""
-        return Settings(*self._view("Registry", "settings"))
+        return Settings(*self._view("Registry", "settings", block=block))
 
     def call_nonce(self, signer: str) -> int:
         """The nonce that ``signer`` must sign its next call of Registry with (``bySignature``)."""
         return int(self._view("Registry", "nonces", signer, block="latest"))
 
-    def dataset(self, dataset_id: int) -> DatasetEntry:
-        """A dataset and its budget. Raises ChainError DATASET_UNKNOWN."""
-        return self._dataset(dataset_id, self.final_block()[0])
-
     def datasets(self) -> list[DatasetEntry]:
         """All datasets, retired ones too, as of one block."""
         block = self.final_block()[0]
         count = self._view("Registry", "datasetCount", block=block)
-        return [self._dataset(i, block) for i in range(1, count + 1)]
+        return [self.dataset(i, block) for i in range(1, count + 1)]
 
-    def _dataset(self, dataset_id: int, block: int) -> DatasetEntry:
+    def dataset(self, dataset_id: int, block: int | str | None = None) -> DatasetEntry:
+        """A dataset and its budget. Raises ChainError DATASET_UNKNOWN."""
         (
             cap, reserved, spent, holder_id, order, active, token, price, per_job, per_grant, term, cohort, next_cap,
             cap_from, previous_id, next_id, card, policy,
@@ -159,9 +157,10 @@ class Chain:
             term, active, next_cap, cap_from, previous_id, next_id,
         )  # fmt: skip
 
-    def grant_use(self, grant_hash: bytes) -> GrantUseEntry:
+    def grant_use(self, grant_hash: bytes, block: int | str | None = None) -> GrantUseEntry:
         """What a grant (its EIP-712 hash) has been used for, and whether it was cancelled."""
-        return GrantUseEntry(*self._view("Registry", "grantUse", hash32(grant_hash, "grant_hash")))
+        name = hash32(grant_hash, "grant_hash")
+        return GrantUseEntry(*self._view("Registry", "grantUse", name, block=block))
 
     def check_grant(
         self, signed: SignedGrant, spec_hash: bytes, purpose_hash: bytes, builder: str, loss_micro: int
@@ -170,6 +169,7 @@ class Chain:
 
         One Solidity view answers the holder's server, the SDK and ``openJob`` alike.
         """
+        number: int
         _, number = self._view(
             "Registry",
             "checkGrant",
@@ -180,7 +180,9 @@ class Chain:
             builder,
             loss_micro,
         )
-        return GRANT_REASONS[int(number)][1]
+        if not 0 <= number < len(GRANT_REASONS):
+            raise self._inconsistent()
+        return GRANT_REASONS[number][1]
 
     # -- money ---------------------------------------------------------------------------------------------------
 
@@ -205,81 +207,86 @@ class Chain:
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
-    def job(self, job_id: bytes) -> JobEntry | None:
-        """A job; None if it was never opened, or not yet at a final block."""
-        return self.job_at(job_id, self.final_block()[0])
-
-    def job_at(self, job_id: bytes, block: int | str) -> JobEntry | None:
-        """A job as of ``block``."""
+    def job(self, job_id: bytes, block: int | str | None = None) -> JobEntry | None:
+        """A job; None if it was never opened, or not yet at that block."""
         builder, *rest = self._view("ComputeAccess", "job", hash32(job_id, "job_id"), block=block)
         return None if builder == ZERO_ADDRESS else JobEntry(job_id, builder, *rest)
 
     def job_legs(self, job_id: bytes) -> list[LegEntry]:
         """All legs of a job in the order of its opening; empty if there is no such job at a final block."""
         block = self.final_block()[0]
-        job = self.job_at(job_id, block)
+        job = self.job(job_id, block)
         if job is None:
             return []
-        topics = [interface("ComputeAccess").topics["LegLocked"], job_id]
-        found = [
-            e.dataset_id for e in self._find(self.compute_access, topics, block) if isinstance(e, LegLocked)
-        ]
-        legs = [leg for dataset_id in found if (leg := self.leg_at(job_id, dataset_id, block)) is not None]
-        if len(legs) != job.legs:
+        histories = self._histories([job_id], block)
+        if len(histories) != job.legs:
             raise self._inconsistent()
-        return legs
+        return [
+            self._newest(history, self._stored(job_id, dataset, block))
+            for dataset, history in histories.items()
+        ]
 
-    def leg(self, job_id: bytes, dataset_id: int) -> LegEntry | None:
-        """One leg at a final block; None if there is none.
+    def leg(self, job_id: bytes, dataset_id: int, block: int | str | None = None) -> LegEntry | None:
+        """One leg; None if there is none.
 
-        *Guarantee*: the leg's data come from an event, but are returned only if their hash, state included, is the
-        one storage word that the contract holds: a node that invents events is found out.
+        *Guarantee*: the leg's data come from events, but are returned only if their hash, state included, is the one
+        storage word that the contract holds: a node that invents, changes or withholds events is found out.
         """
-        return self.leg_at(job_id, dataset_id, self.final_block()[0])
-
-    def leg_at(self, job_id: bytes, dataset_id: int, block: int | str) -> LegEntry | None:
-        """One leg as of ``block`` (a number, or "latest")."""
-        name = leg_id(job_id, dataset_id)
-        stored = self._view("ComputeAccess", "legHash", name, block=block)
+        at = self.final_block()[0] if block is None else block
+        name, stored = leg_id(job_id, dataset_id), self._stored(job_id, dataset_id, at)
         if stored == ZERO_HASH:
             return None
         with self._lock:
-            leg = self._legs.get(name)
-        if leg is not None and leg.stored_hash() == stored:
-            return leg
-        # every event of the leg has the job and the dataset as its first two topics
-        topics = [None, job_id, dataset_id.to_bytes(32, "big")]
-        now = found = None
-        for event in self._find(self.compute_access, topics, block):
-            if isinstance(event, LegLocked):
-                now = event.leg
-            elif isinstance(event, LegEvent) and now is not None:
-                now = event.after(now)
-            if now is not None and now.stored_hash() == stored:
-                found = now  # later events are of blocks that came after the word was read
-        if found is None:
-            raise self._inconsistent()
+            known = self._legs.get(name)
+        if known is not None and known.stored_hash() == stored:
+            return known
+        histories = self._histories([job_id, dataset_id.to_bytes(32, "big")], at)
+        leg = self._newest(histories.get(dataset_id, []), stored)
         with self._lock:
-            self._legs[name] = found
-        return found
+            self._legs[name] = leg
+        return leg
+
+    def _stored(self, job_id: bytes, dataset_id: int, block: int | str) -> bytes:
+        word: bytes = self._view("ComputeAccess", "legHash", leg_id(job_id, dataset_id), block=block)
+        return word
+
+    def _histories(self, names: list[bytes], block: int | str) -> dict[int, list[LegEntry]]:
+        """Dataset -> every form its leg had, from events whose first topics are ``names``: the job, and perhaps one leg."""
+        histories: dict[int, list[LegEntry]] = {}
+        for event in self._find(self.compute_access, [None, *names], block):
+            if isinstance(event, LegLocked):
+                histories[event.dataset_id] = [event.leg]
+            elif isinstance(event, LegEvent) and event.dataset_id in histories:
+                history = histories[event.dataset_id]
+                history.append(event.after(history[-1]))
+        return histories
+
+    def _newest(self, history: list[LegEntry], stored: bytes) -> LegEntry:
+        # with "latest", the last forms may be of blocks that came after the word was read
+        for leg in reversed(history):
+            if leg.stored_hash() == stored:
+                return leg
+        raise self._inconsistent()
 
     def usage_head(self, holder_id: int) -> tuple[int, int]:
         """Next sequence number of a holder's usage log, and the low 32 bits of the last batch's root."""
         following, low = self._view("UsageLog", "head", holder_id)
         return following, low
 
-    def usage_root(self, holder_id: int, first_sequence: int) -> bytes:
+    def usage_root(self, holder_id: int, first_sequence: int, block: int | str | None = None) -> bytes:
         """Root of the usage batch that starts there; 32 zero bytes if none does."""
-        root: bytes = self._view("UsageLog", "rootOf", holder_id, first_sequence)
+        root: bytes = self._view("UsageLog", "rootOf", holder_id, first_sequence, block=block)
         return root
 
     def verify_usage(self, holder_id: int, first_sequence: int, leaf: bytes, proof: list[bytes]) -> bool:
         """Whether the contract accepts that a leaf is in the batch that starts at ``first_sequence``."""
         return bool(self._view("UsageLog", "verify", holder_id, first_sequence, leaf, proof))
 
-    def record_call(self, holder_id: int, sequence: int) -> RecordCall:
+    def record_call(self, holder_id: int, sequence: int, block: int | str | None = None) -> RecordCall:
         """Where an auditor's call for a usage record stands."""
-        state, answer_by_seconds = self._view("UsageLog", "recordCall", holder_id, sequence)
+        state, answer_by_seconds = self._view("UsageLog", "recordCall", holder_id, sequence, block=block)
+        if state not in tuple(CallState):
+            raise self._inconsistent()
         return RecordCall(CallState(state), answer_by_seconds)
 
     def silences(self, holder_id: int) -> int:
@@ -303,7 +310,7 @@ class Chain:
     ) -> list[Event]:
         """Events by name and indexed values (32 bytes each; None allows any), up to ``block``."""
         topics = [interface(contract).topics[event], *indexed]
-        return list(self._find(self._address_of(contract), topics, block))
+        return list(self._find(self._addresses[contract], topics, block))
 
     def _find(self, contract: str, topics: Sequence[bytes | None], block: int | str) -> Iterator[Event]:
         last = block if isinstance(block, int) else self.rpc.newest().number
@@ -316,23 +323,22 @@ class Chain:
 
     def read_log(self, log: Log) -> Event:
         """The typed event of one of the three contracts."""
-        if log.address not in self._of:
+        known = self._interfaces.get(log.address)
+        if known is None:
             raise self._inconsistent()
-        name, values = self._of[log.address][1].decode_log(list(log.topics), log.data)
-        return event_from_values(name, values, log.block_number, log.transaction_hash, log.log_index)
+        name, values = known.decode_log(list(log.topics), log.data)
+        try:
+            return event_from_values(name, values, log.block_number, log.transaction_hash, log.log_index)
+        except ValueError as error:  # a state that the contract does not have
+            raise self._inconsistent() from error
 
     # -- inside --------------------------------------------------------------------------------------------------
-
-    def _address_of(self, contract: str) -> str:
-        return {"Registry": self.registry, "ComputeAccess": self.compute_access, "UsageLog": self.usage_log}[
-            contract
-        ]
 
     def _view(self, contract: str, function: str, *arguments: Any, block: int | str | None = None) -> Any:
         at = self.final_block()[0] if block is None else block
         abi = interface(contract)
         return abi.decode_result(
-            function, self.rpc.call(self._address_of(contract), abi.encode_call(function, *arguments), at)
+            function, self.rpc.call(self._addresses[contract], abi.encode_call(function, *arguments), at)
         )
 
     def _constant(self, contract: str, where: str, function: str) -> Any:

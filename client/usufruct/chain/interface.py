@@ -24,15 +24,23 @@ from usufruct.errors import ChainError, InvalidInput
 
 
 class Interface:
-    """One contract's functions, events and errors. Addresses come out checksummed, hashes as ``bytes``.
+    """One contract's functions, events and errors. Addresses come out checksummed, hashes as ``bytes``, text printable.
 
     Attributes:
         bytecode: creation bytecode, without constructor arguments.
+        runtime_code: as it lies on the chain, with zeros in place of immutables.
+        immutables: name -> where its 32 bytes stand in the run-time code.
+        file: the source file that the contract is in. compiler: version. sources_sha256: of all sources, hexadecimal.
     """
 
     def __init__(self, artefact: dict[str, Any]) -> None:
         self.name: str = artefact["contract"]
         self.bytecode = bytes.fromhex(artefact["bytecode"][2:])
+        self.runtime_code = bytes.fromhex(artefact["runtime_bytecode"][2:])
+        self.immutables: dict[str, list[int]] = artefact["immutables"]
+        self.file: str = artefact["file"]
+        self.compiler: str = artefact["compiler"]
+        self.sources_sha256: str = artefact["sources_sha256"]
         parts: dict[str, list[Any]] = {"function": [], "event": [], "error": [], "constructor": []}
         for part in artefact["abi"]:
             parts.setdefault(part["type"], []).append(part)
@@ -53,7 +61,11 @@ class Interface:
 
     def encode_creation(self, *arguments: Any) -> bytes:
         """Data of the transaction that deploys the contract."""
-        return self.bytecode + _encode(self._constructor["inputs"], arguments, self.name)
+        return self.bytecode + self.encode_arguments(*arguments)
+
+    def encode_arguments(self, *arguments: Any) -> bytes:
+        """The constructor's arguments, as they follow the bytecode."""
+        return _encode(self._constructor["inputs"], arguments, self.name)
 
     def decode_result(self, function: str, data: bytes) -> Any:
         """What a call returned: one value, or a tuple of several."""
@@ -76,6 +88,10 @@ class Interface:
             raise ChainError(f"{self.name} has an event that this version does not know")
         indexed = [i for i in event["inputs"] if i["indexed"]]
         plain = [i for i in event["inputs"] if not i["indexed"]]
+        if len(indexed) != len(topics) - 1:
+            raise ChainError(
+                f"an event of {self.name} has another number of topics than the contract gives it"
+            )
         values: dict[str, Any] = {}
         for one, topic in zip(indexed, topics[1:], strict=True):
             values[one["name"]] = _decode([collapse_if_tuple(one)], [one], topic)[0]
@@ -128,7 +144,8 @@ def _check_lengths(one: Any, value: Any) -> None:
 
 def _decode(types: list[str], inputs: list[dict[str, Any]], data: bytes) -> tuple[Any, ...]:
     try:
-        values = decode(types, data)
+        # text is read as bytes, since eth-abi refuses what is not UTF-8: who registers such must not stop all readers
+        values = decode([one.replace("string", "bytes") for one in types], data)
     except (DecodingError, ValueError, OverflowError) as error:
         raise ChainError(
             "the chain's answer does not fit the contract; is the address the right one?"
@@ -141,6 +158,14 @@ def _tidy(one: dict[str, Any], value: Any) -> Any:
         return tuple(_tidy({**one, "type": one["type"][:-2]}, item) for item in value)
     if one["type"] == "address":
         return to_checksum_address(value)
+    if one["type"] == "string":
+        return _printable(value)
     if one["type"] == "tuple":
         return tuple(_tidy(c, v) for c, v in zip(one["components"], value, strict=True))
     return value
+
+
+def _printable(text: bytes) -> str:
+    """Text of a stranger, with escapes for what is not UTF-8 or would move a terminal's cursor."""
+    decoded = text.decode("utf-8", errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)

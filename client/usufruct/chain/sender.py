@@ -15,7 +15,7 @@ from usufruct.chain.connection import Chain, grant_struct
 from usufruct.chain.entries import HANDED_IN, CallState, DatasetTerms, LegEntry, LegState
 from usufruct.chain.events import DatasetRegistered, Event, HolderRegistered
 from usufruct.chain.interface import interface
-from usufruct.chain.typed_data import call_hash, receipt_hash, sign
+from usufruct.chain.typed_data import call_hash, grant_hash, receipt_hash, sign
 from usufruct.domain.grant import SignedGrant, SignedSponsorship
 from usufruct.domain.ids import ZERO_ADDRESS, ZERO_HASH, address, job_id
 from usufruct.domain.leg_receipt import LegReceipt
@@ -28,8 +28,8 @@ class Sender:
     """The contracts' transactions from one account.
 
     What the state of the contracts can tell is idempotent: asked twice, the second call sends nothing and returns the
-    first one's receipt. Deposits, withdrawals, minting and changes of settings are not: each call is another transaction.
-    Every statement of a leg may be sent by anyone who has the signature of the one whose statement it is; where that is
+    first one's receipt. Deposits, withdrawals, minting, revoking all grants and taking a fencing epoch are not: each call
+    is another transaction. Every statement of a leg may be sent by anyone who has the signature of the one whose statement it is; where that is
     this account itself, the signature may be empty.
 
     Args:
@@ -59,27 +59,35 @@ class Sender:
 
     def set_operator(self, holder_id: int, operator: str) -> TransactionReceipt:
         """Replaces a holder's operator key; whatever the old one signed and nobody used is void at once."""
-        return self._send("Registry", "setOperator", holder_id, operator)
+        done = self.chain.holder(holder_id, "latest").operator == address(operator, "operator")
+        told = ("HolderRegistered", "OperatorChanged")
+        return self._unless(done, told, _word(holder_id), "setOperator", holder_id, operator)
 
     def update_endpoint(self, holder_id: int, endpoint: str, fingerprint: bytes) -> TransactionReceipt:
         """Says where the holder's server is, and which TLS key it shows (SHA-256 of the public key)."""
-        return self._send("Registry", "updateEndpoint", holder_id, endpoint, fingerprint)
+        entry = self.chain.holder(holder_id, "latest")
+        done = (entry.endpoint, entry.fingerprint) == (endpoint, fingerprint)
+        told = ("HolderRegistered", "EndpointChanged")
+        return self._unless(done, told, _word(holder_id), "updateEndpoint", holder_id, endpoint, fingerprint)
 
     def schedule_payout(self, holder_id: int, payout: str) -> TransactionReceipt:
         """Announces another payout address, for 48 hours from now at the earliest; the zero address takes it back."""
-        return self._send("Registry", "schedulePayout", holder_id, payout)
+        done = self.chain.holder(holder_id, "latest").next_payout == address(payout, "payout")
+        return self._unless(done, ("PayoutScheduled",), _word(holder_id), "schedulePayout", holder_id, payout)
 
     def apply_payout(self, holder_id: int) -> TransactionReceipt:
         """Applies an announced payout address; anyone may, once its time has come."""
-        return self._send("Registry", "applyPayout", holder_id)
+        return self._apply(("PayoutScheduled", "PayoutChanged"), _word(holder_id), "applyPayout", holder_id)
 
     def offer_admin(self, holder_id: int, admin: str) -> TransactionReceipt:
         """Offers the admin role to another key; the zero address takes the offer back."""
-        return self._send("Registry", "offerAdmin", holder_id, admin)
+        done = self.chain.holder(holder_id, "latest").next_admin == address(admin, "admin")
+        return self._unless(done, ("AdminOffered",), _word(holder_id), "offerAdmin", holder_id, admin)
 
     def accept_admin(self, holder_id: int) -> TransactionReceipt:
         """Takes the admin role that was offered to this account."""
-        return self._send("Registry", "acceptAdmin", holder_id)
+        done = self.chain.holder(holder_id, "latest").admin == self.address
+        return self._unless(done, ("AdminChanged",), _word(holder_id), "acceptAdmin", holder_id)
 
     def take_fencing_epoch(self, holder_id: int, epoch: int, ledger_head: bytes) -> TransactionReceipt:
         """Makes this server the only one of its holder; every earlier epoch ends.
@@ -94,12 +102,14 @@ class Sender:
         return self._send("Registry", "takeFencingEpoch", holder_id, epoch, ledger_head)
 
     def revoke_grants(self, holder_id: int) -> TransactionReceipt:
-        """Makes every grant void that the holder signed up to now."""
+        """Makes every grant void that the holder signed up to now. Asked twice, it does so twice."""
         return self._send("Registry", "revokeGrants", holder_id)
 
     def cancel_grant(self, signed: SignedGrant) -> TransactionReceipt:
         """Makes one grant void."""
-        return self._send("Registry", "cancelGrant", grant_struct(signed))
+        digest = grant_hash(signed.grant, self.chain.chain_id, self.chain.registry)
+        done = self.chain.grant_use(digest, "latest").cancelled
+        return self._unless(done, ("GrantCancelled",), digest, "cancelGrant", grant_struct(signed))
 
     # -- datasets ------------------------------------------------------------------------------------------------
 
@@ -119,9 +129,7 @@ class Sender:
         asked = (
             holder_id, previous_id, disjoint, card_hash, address(token, "token"), order, cap_micro, astuple(terms),
         )  # fmt: skip
-        for event in self.chain.find_events(
-            "Registry", "DatasetRegistered", None, holder_id.to_bytes(32, "big")
-        ):
+        for event in self.chain.find_events("Registry", "DatasetRegistered", None, _word(holder_id)):
             if isinstance(event, DatasetRegistered) and astuple(event)[4:-1] == asked:
                 return event.dataset_id
         return self._event(
@@ -130,19 +138,25 @@ class Sender:
 
     def set_terms(self, dataset_id: int, terms: DatasetTerms) -> TransactionReceipt:
         """Changes price, policy, cohort and limits for legs that are opened from now on."""
-        return self._send("Registry", "setTerms", dataset_id, astuple(terms))
+        done = self.chain.dataset(dataset_id, "latest").terms == terms
+        told = ("DatasetRegistered", "TermsChanged")
+        return self._unless(done, told, _word(dataset_id), "setTerms", dataset_id, astuple(terms))
 
     def set_cap(self, dataset_id: int, cap_micro: int) -> TransactionReceipt:
         """Lowers a budget at once, or announces a higher one for 48 hours from now at the earliest."""
-        return self._send("Registry", "setCap", dataset_id, cap_micro)
+        entry = self.chain.dataset(dataset_id, "latest")
+        done = cap_micro == (entry.next_cap_micro if entry.cap_from_seconds else entry.cap_micro)
+        told = ("DatasetRegistered", "CapScheduled", "CapChanged")
+        return self._unless(done, told, _word(dataset_id), "setCap", dataset_id, cap_micro)
 
     def apply_cap(self, dataset_id: int) -> TransactionReceipt:
         """Applies an announced budget; anyone may, once its time has come."""
-        return self._send("Registry", "applyCap", dataset_id)
+        return self._apply(("CapScheduled", "CapChanged"), _word(dataset_id), "applyCap", dataset_id)
 
     def retire_dataset(self, dataset_id: int) -> TransactionReceipt:
         """No new legs on the dataset from now on."""
-        return self._send("Registry", "retireDataset", dataset_id)
+        done = not self.chain.dataset(dataset_id, "latest").active
+        return self._unless(done, ("DatasetRetired",), _word(dataset_id), "retireDataset", dataset_id)
 
     # -- calls of Registry by signature --------------------------------------------------------------------------
 
@@ -166,21 +180,35 @@ class Sender:
         self, signer: str, data: bytes, deadline_seconds: int, signature: bytes
     ) -> TransactionReceipt:
         """Calls Registry in the name of ``signer``, whose signature somebody has brought."""
-        return self._send("Registry", "bySignature", signer, data, deadline_seconds, signature)
+        return self._send_once("Registry", "bySignature", signer, data, deadline_seconds, signature)
 
     # -- the guardian --------------------------------------------------------------------------------------------
 
     def set_paused(self, paused: bool) -> TransactionReceipt:
         """Stops new jobs and registrations, or lets them go on."""
-        return self._send("Registry", "setPaused", paused)
+        done = self.chain.settings("latest").paused == paused
+        return self._unless(done, ("PausedChanged",), None, "setPaused", paused)
 
     def schedule_fee(self, fee_bps: int) -> TransactionReceipt:
         """Announces another fee, at most 500 ten-thousandths, for 7 days from now at the earliest."""
-        return self._send("Registry", "scheduleFee", fee_bps)
+        settings = self.chain.settings("latest")
+        done = settings.fee_from_seconds != 0 and settings.next_fee_bps == fee_bps
+        return self._unless(done, ("FeeScheduled",), None, "scheduleFee", fee_bps)
 
     def apply_fee(self) -> TransactionReceipt:
         """Applies an announced fee; anyone may, once its time has come."""
-        return self._send("Registry", "applyFee")
+        return self._apply(("FeeScheduled", "FeeChanged"), None, "applyFee")
+
+    def offer_guardian(self, guardian: str) -> TransactionReceipt:
+        """Offers the guardian's role to another account; the zero address takes the offer back."""
+        newest = self._told(("GuardianOffered", "GuardianChanged"), None)[-1:]
+        done = any(getattr(event, "guardian", None) == address(guardian, "guardian") for event in newest)
+        return self._unless(done, ("GuardianOffered",), None, "offerGuardian", guardian)
+
+    def accept_guardian(self) -> TransactionReceipt:
+        """Takes the guardian's role that was offered to this account."""
+        done = self.chain.settings("latest").guardian == self.address
+        return self._unless(done, ("GuardianChanged",), None, "acceptGuardian")
 
     # -- money ---------------------------------------------------------------------------------------------------
 
@@ -226,7 +254,7 @@ class Sender:
             ChainError: GRANT_EXPIRED, BUDGET_SHORT, MONEY_SHORT, COHORT_TOO_SMALL, PAUSED and the like.
         """
         job = job_id(self.chain.chain_id, self.chain.compute_access, self.address, nonce)
-        if self.chain.job_at(job, "latest") is not None:
+        if self.chain.job(job, "latest") is not None:
             return self._earlier(self.chain.find_events("ComputeAccess", "JobOpened", job))
         init = (
             nonce, spec_hash, purpose_hash, arbiter, accept_by_seconds, deliver_by_seconds, challenge_term_seconds,
@@ -247,8 +275,9 @@ class Sender:
             ChainError: LEG_EXPIRED, FENCED_OUT, GRANT_WITHDRAWN, BAD_SIGNATURE.
         """
         now = self._now(leg)
-        if now.state is LegState.ACCEPTED or now.state in HANDED_IN:
-            return self._earlier(self._leg_events("LegAccepted", leg))
+        accepted = [] if now.state is LegState.LOCKED else self._leg_events("LegAccepted", leg)
+        if accepted:
+            return self._earlier(accepted)
         return self._send_once("ComputeAccess", "accept", now.to_struct(), fencing_epoch, signature)
 
     def decline(self, leg: LegEntry, signature: bytes = b"") -> TransactionReceipt:
@@ -307,6 +336,9 @@ class Sender:
         lower_signature: bytes = b"",
     ) -> TransactionReceipt:
         """Accepted -> Failed: the holder gives up; the price goes back, the loss (whole, or with Lower less) is spent."""
+        now = self._now(leg)
+        if now.state is LegState.FAILED and now.loss_micro != loss_micro:
+            raise ChainError("the leg was given up with another loss", reason="LEG_NOT_OPEN")
         return self._end(leg, LegState.FAILED, "fail", loss_micro, fencing_epoch, signature, lower_signature)
 
     def expire(self, leg: LegEntry) -> TransactionReceipt:
@@ -350,20 +382,15 @@ class Sender:
         Args:
             prev_root: root of the batch before; 32 zero bytes for the first. signature: the operator's.
         """
-        data = interface("UsageLog").encode_call("rootOf", holder_id, first_sequence)
-        there = interface("UsageLog").decode_result(
-            "rootOf", self.chain.rpc.call(self.chain.usage_log, data, "latest")
-        )
-        if there == root != ZERO_HASH:
-            indexed = (holder_id.to_bytes(32, "big"), first_sequence.to_bytes(32, "big"))
-            return self._earlier(self.chain.find_events("UsageLog", "UsageBatch", *indexed))
+        if self.chain.usage_root(holder_id, first_sequence, "latest") == root != ZERO_HASH:
+            return self._earlier(self._record_events("UsageBatch", holder_id, first_sequence))
         return self._send_once(
             "UsageLog", "append", holder_id, root, count, prev_root, first_sequence, signature
         )
 
     def call_record(self, holder_id: int, sequence: int) -> TransactionReceipt:
         """Calls for a usage record that its holder does not show; it has 3 days to answer."""
-        if self.chain.record_call(holder_id, sequence).state is not CallState.NONE:
+        if self.chain.record_call(holder_id, sequence, "latest").state is not CallState.NONE:
             return self._earlier(self._record_events("RecordCalled", holder_id, sequence))
         return self._send_once("UsageLog", "callRecord", holder_id, sequence)
 
@@ -371,17 +398,40 @@ class Sender:
         self, holder_id: int, sequence: int, first_sequence: int, record: bytes, proof: list[bytes]
     ) -> TransactionReceipt:
         """Shows a record that was called for; ``proof`` leads to the root of the batch from ``first_sequence`` on."""
-        if self.chain.record_call(holder_id, sequence).state is CallState.ANSWERED:
+        if self.chain.record_call(holder_id, sequence, "latest").state is CallState.ANSWERED:
             return self._earlier(self._record_events("RecordShown", holder_id, sequence))
         return self._send_once("UsageLog", "showRecord", holder_id, sequence, first_sequence, record, proof)
 
     def record_silence(self, holder_id: int, sequence: int) -> TransactionReceipt:
         """Records that a call was not answered in time."""
-        if self.chain.record_call(holder_id, sequence).state is CallState.SILENT:
+        if self.chain.record_call(holder_id, sequence, "latest").state is CallState.SILENT:
             return self._earlier(self._record_events("SilenceRecorded", holder_id, sequence))
         return self._send_once("UsageLog", "recordSilence", holder_id, sequence)
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _unless(
+        self, done: bool, told: tuple[str, ...], key: bytes | None, function: str, *arguments: Any
+    ) -> TransactionReceipt:
+        """Calls Registry, unless the newest block has it so already; then the newest event of those ``told`` says since when."""
+        events = self._told(told, key) if done else []
+        return self._earlier(events[-1:]) if events else self._send("Registry", function, *arguments)
+
+    def _apply(
+        self, told: tuple[str, str], key: bytes | None, function: str, *arguments: Any
+    ) -> TransactionReceipt:
+        """Applies what was announced, unless the last that happened is that just this was applied."""
+        events = self._told(told, key)[-2:]
+        names = tuple(type(event).__name__ for event in events)
+        # an announcement says besides from when it holds
+        if names == told and astuple(events[0])[3:-1] == astuple(events[1])[3:]:
+            return self._earlier(events[1:])
+        return self._send("Registry", function, *arguments)
+
+    def _told(self, names: tuple[str, ...], key: bytes | None) -> list[Event]:
+        indexed = () if key is None else (key,)
+        found = [event for name in names for event in self.chain.find_events("Registry", name, *indexed)]
+        return sorted(found, key=lambda event: (event.block_number, event.log_index))
 
     def _send(self, contract: str, function: str, *arguments: Any) -> TransactionReceipt:
         where, data = self._call(contract, function, *arguments)
@@ -406,7 +456,7 @@ class Sender:
 
     def _now(self, leg: LegEntry) -> LegEntry:
         """The leg as the newest block has it: a transaction is judged there, not at a final block."""
-        now = self.chain.leg_at(leg.job_id, leg.dataset_id, "latest")
+        now = self.chain.leg(leg.job_id, leg.dataset_id, "latest")
         if now is None:
             raise ChainError("the leg is not open on chain", reason="LEG_NOT_OPEN")
         return now
@@ -417,11 +467,10 @@ class Sender:
         return self._earlier(self._leg_events("LegDelivered", now))
 
     def _leg_events(self, name: str, leg: LegEntry) -> list[Event]:
-        return self.chain.find_events("ComputeAccess", name, leg.job_id, leg.dataset_id.to_bytes(32, "big"))
+        return self.chain.find_events("ComputeAccess", name, leg.job_id, _word(leg.dataset_id))
 
     def _record_events(self, name: str, holder_id: int, sequence: int) -> list[Event]:
-        indexed = (holder_id.to_bytes(32, "big"), sequence.to_bytes(32, "big"))
-        return self.chain.find_events("UsageLog", name, *indexed)
+        return self.chain.find_events("UsageLog", name, _word(holder_id), _word(sequence))
 
     def _earlier(self, events: list[Event]) -> TransactionReceipt:
         if not events:
@@ -445,3 +494,7 @@ def _receipt_struct(receipt: LegReceipt) -> tuple[Any, ...]:
 
 def _topic(value: str) -> bytes:
     return bytes(12) + bytes.fromhex(value[2:])
+
+
+def _word(value: int) -> bytes:
+    return value.to_bytes(32, "big")

@@ -46,6 +46,11 @@ USAGE_BATCH_FIELDS = (
     "uint32 holderId", "bytes32 root", "uint32 count", "bytes32 prevRoot", "uint64 firstSequence",
 )  # fmt: skip
 CALL_FIELDS = ("address signer", "bytes data", "uint256 nonce", "uint40 deadlineSeconds")
+DOMAIN_NAMES = {
+    "ComputeAccess": "Usufruct ComputeAccess", "Registry": "Usufruct Registry", "UsageLog": "Usufruct UsageLog",
+}  # fmt: skip
+"""Contract -> name of its EIP-712 domain."""
+DOMAIN_VERSION = "1"
 _DOMAIN_TYPE = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 
 
@@ -190,21 +195,22 @@ def signer(digest: bytes, signature: bytes) -> str:
 
 def registry_domain(chain_id: int, registry: str) -> bytes:
     """Domain separator of Registry; 32 bytes."""
-    return _domain("Usufruct Registry", chain_id, registry)
+    return domain_separator(DOMAIN_NAMES["Registry"], chain_id, registry)
 
 
 def usage_log_domain(chain_id: int, usage_log: str) -> bytes:
     """Domain separator of UsageLog; 32 bytes."""
-    return _domain("Usufruct UsageLog", chain_id, usage_log)
+    return domain_separator(DOMAIN_NAMES["UsageLog"], chain_id, usage_log)
 
 
 def compute_access_domain(chain_id: int, compute_access: str) -> bytes:
     """Domain separator of ComputeAccess; 32 bytes."""
-    return _domain("Usufruct ComputeAccess", chain_id, compute_access)
+    return domain_separator(DOMAIN_NAMES["ComputeAccess"], chain_id, compute_access)
 
 
-def _domain(name: str, chain_id: int, contract: str) -> bytes:
-    values = [keccak(text=_DOMAIN_TYPE), keccak(text=name), keccak(text="1"), chain_id, contract]
+def domain_separator(name: str, chain_id: int, contract: str) -> bytes:
+    """EIP-712 domain separator of a contract; 32 bytes."""
+    values = [keccak(text=_DOMAIN_TYPE), keccak(text=name), keccak(text=DOMAIN_VERSION), chain_id, contract]
     return keccak(encode(["bytes32", "bytes32", "bytes32", "uint256", "address"], values))
 
 

@@ -203,7 +203,7 @@ class Following:
 
     def _unchanged(self, entry: LegEntry) -> bool:
         """Whether the newest block says the same: else a transaction is on its way to being final."""
-        return self._chain.leg_at(entry.job_id, entry.dataset_id, "latest") == entry
+        return self._chain.leg(entry.job_id, entry.dataset_id, "latest") == entry
 
 
 def _due(entry: LegEntry, leg: StoredLeg) -> int:

@@ -264,5 +264,5 @@ class Settlement:
         return entry
 
     def _handed_in(self, key: LegKey) -> bool:
-        entry = self._chain.leg_at(*key, "latest")
+        entry = self._chain.leg(*key, "latest")
         return entry is not None and entry.state in HANDED_IN
