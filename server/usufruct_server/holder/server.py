@@ -131,7 +131,7 @@ class HolderServer:
         ledger, store, catalogue, trainers = self.ledger, self.store, self.catalogue, self.trainers
         statements = Statements(operator, chain, self.fencing)
         self.publisher = Publisher(ledger=ledger, sender=sender, fencing=self.fencing, holder_id=holder_id)
-        usage = UsageLog(ledger, on_record=lambda: self.housekeeping.record_written())
+        self.usage = usage = UsageLog(ledger, on_record=lambda: self.housekeeping.record_written())
         self.proposals = Proposals(
             store=store, ledger=ledger, usage=usage, chain=chain, catalogue=catalogue, policy=config.policy,
             holder_id=holder_id, statements=statements, appraise_graph=trainers.appraise_graph,
