@@ -37,6 +37,7 @@ _REASONS = {
     "GrantWithdrawn": "GRANT_WITHDRAWN",
     "IsPaused": "PAUSED",
     "NotYours": "NOT_YOURS",
+    "NoArbiter": "NO_ARBITER",
     "WrongLeg": "LEG_NOT_OPEN",
     "BadSignature": "BAD_SIGNATURE",
 }
@@ -54,7 +55,7 @@ def refusal(doing: str, data: bytes | None) -> ChainError:
             continue
         name, arguments = found
         reason, said = _REASONS.get(name, "TRANSACTION_FAILED"), f"{name}({', '.join(map(str, arguments))})"
-        if name == "LegRefused":
+        if name == "LegRefused" and arguments[1] < len(GRANT_REASONS):
             dataset_id, number = arguments
             said, reason = f"dataset {dataset_id}: {GRANT_REASONS[number][0]}", GRANT_REASONS[number][1]
             return ChainError(

@@ -27,7 +27,9 @@ def world() -> Iterator[World]:
         assert token is not None
         holder = admin.register_holder(operator.address, admin.address, ENDPOINT, FINGERPRINT)
         operator.take_fencing_epoch(holder, EPOCH, bytes(32))
-        datasets = [admin.register_dataset(holder, bytes([i]) * 32, token, ORDER, CAP, TERMS) for i in (1, 2, 3)]
+        datasets = [
+            admin.register_dataset(holder, bytes([i]) * 32, token, ORDER, CAP, TERMS) for i in (1, 2, 3)
+        ]
         builder.mint_test_token(token, builder.address, 5 * MONEY)
         builder.deposit(token, MONEY)
         yield World(
