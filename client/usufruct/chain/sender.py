@@ -13,7 +13,7 @@ from usufruct.chain.account import Account
 from usufruct.chain.answers import TransactionReceipt
 from usufruct.chain.connection import Chain, grant_struct
 from usufruct.chain.entries import HANDED_IN, CallState, DatasetTerms, LegEntry, LegState
-from usufruct.chain.events import DatasetRegistered, Event, HolderRegistered
+from usufruct.chain.events import DatasetRegistered, Event, HolderRegistered, LegClosed
 from usufruct.chain.interface import interface
 from usufruct.chain.typed_data import call_hash, grant_hash, receipt_hash, sign
 from usufruct.domain.grant import SignedGrant, SignedSponsorship
@@ -360,6 +360,12 @@ class Sender:
 
     def resolve(self, leg: LegEntry, to_holder_bps: int) -> TransactionReceipt:
         """Disputed -> Resolved, by the arbiter: the holder's share of the price in ten-thousandths."""
+        now = self._now(leg)
+        if now.state is LegState.RESOLVED:
+            closed = self._leg_events("LegClosed", leg)
+            share = sum(e.holder_units + e.fee_units for e in closed if isinstance(e, LegClosed))
+            if share != now.price_units * to_holder_bps // 10_000:
+                raise ChainError("the dispute was resolved with another share", reason="LEG_NOT_OPEN")
         return self._end(leg, LegState.RESOLVED, "resolve", to_holder_bps)
 
     def refund_unresolved(self, leg: LegEntry) -> TransactionReceipt:
