@@ -1,13 +1,16 @@
-"""Who signed what: grants, sponsorships, acceptances, receipts, acknowledgements, lower losses, usage batches."""
+"""Who decided what: acceptances, receipts, acknowledgements, lower losses, disputes, withdrawals, usage batches.
+
+Every check here reads the transaction of an event: who sent it, and what is signed in its arguments.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from usufruct.audit.books import Books, JobBook, LegBook
+from usufruct.audit.books import Books, LegBook
 from usufruct.audit.evidence import CallFacts, Evidence
-from usufruct.audit.findings import Finding, Place, Severity
+from usufruct.audit.findings import Finding, Place, Severity, at, impossible
 from usufruct.chain import (
     LegEntry,
     LegState,
@@ -15,120 +18,88 @@ from usufruct.chain import (
     acknowledgement_hash,
     decline_hash,
     failure_hash,
-    grant_hash,
     lower_hash,
     signer,
-    sponsorship_hash,
     usage_batch_hash,
 )
+from usufruct.chain.events import LegDisputed, RecordCalled, UsageBatch, Withdrawn
 from usufruct.domain import ids
-from usufruct.domain.grant import SignedGrant
 from usufruct.errors import InvalidInput
 
 
 def check_authority(evidence: Evidence, books: Books) -> Iterator[Finding]:
-    """Every leg's grant and statements, and who opened each job and appended each usage batch."""
+    """Every statement about a leg, every usage batch, and what only the sender of a transaction may say."""
     for leg in books.legs.values():
-        yield from _check_grant(evidence, books, leg)
         yield from _check_statements(evidence, books, leg)
         yield from _check_waiting(evidence, books, leg)
-    for job in books.jobs.values():
-        yield from _check_opening(evidence, books, job)
-    for holder_id, batches in books.batches.items():
+    for batches in books.batches.values():
         for batch in batches:
-            place = Place(
-                holder_id=holder_id, record=batch.first_sequence, transaction=batch.transaction_hash
-            )
-            call = evidence.calls.get(batch.transaction_hash)
-            if call is None:
-                yield Finding("transaction-missing", place, "the batch's transaction could not be fetched")
-                continue
-            digest = usage_batch_hash(
-                holder_id, batch.root, batch.count, batch.prev_root, batch.first_sequence, evidence.chain_id,
-                evidence.usage_log,
-            )  # fmt: skip
-            operator = books.operators.get(batch.transaction_hash, "")
-            yield from _check_signer(
-                "batch-sender", call, digest, call.statement, operator, "the holder's operator key", place
-            )
+            yield from _check_batch(evidence, books, batch)
+    for event in evidence.events:
+        if isinstance(event, Withdrawn | LegDisputed | RecordCalled):
+            yield from _check_sender(evidence, books, event)
 
 
-def _check_opening(evidence: Evidence, books: Books, job: JobBook) -> Iterator[Finding]:
-    """The builder opened the job, and whoever pays for it agreed."""
-    opened = job.opened
-    place = Place(job_id=opened.job_id, transaction=opened.transaction_hash)
-    call = evidence.calls.get(opened.transaction_hash)
+def check_signer(
+    evidence: Evidence, kind: str, call: CallFacts, digest: bytes, signature: bytes, expected: str, who: str, place: Place
+) -> Iterator[Finding]:  # fmt: skip
+    """``expected`` must have sent the transaction or signed in its arguments."""
+    signed_by = signer_of(digest, signature)
+    if expected in (call.sender, signed_by):
+        return
+    if not call.direct or expected in evidence.wallets:
+        text = f"sent or signed through a contract: that {who} decided it cannot be shown, the contract has checked it"
+        yield Finding(kind, place, text, Severity.NOTE)
+        return
+    text = f"sent by {call.sender}, signed by {signed_by or 'nobody'}; {who} is {expected}"
+    yield Finding(kind, place, text)
+
+
+def signer_of(digest: bytes, signature: bytes) -> str | None:
+    """The key that made it; None where no key can have."""
+    if len(signature) != 65:
+        return None
+    try:
+        return signer(digest, signature)
+    except InvalidInput:
+        return None
+
+
+def _check_batch(evidence: Evidence, books: Books, batch: UsageBatch) -> Iterator[Finding]:
+    place = Place(holder_id=batch.holder_id, record=batch.first_sequence, transaction=batch.transaction_hash)
+    call = evidence.calls.get(batch.transaction_hash)
     if call is None:
-        yield Finding(
-            "transaction-missing", place, "the transaction that opened the job could not be fetched"
-        )
+        yield Finding("transaction-missing", place, "the batch's transaction could not be fetched")
         return
-    if not call.direct:
-        return
-    if call.sender != opened.builder:
-        yield Finding("job-sender", place, f"opened by {call.sender}, who is not its builder")
-    payers = {leg.entry.payer for leg in books.legs_of(opened.job_id)}
-    if payers <= {opened.builder}:
-        return
-    signed = call.sponsorship
-    if signed is None or payers != {signed.sponsorship.payer}:
-        yield Finding("sponsorship", place, "paid for by somebody who signed no sponsorship of it")
-        return
-    digest = sponsorship_hash(signed.sponsorship, evidence.chain_id, evidence.compute_access)
-    legs = books.legs_of(opened.job_id)
-    units = sum(leg.entry.price_units for leg in legs)
-    if (signed.sponsorship.job_id, signed.sponsorship.spec_hash) != (opened.job_id, opened.spec_hash) or (
-        units > signed.sponsorship.units or {leg.entry.token for leg in legs} != {signed.sponsorship.token}
-    ):
-        yield Finding(
-            "sponsorship", place, "the sponsorship is for another job, another token, or less money"
-        )
-    if _signer(digest, signed.signature) != signed.sponsorship.payer:
-        text = "the sponsorship does not bear its payer's own signature; a contract wallet's cannot be shown"
-        yield Finding(
-            "sponsorship",
-            place,
-            text,
-            Severity.NOTE if _is_wallet(signed.signature) else Severity.DISCREPANCY,
-        )
+    digest = usage_batch_hash(
+        batch.holder_id, batch.root, batch.count, batch.prev_root, batch.first_sequence, evidence.chain_id,
+        evidence.usage_log,
+    )  # fmt: skip
+    operator = books.operators.get(batch.transaction_hash, "")
+    yield from check_signer(
+        evidence, "batch-sender", call, digest, call.statement, operator, "the holder's operator key", place
+    )
 
 
-def _check_grant(evidence: Evidence, books: Books, leg: LegBook) -> Iterator[Finding]:
-    entry, place = leg.entry, replace(leg.place, transaction=leg.locked.transaction_hash)
-    call = evidence.calls.get(leg.locked.transaction_hash)
-    if call is None or not call.direct:
-        if call is not None:
-            text = "the job was opened through another contract: its grants cannot be shown, the contract has checked them"
-            yield Finding("grant-unseen", place, text, Severity.NOTE)
+def _check_sender(
+    evidence: Evidence, books: Books, event: Withdrawn | LegDisputed | RecordCalled
+) -> Iterator[Finding]:
+    """Nobody signs these: the sender of the transaction is who says so."""
+    call = evidence.calls.get(event.transaction_hash)
+    if call is None:
+        yield Finding("transaction-missing", at(event), "a transaction could not be fetched")
         return
-    matching = [
-        s
-        for s in call.grants
-        if grant_hash(s.grant, evidence.chain_id, evidence.registry) == entry.grant_hash
-    ]
-    if not matching:
-        yield Finding("grant-missing", place, "no grant in the transaction has the hash that the leg names")
-        return
-    signed = matching[0]
-    job = books.jobs.get(leg.locked.job_id)
-    for text in _grant_terms(signed, leg, job.opened.purpose_hash if job else b""):
-        yield Finding("grant-terms", place, text)
-    signed_by = _signer(entry.grant_hash, signed.signature)
-    if signed_by != leg.operator_at_lock:
-        text = f"the grant is signed by {signed_by or 'no key'}, the operator key was {leg.operator_at_lock}"
-        yield Finding("grant-signature", place, text)
-
-
-def _grant_terms(signed: SignedGrant, leg: LegBook, purpose_hash: bytes) -> Iterator[str]:
-    grant, entry = signed.grant, leg.entry
-    if (grant.dataset_id, grant.grantee) != (entry.dataset_id, entry.builder):
-        yield "the grant is for another dataset or builder"
-    if grant.spec_hash not in (ids.ZERO_HASH, entry.spec_hash) or grant.purpose_hash != purpose_hash:
-        yield "the grant is for another spec or purpose"
-    if (grant.token, grant.price_units) != (entry.token, entry.price_units):
-        yield f"the grant's price is {grant.price_units}, {entry.price_units} were locked"
-    if leg.reserved_micro > min(grant.loss_per_job_micro, grant.loss_total_micro):
-        yield f"the grant allows {grant.loss_per_job_micro} for a job, {leg.reserved_micro} were reserved"
+    match event:
+        case Withdrawn():
+            agrees = (call.sender, call.to) == (event.owner, event.to)
+        case LegDisputed():
+            leg = books.legs.get(ids.leg_id(event.job_id, event.dataset_id))
+            payer = leg.entry.payer if leg else ""
+            agrees = (call.sender, call.reason_hash) == (payer, event.reason_hash)
+        case RecordCalled():
+            agrees = call.sender == event.caller
+    if call.direct and not agrees:
+        yield impossible(event, f"{call.sender} sent the transaction, and says otherwise in it", "sender")
 
 
 def _check_statements(evidence: Evidence, books: Books, leg: LegBook) -> Iterator[Finding]:
@@ -154,10 +125,14 @@ def _check_statements(evidence: Evidence, books: Books, leg: LegBook) -> Iterato
         if event is leg.accepted:
             digest = acceptance_hash(locked.stored_hash(), leg.accepted.fencing_epoch, *place_on_chain)
             who = leg.operator_at_acceptance
-            yield from _check_signer(kind, call, digest, call.statement, who, "the operator key", place)
+            yield from check_signer(
+                evidence, kind, call, digest, call.statement, who, "the operator key", place
+            )
         elif event is leg.delivered:
             digest = leg.delivered.receipt_hash
-            yield from _check_signer(kind, call, digest, call.statement, operator, "the operator key", place)
+            yield from check_signer(
+                evidence, kind, call, digest, call.statement, operator, "the operator key", place
+            )
             yield from _check_lower(evidence, leg, call, leg.delivered.receipt.loss_micro, place)
         elif leg.closed is not None:
             yield from _check_end(evidence, leg, call, accepted, leg_id, place)
@@ -172,7 +147,8 @@ def _check_end(
     match entry.state:
         case LegState.ACKNOWLEDGED:
             digest = acknowledgement_hash(leg_id, entry.receipt_hash, *on_chain)
-            yield from _check_signer(
+            yield from check_signer(
+                evidence,
                 "acknowledgement-signature",
                 call,
                 digest,
@@ -184,16 +160,19 @@ def _check_end(
         case LegState.DECLINED:
             digest = decline_hash(leg.locked.leg.stored_hash(), *on_chain)
             who = leg.operator_at_end
-            yield from _check_signer(
-                "end-signature", call, digest, call.statement, who, "the operator key", place
+            yield from check_signer(
+                evidence, "end-signature", call, digest, call.statement, who, "the operator key", place
             )
         case LegState.FAILED:
             digest = failure_hash(accepted.stored_hash(), entry.loss_micro, call.fencing_epoch, *on_chain)
             who = leg.operator_at_end
-            yield from _check_signer(
-                "end-signature", call, digest, call.statement, who, "the operator key", place
+            yield from check_signer(
+                evidence, "end-signature", call, digest, call.statement, who, "the operator key", place
             )
             yield from _check_lower(evidence, leg, call, entry.loss_micro, place)
+            if call.direct and call.fencing_epoch != leg.fencing_epoch:
+                text = f"failed in fencing epoch {call.fencing_epoch}, {leg.fencing_epoch} was in force"
+                yield Finding("fencing-epoch", place, text)
         case LegState.CANCELLED if call.direct and call.sender not in (entry.payer, entry.builder):
             yield Finding(
                 "end-signature", place, f"cancelled by {call.sender}, who neither built nor paid for it"
@@ -212,10 +191,10 @@ def _check_lower(
         return
     leg_id = ids.leg_id(leg.locked.job_id, leg.locked.dataset_id)
     digest = lower_hash(leg_id, loss_micro, evidence.chain_id, evidence.compute_access)
-    signed_by = _signer(digest, call.lower)
+    signed_by = signer_of(digest, call.lower)
     if signed_by == leg.entry.builder:
         return
-    unknown = not call.direct or _is_wallet(call.lower)
+    unknown = not call.direct or leg.entry.builder in evidence.wallets
     text = f"it spends {loss_micro} of {leg.reserved_micro} reserved; the builder's consent is " + (
         "a contract wallet's, which the contract has checked"
         if unknown
@@ -247,32 +226,3 @@ def _check_waiting(evidence: Evidence, books: Books, leg: LegBook) -> Iterator[F
             text = "disputed, and not decided yet"
     if text:
         yield Finding("leg-waiting", leg.place, text, Severity.NOTE)
-
-
-def _check_signer(
-    kind: str, call: CallFacts, digest: bytes, signature: bytes, expected: str, who: str, place: Place
-) -> Iterator[Finding]:
-    """``expected`` must have sent the transaction or signed in its arguments."""
-    signed_by = _signer(digest, signature)
-    if expected in (call.sender, signed_by):
-        return
-    if not call.direct or _is_wallet(signature):
-        text = f"sent or signed through a contract: that {who} decided it cannot be shown, the contract has checked it"
-        yield Finding(kind, place, text, Severity.NOTE)
-        return
-    text = f"sent by {call.sender}, signed by {signed_by or 'nobody'}; {who} is {expected}"
-    yield Finding(kind, place, text)
-
-
-def _is_wallet(signature: bytes) -> bool:
-    """Whether it can only be a contract wallet's: those may sign with anything but the 65 bytes of a key."""
-    return bool(signature) and len(signature) != 65
-
-
-def _signer(digest: bytes, signature: bytes) -> str | None:
-    if len(signature) != 65:
-        return None
-    try:
-        return signer(digest, signature)
-    except InvalidInput:
-        return None

@@ -1,11 +1,13 @@
-"""What the events say: holders, datasets, jobs, legs, deposits and earnings. :mod:`usufruct.audit.replay` writes them."""
+"""What the events say: holders, datasets, jobs, legs, deposits and earnings. :mod:`usufruct.audit.replay` and
+:mod:`usufruct.audit.leg_replay` write them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
-from usufruct.audit.findings import Place
-from usufruct.chain import ENDED, CallState, DatasetTerms, LegEntry
+from usufruct.audit.findings import Finding, Place, at
+from usufruct.chain import ENDED, CallState, DatasetTerms, Event, LegEntry
 from usufruct.chain.events import (
     BondPaid,
     DatasetRegistered,
@@ -33,12 +35,17 @@ class LegBook:
         operator, operator_at_acceptance, operator_at_end: the operator key when it was delivered, accepted, closed; empty
             before.
         operator_at_lock: the operator key when it was opened, whose signature the grant bears.
-        fencing_epoch: the holder's when it was delivered.
+        terms: the dataset's when it was opened. revocation_epoch: the holder's. granted: uses and loss of its grant by then,
+            with its own.
+        fencing_epoch: the holder's when it was delivered or failed.
     """
 
     locked: LegLocked
     entry: LegEntry
     operator_at_lock: str
+    terms: DatasetTerms | None = None
+    revocation_epoch: int = 0
+    granted: tuple[int, int] = (0, 0)
     accepted: LegAccepted | None = None
     delivered: LegDelivered | None = None
     disputed: LegDisputed | None = None
@@ -141,6 +148,7 @@ class Books:
     """
 
     guardian: str = ""
+    next_guardian: str = ""
     paused: bool = False
     fee_bps: int = 0
     next_fee_bps: int = 0
@@ -160,6 +168,19 @@ class Books:
     operators: dict[bytes, str] = field(default_factory=dict)
     calls: dict[tuple[int, int], RecordCallBook] = field(default_factory=dict)
     shown: dict[tuple[int, int], RecordShown] = field(default_factory=dict)
+
+    def earn(self, token: str, holder_id: int, units: int) -> None:
+        """Adds to a holder's earnings, or to the protocol's (number 0)."""
+        if units:
+            self.earnings[token, holder_id] = self.earnings.get((token, holder_id), 0) + units
+
+    def move(self, event: Event, token: str, owner: str, units: int) -> Iterator[Finding]:
+        """Adds to a deposit, or takes from it what must be there."""
+        key = (token, owner)
+        self.deposits[key] = self.deposits.get(key, 0) + units
+        if self.deposits[key] < 0:
+            text = f"more left the deposit than was in it: {self.deposits[key]} units"
+            yield Finding("deposit-negative", replace(at(event), account=owner), text)
 
     def legs_of(self, job_id: bytes) -> list[LegBook]:
         """The job's legs by dataset."""

@@ -24,11 +24,15 @@ from usufruct.chain.events import (
     Deposited,
     EarningsWithdrawn,
     GrantCancelled,
+    GuardianOffered,
+    HolderRegistered,
     JobOpened,
     LegAccepted,
     LegClosed,
     LegDelivered,
+    LegDisputed,
     LegLocked,
+    OperatorChanged,
     RecordCalled,
     UsageBatch,
     Withdrawn,
@@ -38,8 +42,10 @@ from usufruct.domain.grant import Grant, SignedGrant, SignedSponsorship, Sponsor
 from usufruct.errors import AuditError, ChainError, UsufructError
 
 Progress = Callable[[str], None]
-_SIGNED: Final = (JobOpened, LegAccepted, LegDelivered, LegClosed, UsageBatch)
-"""Events that somebody must have signed; their transactions are fetched."""
+_SIGNED: Final = (
+    JobOpened, LegAccepted, LegDelivered, LegDisputed, LegClosed, UsageBatch, Withdrawn, RecordCalled, GuardianOffered,
+)  # fmt: skip
+"""Events that somebody has decided; their transactions tell who, and are fetched."""
 
 
 class AtBlock(Chain):
@@ -101,6 +107,8 @@ def collect(
         progress(f"reading storage at block {block_number}")
         storage = read_storage(chain, events)
         calls = read_calls(chain, events)
+        block_times = read_block_times(chain, events)
+        wallets = read_wallets(chain, events)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise AuditError("the node's answers do not fit the contracts; use another node") from error
     progress(f"reading usage records of {len(storage.holders)} holders")
@@ -122,8 +130,10 @@ def collect(
         block_number=block_number,
         block_time_seconds=block_time,
         events=events,
+        block_times=block_times,
         storage=storage,
         calls=calls,
+        wallets=wallets,
         records=records,
     )
 
@@ -182,11 +192,35 @@ def read_calls(chain: AtBlock, events: tuple[Event, ...]) -> dict[bytes, CallFac
     return calls
 
 
+def read_block_times(chain: AtBlock, events: tuple[Event, ...]) -> dict[int, int]:
+    """When the blocks of the events were made, UTC seconds."""
+    times = {}
+    for number in dict.fromkeys(event.block_number for event in events):
+        block = chain.rpc.block(number)
+        if block is None:
+            raise AuditError(
+                f"the node does not give block {number}, of which it gives events; use another node"
+            )
+        times[number] = block.time_seconds
+    return times
+
+
+def read_wallets(chain: AtBlock, events: tuple[Event, ...]) -> frozenset[str]:
+    """Which of those who sign statements are contracts."""
+    signers = {event.operator for event in events if isinstance(event, (HolderRegistered, OperatorChanged))}
+    for event in events:
+        if isinstance(event, LegLocked):
+            signers |= {event.leg.builder, event.leg.payer}
+    block = chain.final_block()[0]
+    return frozenset(account for account in sorted(signers) if chain.rpc.code(account, block))
+
+
 def _call_facts(chain: AtBlock, transaction: Transaction) -> CallFacts:
     sender, to = transaction.sender, transaction.to
-    if to not in (chain.usage_log, chain.compute_access):
+    ours = {chain.registry: "Registry", chain.compute_access: "ComputeAccess", chain.usage_log: "UsageLog"}
+    if to not in ours:
         return CallFacts(sender)
-    abi = interface("UsageLog" if to == chain.usage_log else "ComputeAccess")
+    abi = interface(ours[to])
     try:
         function, arguments = abi.decode_call(transaction.data)
         return CallFacts(sender, direct=True, function=function, **_arguments(function, arguments))
@@ -202,6 +236,10 @@ def _arguments(function: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
             grants = tuple(SignedGrant(Grant(*grant), signature) for grant, signature, _ in legs)
             sponsorship = SignedSponsorship(Sponsorship(*sponsored[0]), sponsored[1]) if sponsored else None
             return {"grants": grants, "nonce": init[0], "sponsorship": sponsorship}
+        case "withdraw":
+            return {"to": arguments[2]}
+        case "dispute":
+            return {"reason_hash": arguments[1]}
         case "append":
             return {"statement": arguments[5]}
         case "accept":

@@ -103,6 +103,7 @@ class CallFacts:
         statement: the holder's EIP-712 signature in its arguments; empty where the holder itself sent it.
         acknowledgement: the builder's, the same way. lower: the builder's consent to a loss below the reservation.
         fencing_epoch: of a ``fail``, which names it. nonce: of the job that it opened.
+        to: where a withdrawal went. reason_hash: of a dispute.
         grants: signed grants of the job that it opened. sponsorship: what its payer signed.
     """
 
@@ -114,6 +115,8 @@ class CallFacts:
     lower: bytes = b""
     fencing_epoch: int = 0
     nonce: bytes = b""
+    to: str = ""
+    reason_hash: bytes = b""
     sponsorship: SignedSponsorship | None = None
     grants: tuple[SignedGrant, ...] = ()
 
@@ -126,8 +129,10 @@ class Evidence:
         chain_id, compute_access, registry, usage_log: which network.
         block_number, block_time_seconds: the final block that all of it is read at.
         events: all of the three contracts since their deployment, oldest first.
+        block_times: UTC seconds of every block that has one of the events, by number.
         storage: see :class:`Storage`.
         calls: by transaction hash, for events that somebody must have signed.
+        wallets: operators, builders and payers that are contracts: their signatures are whatever they say.
         records: by holder number.
     """
 
@@ -138,6 +143,8 @@ class Evidence:
     block_number: int
     block_time_seconds: int
     events: tuple[Event, ...]
+    block_times: Mapping[int, int]
     storage: Storage
     calls: Mapping[bytes, CallFacts] = field(default_factory=dict)
+    wallets: frozenset[str] = frozenset()
     records: Mapping[int, HolderRecords] = field(default_factory=dict)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from usufruct.chain import Event
 from usufruct.domain.ids import to_hex
 
 
@@ -94,3 +95,19 @@ class Finding:
             "where": self.place.as_dict(),
             "text": self.text,
         }
+
+
+def impossible(event: Event, text: str, kind: str = "event-impossible") -> Finding:
+    """The contracts cannot have emitted this event here: a rule of theirs forbids it."""
+    place = replace(
+        at(event),
+        holder_id=getattr(event, "holder_id", None),
+        dataset_id=getattr(event, "dataset_id", None),
+        job_id=getattr(event, "job_id", None),
+    )
+    return Finding(kind, place, f"{type(event).__name__}: {text}")
+
+
+def at(event: Event) -> Place:
+    """The transaction of an event."""
+    return Place(transaction=event.transaction_hash)

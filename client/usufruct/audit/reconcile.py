@@ -8,11 +8,14 @@ from usufruct.audit.authority_checks import check_authority
 from usufruct.audit.books import Books
 from usufruct.audit.evidence import Evidence
 from usufruct.audit.findings import Finding, Severity
+from usufruct.audit.grant_checks import check_grants
 from usufruct.audit.receipt_checks import check_receipt
 from usufruct.audit.record_checks import check_usage
 from usufruct.audit.replay import replay
+from usufruct.audit.round_checks import check_rounds
 from usufruct.audit.storage_checks import check_storage
-from usufruct.audit.usage_log import ReadRecord, check_records
+from usufruct.audit.time_checks import check_times
+from usufruct.audit.usage_log import ReadRecord, check_records, with_shown
 
 
 @dataclass(frozen=True)
@@ -49,24 +52,26 @@ def judge(evidence: Evidence) -> Judgement:
     """Compares everything with everything else that must agree with it.
 
     *Guarantee*: if :attr:`Judgement.verified`, then at the final block the events lead to the storage of the three
-    contracts; every anchored usage record is the one that was logged; every delivered leg committed the loss that its
-    receipt's mechanism costs, and was paid its price or waits for it. Whether the noise was really drawn, on the data
+    contracts, by steps that these allow, each in its time; every anchored usage record is the one that was logged; every
+    delivered leg committed at least the loss that its receipt's mechanism costs for the attempts charged. Whether the noise was really drawn, on the data
     that the card describes, no log can show.
     """
     books, findings = replay(evidence.events)
+    findings.extend(check_times(evidence))
     findings.extend(check_storage(evidence, books))
+    findings.extend(check_grants(evidence, books))
     findings.extend(check_authority(evidence, books))
     for leg in books.legs.values():
         findings.extend(check_receipt(evidence, leg, books))
     records: list[ReadRecord] = []
     for holder_id in sorted(set(books.batches) | set(books.holders) | set(evidence.records)):
+        shown = {number: event for (holder, number), event in books.shown.items() if holder == holder_id}
+        given, differ = with_shown(holder_id, evidence.records.get(holder_id), shown)
         read, found = check_records(
-            holder_id,
-            evidence.records.get(holder_id),
-            books.batches.get(holder_id, []),
-            evidence.block_time_seconds,
+            holder_id, given, books.batches.get(holder_id, []), evidence.block_time_seconds
         )
         records.extend(read)
-        findings.extend(found)
+        findings.extend([*differ, *found])
     findings.extend(check_usage(records, books))
+    findings.extend(check_rounds(records, books, evidence.block_times))
     return Judgement(books, tuple(records), tuple(findings))

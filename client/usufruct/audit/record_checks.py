@@ -9,7 +9,7 @@ from dataclasses import replace
 from usufruct.audit.books import Books, LegBook
 from usufruct.audit.findings import Finding, Place, Severity
 from usufruct.audit.usage_log import ReadRecord
-from usufruct.chain import ENDED, UNSPENT, LegState
+from usufruct.chain import ENDED, LegState
 from usufruct.domain import ids
 from usufruct.domain.leg_receipt import updates_hash
 from usufruct.domain.usage_record import UsageKind
@@ -65,7 +65,6 @@ def _check_leg(leg: LegBook, records: list[ReadRecord], books: Books) -> Iterato
             text = "another grant than the one that opened the leg"
             yield Finding("grant-other", _at(entry, leg), text, Severity.NOTE)
     yield from _check_attempts(leg, records)
-    yield from _check_started(leg, kinds[UsageKind.CHARGED], books)
     yield from _check_delivered(leg, kinds[UsageKind.DELIVERED])
     if leg.delivered is None:
         return
@@ -137,27 +136,6 @@ def _check_attempts(leg: LegBook, records: list[ReadRecord]) -> Iterator[Finding
         for attempt in sorted(set(charges) - set(outcomes)):
             text = f"attempt {attempt} was charged, and no record says whether its update was sent or lost"
             yield Finding("attempt-open", _at(charges[attempt], leg), text)
-
-
-def _check_started(leg: LegBook, charges: list[ReadRecord], books: Books) -> Iterator[Finding]:
-    """Nobody trains on a leg that was let go, nor before enough legs of its job were accepted."""
-    job = books.jobs.get(leg.locked.job_id)
-    started = job.started if job else None
-    batches = {batch.root: batch for batch in books.batches.get(leg.entry.holder_id, [])}
-    for entry in charges:
-        if leg.entry.state in UNSPENT:
-            text = f"it charged an attempt of a leg that was {leg.entry.state.name.lower()} at no loss"
-            yield Finding("attempt-unspent", _at(entry, leg), text)
-        batch = batches.get(entry.root) if entry.root else None
-        position = (batch.block_number, batch.log_index) if batch else None
-        if position is not None and (started is None or position < (started.block_number, started.log_index)):
-            text = "it was logged before enough legs of the job were accepted"
-            yield Finding("attempt-early", _at(entry, leg), text)
-    if leg.entry.state is LegState.FAILED and leg.closed is not None:
-        each = [entry.record.loss_micro for entry in charges]
-        if leg.closed.loss_micro < sum(each):
-            text = f"it ended at a loss of {leg.closed.loss_micro}, its charges add up to {sum(each)} (10^-6 nat)"
-            yield Finding("leg-loss", leg.place, text)
 
 
 def _check_delivered(leg: LegBook, records: list[ReadRecord]) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from usufruct.audit.evidence import Evidence
 from usufruct.audit.findings import Finding, Place, Severity
 from usufruct.audit.usage_log import check_batches
 from usufruct.chain import CallState, DatasetEntry, HolderEntry, JobEntry, LegState
+from usufruct.chain.events import GuardianOffered
 from usufruct.domain import ids
 
 
@@ -48,14 +49,23 @@ def _settings(evidence: Evidence, books: Books) -> Iterator[Finding]:
     }  # fmt: skip
     if text := _differences(events, storage):
         yield Finding("settings-differ", Place(account=stored.guardian), text)
+    first = _first_guardian(evidence, books)
     for guardian, event in books.fee_payouts:
-        # the first guardian is in no event: it is the present one, if the role never changed hands
-        expected = guardian or ("" if books.guardian else stored.guardian)
+        expected = guardian or first
         if expected and event.payout != expected:
             place = Place(account=event.payout, transaction=event.transaction_hash)
             yield Finding(
                 "payment-differs", place, f"fees went to {event.payout}, the guardian was {expected}"
             )
+
+
+def _first_guardian(evidence: Evidence, books: Books) -> str:
+    """In no event: the present one if the role never changed hands, else who first offered it; "" if that is unknown."""
+    if not books.guardian:
+        return evidence.storage.settings.guardian
+    offers = [event for event in evidence.events if isinstance(event, GuardianOffered)]
+    call = evidence.calls.get(offers[0].transaction_hash) if offers else None
+    return call.sender if call is not None and call.direct else ""
 
 
 def _record_calls(evidence: Evidence, books: Books) -> Iterator[Finding]:
@@ -72,10 +82,11 @@ def _record_calls(evidence: Evidence, books: Books) -> Iterator[Finding]:
             silent[holder_id] = silent.get(holder_id, 0) + 1
             late = ", and shown late" if call.state is CallState.ANSWERED else ""
             yield Finding("call-silent", place, f"called for, and not shown in time{late}")
+        elif call.state is CallState.OPEN and evidence.block_time_seconds > call.answer_by_seconds:
+            text = "called for and not shown, and its time is over: anyone may record the silence"
+            yield Finding("call-overdue", place, text, Severity.NOTE)
         elif call.state is CallState.OPEN:
-            over = evidence.block_time_seconds > call.answer_by_seconds
-            text = "called for, and its time is over: anyone may record the silence" if over else "called for"
-            yield Finding("call-open", place, text, Severity.NOTE)
+            yield Finding("call-open", place, "called for and not shown yet", Severity.NOTE)
     for holder_id, count in sorted(storage.silences.items()):
         if silent.get(holder_id, 0) != count:
             text = f"events show {silent.get(holder_id, 0)} unanswered calls, storage {count}"

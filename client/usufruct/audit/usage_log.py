@@ -6,12 +6,13 @@ changed bit, by searching the bit whose change gives the root on chain.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from usufruct.audit.evidence import HolderRecords, KeptRecord, StoredUsageHead
 from usufruct.audit.findings import Finding, Place, Severity
-from usufruct.chain.events import UsageBatch
+from usufruct.chain.events import RecordShown, UsageBatch
 from usufruct.domain.ids import ZERO_HASH, to_hex
 from usufruct.domain.usage_record import UsageRecord, leaf, merkle_proof, merkle_root, merkle_verify
 from usufruct.errors import UsufructError
@@ -112,10 +113,12 @@ def check_records(
     last = max([anchored, records.next_sequence, *(number + 1 for number in by_number)])
     findings.extend(_missing(holder_id, by_number, last))
     roots: dict[int, bytes] = {}
+    numbers = sorted(by_number)
     for batch in batches:
-        numbers = range(batch.first_sequence, batch.first_sequence + batch.count)
-        if batch.count <= len(by_number):
-            roots.update(dict.fromkeys(numbers, batch.root))
+        start = bisect_left(numbers, batch.first_sequence)
+        end = bisect_left(numbers, batch.first_sequence + batch.count)
+        roots.update(dict.fromkeys(numbers[start:end], batch.root))
+        if end - start == batch.count > 0:  # what is missing is named already
             findings.extend(_check_root(holder_id, by_number, batch))
     readable: list[ReadRecord] = []
     for number, kept in sorted(by_number.items()):
@@ -147,6 +150,37 @@ def check_records(
     return readable, findings
 
 
+def with_shown(
+    holder_id: int, records: HolderRecords | None, shown: Mapping[int, RecordShown]
+) -> tuple[HolderRecords | None, list[Finding]]:
+    """A holder's records and, where it does not give one, what was shown on chain: the contract has checked that.
+
+    Args:
+        shown: by number of the record.
+    """
+    if not shown:
+        return records, []
+    given = records or HolderRecords(holder_id, "chain", (), 0)
+    by_number = {kept.sequence: kept for kept in given.records}
+    findings = [
+        Finding(
+            "record-shown",
+            Place(holder_id=holder_id, record=number, transaction=event.transaction_hash),
+            "the record is not the one that was shown on chain",
+        )
+        for number, event in sorted(shown.items())
+        if number in by_number and by_number[number].data != event.record
+    ]
+    more = [KeptRecord(number, shown[number].record) for number in sorted(set(shown) - set(by_number))]
+    if more:
+        kept = list(given.records)
+        for record in more:
+            after = (i for i, other in enumerate(kept) if other.sequence > record.sequence)
+            kept.insert(next(after, len(kept)), record)
+        given = replace(given, records=tuple(kept))
+    return given, findings
+
+
 def _missing(holder_id: int, by_number: dict[int, KeptRecord], end: int) -> Iterator[Finding]:
     """One finding for each gap, so that hostile numbers cannot make a million of them."""
     expected = 0
@@ -163,9 +197,7 @@ def _missing(holder_id: int, by_number: dict[int, KeptRecord], end: int) -> Iter
 
 def _check_root(holder_id: int, by_number: dict[int, KeptRecord], batch: UsageBatch) -> Iterator[Finding]:
     numbers = range(batch.first_sequence, batch.first_sequence + batch.count)
-    kept = [by_number[number] for number in numbers if number in by_number]
-    if len(kept) != batch.count or not kept:
-        return  # what is missing is named already
+    kept = [by_number[number] for number in numbers]
     leaves = [leaf(number, entry.data) for number, entry in zip(numbers, kept, strict=True)]
     if merkle_root(leaves) == batch.root:
         return

@@ -2,8 +2,9 @@
 
 Three holders; a first job with three legs that was delivered and paid, in which one attempt was lost; one that expired
 after its deadline; one that was delivered and not yet paid; legs that were cancelled, declined, released, failed at no
-loss, disputed and settled in silence; a loss lowered with the builder's consent; a sponsor; a fee; a version; a record
-that was called for and shown; refusals; money in and out.
+loss, disputed (and decided, and not decided in time) and settled in silence; legs that stand open; a loss lowered with
+the builder's consent; a sponsor; a fee; a pause; another guardian, admin, operator and payout; a version; a record that
+was called for and shown; refusals; money in and out. Everybody's clock is the chain's, which leaps ahead now and then.
 """
 
 from __future__ import annotations
@@ -164,8 +165,12 @@ class Network:
         fencing = Fencing(self.chain, holder_id, 1)
         publisher = Publisher(ledger=ledger, sender=operator, fencing=fencing, holder_id=holder_id)
         return WorkingHolder(
-            holder_id, dataset_id, operator, ledger, UsageLog(ledger), publisher, key, server
+            holder_id, dataset_id, operator, ledger, UsageLog(ledger, clock=self._now), publisher, key, server
         )
+
+    def _now(self) -> float:
+        evm = self.dev_chain.evm
+        return max(evm.now_seconds(), evm.head.timestamp)
 
     def refuse(self, holder: WorkingHolder) -> None:
         """Two refusals in the usage log."""
@@ -332,6 +337,10 @@ class FinishedNetwork(Network):
         silent = self._run(one)
         self.dev_chain.evm.increase_time(CHALLENGE_SECONDS + 1)
         self.builder.settle(self.leg(silent, one))
+        unresolved = self._run(three)
+        self.builder.dispute(self.leg(unresolved, three), keccak(text="why"))
+        self.dev_chain.evm.increase_time(7 * 86_400 + 1)
+        self.builder.refund_unresolved(self.leg(unresolved, three))
         expired = self.open_job([one], 600)
         self.charge(expired, one, 1, 1, lost=True)
         self.dev_chain.evm.increase_time(601)
@@ -344,6 +353,8 @@ class FinishedNetwork(Network):
             holder.publisher.publish()
         self._called_and_shown(two)
         self._new_terms_and_version(two)
+        self._offices(three)
+        self._left_open(one, three)
 
     def _run(self, holder: WorkingHolder) -> Job:
         """A job of one leg, delivered and not yet paid."""
@@ -403,3 +414,33 @@ class FinishedNetwork(Network):
         holder.operator.revoke_grants(holder.holder_id)
         holder.operator.take_fencing_epoch(holder.holder_id, 2, keccak(text="ledger"))
         admin.set_operator(holder.holder_id, str(self.arbiter_key.address))
+
+    def _offices(self, holder: WorkingHolder) -> None:
+        """Another guardian, who pauses; another admin, who says anew where the server is, and lowers the budget."""
+        guardian, admin = self._account(), self._account()
+        self.guardian.offer_guardian(str(guardian.address))
+        following = Sender(self.chain, guardian)
+        following.accept_guardian()
+        following.set_paused(True)
+        following.set_paused(False)
+        Sender(self.chain, self.admin).offer_admin(holder.holder_id, str(admin.address))
+        taking_over = Sender(self.chain, admin)
+        taking_over.accept_admin(holder.holder_id)
+        entry = self.chain.holder(holder.holder_id)
+        taking_over.update_endpoint(holder.holder_id, entry.endpoint, entry.fingerprint)
+        taking_over.set_cap(holder.dataset_id, CAP_MICRO - 1)
+        unused = Grant(
+            holder.dataset_id, self.builder.address, bytes(32), PURPOSE, self.token, PRICE_UNITS, 1, 1, 1, 0,
+            self.chain.block_time_seconds() + 600, 0, secrets.token_bytes(32),
+        )  # fmt: skip
+        signed = sign_grant(holder.key, unused, self.chain.chain_id, self.chain.registry)
+        holder.operator.cancel_grant(signed)
+
+    def _left_open(self, one: WorkingHolder, two: WorkingHolder) -> None:
+        """A leg that is locked, one that is accepted, one that is disputed."""
+        disputed = self._run(one)
+        self.builder.dispute(self.leg(disputed, one), keccak(text="why"))
+        waiting = self.open_job([one, two], 7200, accept=False)
+        self.accept(waiting, two)
+        for holder in (one, two):
+            holder.publisher.publish()

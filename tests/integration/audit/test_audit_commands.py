@@ -68,7 +68,7 @@ def folder(network: FinishedNetwork, tmp_path_factory: pytest.TempPathFactory) -
 def test_verify_reads_the_endpoints_and_says_that_nothing_differs(network: FinishedNetwork) -> None:
     done = process(network, "verify")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Verified: 10 jobs, 13 legs" in done.stdout
+    assert "Verified: 13 jobs, 17 legs" in done.stdout
     assert "nothing differs" in done.stdout
 
 
@@ -78,25 +78,25 @@ def test_verify_tells_budgets_and_epsilon_in_json(network: FinishedNetwork) -> N
     assert done.returncode == 0 and found["verified"]
     committed = {row["dataset_id"]: row["committed_micro"] for row in found["datasets"]}
     assert committed == {
-        1: 3 * PLAN.reservation_micro,
+        1: 4 * PLAN.reservation_micro,
         2: 2 * PLAN.reservation_micro,
-        3: 2 * PLAN.reservation_micro + ROUNDS * PLAN.loss_per_attempt_micro,
+        3: 3 * PLAN.reservation_micro + ROUNDS * PLAN.loss_per_attempt_micro,
         4: 2 * PLAN.reservation_micro,  # a version, which takes over what the one before has spent
     }
     assert found["datasets"][1]["epsilon_committed"] > PLAN.epsilon
-    assert found["counts"]["attempts_charged"] == 3 * (ROUNDS + 1) + 4 * ROUNDS + 1
+    assert found["counts"]["attempts_charged"] == 3 * (ROUNDS + 1) + 6 * ROUNDS + 1
 
 
 def test_log_shows_every_job_leg_grant_loss_payment_and_refusal(network: FinishedNetwork) -> None:
     found = answer(audit(network, "log", "--json"))
     assert [leg["state"] for leg in found["legs"]] == [
-        *4 * ["ACKNOWLEDGED"], "CANCELLED", "DECLINED", "FAILED", "RELEASED", "RELEASED", "RESOLVED", "SETTLED", "EXPIRED",
-        "DELIVERED",
+        *4 * ["ACKNOWLEDGED"], "CANCELLED", "DECLINED", "FAILED", "RELEASED", "RELEASED", "RESOLVED", "SETTLED",
+        "UNRESOLVED", "EXPIRED", "DELIVERED", "DISPUTED", "LOCKED", "ACCEPTED",
     ]  # fmt: skip
     price_less_fee = PRICE_UNITS * 99 // 100
     paid = sum(leg["paid_units"] for leg in found["legs"])
     assert paid == 5 * price_less_fee + PRICE_UNITS * 6 // 10 * 99 // 100
-    assert sum(leg["refunded_units"] for leg in found["legs"]) == 6 * PRICE_UNITS + PRICE_UNITS * 4 // 10
+    assert sum(leg["refunded_units"] for leg in found["legs"]) == 7 * PRICE_UNITS + PRICE_UNITS * 4 // 10
     assert (
         sum(leg["fee_units"] for leg in found["legs"]) == 5 * (PRICE_UNITS // 100) + PRICE_UNITS * 6 // 1000
     )
