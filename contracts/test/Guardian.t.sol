@@ -223,6 +223,13 @@ contract GuardianTest is Legs {
         assertSettings(IGuarded.Settings(guardian, false, 123, 0, 0));
     }
 
+    function test_fee_changes_later_than_its_time_too() public {
+        schedule(123);
+        vm.warp(START + 30 days);
+        registry.applyFee();
+        assertSettings(IGuarded.Settings(guardian, false, 123, 0, 0));
+    }
+
     function test_fee_changes_once() public {
         schedule(123);
         vm.warp(START + 7 days);
@@ -306,6 +313,17 @@ contract GuardianTest is Legs {
         vm.expectRevert(IGuarded.NotGuardian.selector);
         vm.prank(anyone);
         registry.acceptGuardian();
+    }
+
+    function test_guardian_role_that_was_taken_is_offered_to_nobody() public {
+        offer(anyone);
+        vm.prank(anyone);
+        registry.acceptGuardian();
+        for (uint160 i; i < 3; ++i) {
+            vm.expectRevert(IGuarded.NotGuardian.selector);
+            vm.prank(address(i));
+            registry.acceptGuardian();
+        }
     }
 
     function test_guardian_role_is_not_taken_by_others() public {

@@ -260,6 +260,13 @@ contract HoldersTest is Fixture {
         vm.assertEq(registry.payoutOf(otherHolderId), otherPayout);
     }
 
+    function test_payout_changes_later_than_its_time_too() public {
+        schedule(NEW_PAYOUT);
+        vm.warp(START + 30 days);
+        registry.applyPayout(holderId);
+        vm.assertEq(registry.payoutOf(holderId), NEW_PAYOUT);
+    }
+
     function test_payout_changes_once() public {
         schedule(NEW_PAYOUT);
         vm.warp(START + 48 hours);

@@ -67,6 +67,13 @@ contract SignaturesTest is Legs {
         usageLog.append(99, "root", 1, 0, 0, new bytes(65));
     }
 
+    function test_nobody_has_signed_even_where_the_zero_address_has_code_that_agrees() public {
+        // PUSH4 of ERC-1271's answer, shifted to the left of a word and returned
+        vm.etch(address(0), hex"631626ba7e60e01b60005260206000f3");
+        vm.expectRevert(BAD);
+        usageLog.append(99, "root", 1, 0, 0, "");
+    }
+
     function test_a_signer_that_sends_needs_no_signature() public {
         Leg memory leg = open(1);
         vm.prank(operator);
