@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from usufruct.errors import CATALOGUE, ConfigError, InvalidInput
+from usufruct_server.holder import admin_commands
 
 if TYPE_CHECKING:
     from usufruct_server.holder.job_store import JobStore
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="holder", help="For data holders: serve datasets, decide on proposals.", no_args_is_help=True
 )
+app.add_typer(admin_commands.app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Config = Annotated[Path, typer.Option("--config", "-c", help="The holder's configuration file.")]
@@ -224,6 +226,7 @@ def inbox(
                 "loss_micro": loss, "epsilon": round(epsilon(loss, terms.order, spec.plan.delta_pico / 1e12), 4),
                 "price_units": str(terms.price_units), "holders": len(spec.legs),
                 "deliver_by_seconds": spec.deliver_by_seconds,
+                "grant_hash": "0x" + proposal.document_hash.hex() if proposal.document_hash else None,
             }
         )  # fmt: skip
     text = "\n".join(
@@ -232,7 +235,7 @@ def inbox(
         + (
             ""
             if row["state"] == "pending" and not row["decision"]
-            else f" [{row['state']} {row['decision']}{row['reason']}]"
+            else f" [{row['state']} {row['decision']}{row['reason']}{row['grant_hash'] or ''}]"
         )
         for row in rows
     )

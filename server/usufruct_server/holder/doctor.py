@@ -18,6 +18,7 @@ from usufruct.wire.tls import TlsIdentity, fingerprint_text, load_identity
 from usufruct_server.holder.catalogue import load_card, load_catalogue
 from usufruct_server.holder.config import HolderConfig
 from usufruct_server.holder.data_check import DataCheck
+from usufruct_server.holder.fencing import require_history
 from usufruct_server.holder.ledger import LedgerReader
 from usufruct_server.holder.opening import (
     known_registration,
@@ -67,6 +68,7 @@ class Doctor:
             checks.append((f"card {entry.card.name}", partial(self._card, entry.card)))
             checks.append((f"data {entry.data.name}", partial(self._data, entry.card, entry.data)))
         checks.append(("registration", self._registration))
+        checks.append(("history", self._history))
         for name, check in checks:
             try:
                 yield Finding(name, True, check())
@@ -166,6 +168,20 @@ class Doctor:
         if problems:
             raise ConfigError(" ".join(problems))
         return f"holder {registration.holder_id}, datasets {[d.dataset_id for d in catalogue.all()]}, as on chain"
+
+    def _history(self) -> str:
+        chain, holder_id = self._opened_chain(), known_registration(self.config).holder_id
+        entry = chain.holder(holder_id)
+        if not self.config.ledger_path.exists():
+            if entry.fencing_epoch:
+                raise ConfigError(
+                    f"There is no {self.config.ledger_path.name}, and a server of this holder has run before: put the newest "
+                    "copy of the state directory back."
+                )
+            return "no server of this holder has run yet"
+        with LedgerReader(self.config.ledger_path) as ledger:
+            require_history(chain, entry, ledger)
+        return f"the ledger has all that the chain has seen of it; fencing epoch {entry.fencing_epoch}"
 
     def _opened_chain(self) -> Chain:
         if self._chain is None:

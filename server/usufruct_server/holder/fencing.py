@@ -15,7 +15,7 @@ from collections.abc import Callable
 from usufruct.chain import Chain, HolderEntry, Sender
 from usufruct.domain.ids import ZERO_HASH
 from usufruct.errors import ChainError, LedgerError, Refused
-from usufruct_server.holder.ledger import LedgerReader
+from usufruct_server.holder.ledger import Ledger, LedgerReader
 
 _TRIES = 5
 _log = logging.getLogger("usufruct.holder.fencing")
@@ -36,14 +36,16 @@ class Fencing:
             Refused: FENCED_OUT. ChainError: the chain cannot be asked.
         """
         entry = self._chain.holder(self._holder_id)
-        if entry.fencing_epoch != self.epoch:
+        # the newest block too: a later server waits until its epoch is final, and by then this one has stopped
+        newest = self._chain.holder(self._holder_id, "latest")
+        if {entry.fencing_epoch, newest.fencing_epoch} != {self.epoch}:
             if not self._told.is_set():
                 self._told.set()
                 _log.critical(
                     "event=fenced_out epoch=%d on_chain=%d advice='another server of this holder has taken over: stop this "
                     "one, and never start it from this state directory again'",
                     self.epoch,
-                    entry.fencing_epoch,
+                    newest.fencing_epoch,
                 )
             raise Refused(
                 "another server of this holder has taken over; this one charges and signs nothing any more",
@@ -53,9 +55,11 @@ class Fencing:
 
 
 def take_over(
-    chain: Chain, sender: Sender, holder_id: int, ledger: LedgerReader, tell: Callable[[str], None]
+    chain: Chain, sender: Sender, holder_id: int, ledger: Ledger, tell: Callable[[str], None]
 ) -> Fencing:
-    """Takes the next fencing epoch, naming the ledger's head, and waits until that is final.
+    """Takes the next fencing epoch, naming a new row of the ledger, and waits until that is final.
+
+    The row is of this start and no other: a copy of the ledger that was made before does not have it, and is found out.
 
     Args:
         sender: of the operator key. tell: told in words how the wait goes.
@@ -69,7 +73,7 @@ def take_over(
         epoch = entry.fencing_epoch + 1
         tell(f"taking fencing epoch {epoch}: no other server of holder {holder_id} may act from then on")
         try:
-            taken = sender.take_fencing_epoch(holder_id, epoch, ledger.head()[1])
+            taken = sender.take_fencing_epoch(holder_id, epoch, ledger.note_start())
         except ChainError as error:
             if error.reason != "FENCED_OUT":
                 raise

@@ -34,6 +34,7 @@ def register(
         )
     sender = Sender(chain, admin, config.admin_outbox_path)
     try:
+        sender.account.settle()  # what an earlier run has left in the outbox
         return _register(config, chain, sender, operator, identity.fingerprint, cards, payout, tell)
     finally:
         sender.close()

@@ -32,7 +32,7 @@ from usufruct.v1 import (
 from usufruct.wire.auth import Authenticator, AuthService
 from usufruct.wire.raw import ROUND_SERVICE, add_raw_methods
 from usufruct.wire.status import ErrorInterceptor
-from usufruct.wire.tls import SERVER_OPTIONS, TlsIdentity, load_identity, start_server
+from usufruct.wire.tls import SERVER_OPTIONS, TlsIdentity, load_identity, require_free, start_server
 from usufruct_server.holder.catalogue import load_catalogue
 from usufruct_server.holder.config import HolderConfig
 from usufruct_server.holder.data_check import DataCheck
@@ -115,9 +115,10 @@ class HolderServer:
         undo.callback(store.close)
         sender = Sender(chain, operator, config.outbox_path)
         undo.callback(sender.close)
-        self.fencing = take_over(chain, sender, registration.holder_id, ledger, tell)
         for served in catalogue.all():
             ledger.register_dataset(served.dataset_id, served.config.cap_micro, served.config.order)
+        require_free(config.listen)  # before the server that may be there is fenced out
+        self.fencing = take_over(chain, sender, registration.holder_id, ledger, tell)
         self.trainers, self.ledger, self.store, self.catalogue = trainers, ledger, store, catalogue
         self._wire(config, operator, registration.holder_id, chain, sender)
         self._look_at_data(looks)

@@ -18,7 +18,7 @@ from usufruct.domain.leg_receipt import LegReceipt
 from usufruct.domain.usage_record import UsageKind
 from usufruct.errors import InvalidInput, Refused
 from usufruct_server.holder.job_store import JobStore, LegStatus, StoredLeg, StoredProposal
-from usufruct_server.holder.ledger import Ledger
+from usufruct_server.holder.ledger import Ledger, LegState
 from usufruct_server.holder.legs import Legs
 from usufruct_server.holder.publisher import Publisher
 from usufruct_server.holder.receipts import write_receipt
@@ -217,12 +217,14 @@ class Settlement:
         )
 
     def _committed(self, leg: StoredLeg) -> int:
-        """Commits the leg's loss in the ledger; a leg that was given up is committed when the chain has it."""
+        """The leg's loss, committed in the ledger. One that is lower than the reservation, or of a leg that was given up, is
+        committed only when a final block has it: until then the leg may still expire, at its whole reservation."""
         booked = self._ledger.leg(leg.dataset_id, leg.job_id)
-        if leg.state is LegStatus.RELEASING:
+        if booked.state is LegState.RESERVED and leg.state is LegStatus.RELEASING:
             return booked.reservation_micro
-        agreed = booked.charged_micro if leg.lower_signature else None
-        return self._ledger.commit(leg.dataset_id, leg.job_id, agreed)
+        if booked.state is LegState.RESERVED and leg.lower_signature:
+            return booked.charged_micro
+        return self._ledger.commit(leg.dataset_id, leg.job_id)
 
     def _agreed(self, proposal: StoredProposal, key: LegKey, loss_micro: int, signature: bytes) -> bytes:
         """The builder's consent, if it is to exactly what was charged and a key signed it; else nothing.

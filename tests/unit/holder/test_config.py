@@ -64,6 +64,7 @@ def test_a_good_file_means_what_it_says(tmp_path: Path) -> None:
     assert config.state_dir == tmp_path / "state"
     assert config.policy.auto_grant and config.policy.noise_modes == (NoiseMode.LOCAL,)
     assert config.policy.unknown_builders == "inbox"
+    assert (config.policy.arbiters, config.policy.longest_challenge_seconds) == ((), 7 * 86_400)
     one, two = config.datasets
     assert (one.price_units, one.data) == (10**20, tmp_path / "one.csv")
     assert one.cap_micro == loss_for_epsilon_micro(10.0, 6, 1e-5)
@@ -84,6 +85,14 @@ def test_a_good_file_means_what_it_says(tmp_path: Path) -> None:
         ("auto_grant = true", 'noise_modes = ["none"]', 16, "noise_modes"),
         ("auto_grant = true", 'unknown_builders = "ask"', 16, "unknown_builders"),
         ("auto_grant = true", "max_loss_per_job_micro = 5", 16, "max_loss_per_job_micro"),
+        ("auto_grant = true", 'arbiters = ["0x12"]', 16, "arbiters"),
+        ("auto_grant = true", "longest_challenge_seconds = 60", 16, "longest_challenge_seconds"),
+        (
+            "price_units = 5",
+            "price_units = 5\nmax_loss_per_grant_micro = 1000001",
+            32,
+            "max_loss_per_grant_micro",
+        ),
         ('data = "two.parquet"', 'data = "two.xlsx"', 30, "data"),
         ("cap_micro = 1000000", "cap_micro = 1000000\nbudget_epsilon = 1.0", 36, "budget_epsilon"),
         ("order = 16", "order = 1", 34, "order"),

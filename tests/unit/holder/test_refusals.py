@@ -104,17 +104,6 @@ def test_a_request_id_and_a_job_stand_for_one_spec(
     assert _reason(builder.propose, peer, dataset_id, b"\xff", "bytes") == "MALFORMED"
 
 
-def test_a_job_opened_with_an_earlier_deadline_than_its_spec_is_refused(
-    peer: PinnedEndpoint, served: HolderServer, builder: Builder
-) -> None:
-    dataset_id = registered(served.config)
-    spec = builder.spec(dataset_id)
-    data = spec_to_bytes(spec)
-    proposal = builder.propose(peer, dataset_id, data, "early")
-    builder.open(replace(spec, deliver_by_seconds=spec.deliver_by_seconds - 1), data, proposal)
-    assert _reason(builder.start, peer, spec.job_id, dataset_id) == "GRANT_TERMS"
-
-
 def test_a_cohort_with_invented_members_is_refused(
     peer: PinnedEndpoint, served: HolderServer, builder: Builder
 ) -> None:

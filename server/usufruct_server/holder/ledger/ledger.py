@@ -8,6 +8,7 @@ charge is on the disk; noise may be drawn once. Whatever happens afterwards, the
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -95,6 +96,18 @@ class Ledger(LedgerReader):
         """Close the file and give the lock back. Harmless if it was closed before."""
         super().close()
         self._file_lock.release()
+
+    # -- starts ---------------------------------------------------------------------------------------------
+
+    def note_start(self) -> bytes:
+        """Append a row with 32 random bytes; returns its hash, 32 bytes.
+
+        *Guarantee*: no copy of this ledger that was made before has this row, nor will have. Whoever anchors the hash
+        elsewhere can tell such a copy from this ledger.
+        """
+        with self._writing():
+            self._append(Kind.START, 0, 0, job_id=secrets.token_bytes(_HASH_BYTES))
+        return self.head()[1]
 
     # -- budgets --------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ _USAGE_TAG: Final = b"usufruct usage record v1"
 class Kind(StrEnum):
     """What a ledger row records."""
 
+    START = "start"
     REGISTER = "register"
     LOWER_CAP = "lower_cap"
     RESERVE = "reserve"
@@ -43,7 +44,7 @@ class LedgerRow:
         lower_cap), whole reservation (reserve), loss charged (charge; commit: beyond the charges before) or
             given back (release), in 10^-6 nat.
         order: Rényi order (register only).
-        job_id: 32 bytes; None for register and lower_cap.
+        job_id: 32 bytes; None for register and lower_cap; random for start.
         attempts: attempts reserved (reserve only).
         round, attempt: what was charged (charge only).
         spec_hash: 32 bytes (reserve only).

@@ -116,6 +116,9 @@ class _Replay:
 
     def _apply(self, row: LedgerRow) -> None:
         _require(row.version == ROW_VERSION)
+        if row.kind is Kind.START:
+            _require(row.dataset_id == 0 and row.amount_micro == 0 and row.job_id is not None)
+            return
         if row.kind is Kind.REGISTER:
             _require(row.dataset_id not in self.budgets and row.order is not None)
             self.budgets[row.dataset_id] = (int(row.order or 0), Budget(row.amount_micro))

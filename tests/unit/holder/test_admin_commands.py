@@ -1,0 +1,125 @@
+"""The admin key's commands do on chain what they say, and a changed policy is seen and put there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from eth_account import Account
+from eth_utils.crypto import keccak
+from holder_world import Builder, Place
+from typer.testing import CliRunner
+
+from usufruct.errors import ConfigError, InvalidInput, UsufructError
+from usufruct.v1 import catalogue_pb2, catalogue_pb2_grpc
+from usufruct.wire.channel import pinned_channel
+from usufruct.wire.jobs import spec_to_bytes
+from usufruct_server.holder.commands import app
+from usufruct_server.holder.config import read_config
+from usufruct_server.holder.doctor import Doctor
+from usufruct_server.holder.opening import open_operator
+from usufruct_server.holder.server import HolderServer
+
+DAY = 86_400
+
+
+def _run(place: Place, *words: str) -> Any:
+    """What `usufruct holder …  --json` prints."""
+    done = CliRunner().invoke(app, [*words, "--config", str(place.server.config.path), "--json"])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_all_grants_or_one_are_withdrawn(quiet: Place, customer: Builder) -> None:
+    reasons = []
+    for words in (["--all"], ["--grant"]):
+        spec = customer.spec(quiet.dataset_id)
+        data = spec_to_bytes(spec)
+        proposal = customer.propose(quiet.peer, quiet.dataset_id, data, words[0])
+        stored = quiet.server.store.proposal(spec.job_id, quiet.dataset_id)
+        assert stored is not None
+        named = [*words, "0x" + stored.document_hash.hex()] if words == ["--grant"] else words
+        _run(quiet, "revoke", *named)
+        with pytest.raises(UsufructError) as caught:
+            customer.open(spec, data, proposal)
+        reasons.append(caught.value.reason)
+    assert reasons == ["GRANT_REVOKED", "GRANT_CANCELLED"]
+    with pytest.raises(InvalidInput, match="No grant of this holder"):
+        _run(quiet, "revoke", "--grant", "0xabcdef")
+    with pytest.raises(InvalidInput, match="Say which"):
+        _run(quiet, "revoke")
+
+
+def test_earnings_are_shown_and_go_to_the_payout_address(quiet: Place, customer: Builder) -> None:
+    spec = customer.started(quiet.peer, quiet.dataset_id)
+    customer.deliver(
+        spec.job_id, quiet.dataset_id, customer.finish(quiet.peer, spec.job_id, quiet.dataset_id, 0)
+    )
+    shown, price = _run(quiet, "earnings"), spec.leg(quiet.dataset_id).price_units
+    (row,) = shown["earnings"]
+    assert int(row["units"]) >= price > 0
+    before = quiet.world.chain.token_balance(quiet.world.token, shown["payout"])
+    (sent,) = _run(quiet, "withdraw")["withdrawn"]
+    assert sent["units"] == row["units"]
+    after = quiet.world.chain.token_balance(quiet.world.token, shown["payout"])
+    assert after - before == int(row["units"])
+    assert _run(quiet, "withdraw")["withdrawn"] == []
+
+
+def test_another_payout_address_waits_48_hours(quiet: Place) -> None:
+    other, now = Account.create().address, _run(quiet, "payout")["payout"]
+    announced = _run(quiet, "payout", other)
+    assert (announced["payout"], announced["next_payout"]) == (now, other)
+    assert _run(quiet, "payout", other) == announced, "announced once"
+    with pytest.raises(UsufructError):
+        _run(quiet, "payout", "--apply")
+    with pytest.raises(ConfigError, match="No such change"):
+        _run(quiet, "payout", now, "--apply")
+    quiet.world.pass_time(2 * DAY + 1)
+    assert _run(quiet, "payout", "--apply")["payout"] == other
+
+
+@pytest.fixture
+def another_policy(quiet: Place) -> Iterator[None]:
+    path = quiet.server.config.path
+    text = path.read_text()
+    path.write_text(text.replace("max_rounds = 11000", "max_rounds = 5000"))
+    yield
+    path.write_text(text)
+    _run(quiet, "register")
+
+
+@pytest.mark.usefixtures("another_policy")
+def test_a_changed_policy_is_found_and_put_on_chain_by_register(quiet: Place) -> None:
+    config = read_config(quiet.server.config.path)
+    (finding,) = (f for f in Doctor(config).findings() if f.check == "registration")
+    assert not finding.ok
+    assert "the published policy is another one on chain; run `usufruct holder register`" in finding.text
+    with pytest.raises(ConfigError, match="the published policy is another one"):
+        HolderServer(config, open_operator(config))
+    _run(quiet, "register")
+    (finding,) = (f for f in Doctor(config).findings() if f.check == "registration")
+    assert finding.ok, finding.text
+    assert _run(quiet, "register")["steps"] == []
+
+
+def test_the_published_policy_is_the_one_that_is_registered_and_names_no_builder(quiet: Place) -> None:
+    channel = pinned_channel(quiet.peer.endpoint, quiet.peer.fingerprint)
+    stub = catalogue_pb2_grpc.CatalogueServiceStub(channel)  # type: ignore[no-untyped-call]
+    answer = stub.GetDatasetCard(catalogue_pb2.GetDatasetCardRequest(dataset_id=quiet.dataset_id))
+    channel.close()
+    assert keccak(answer.policy) == quiet.world.chain.dataset(quiet.dataset_id).policy_hash
+    policy = json.loads(answer.policy)
+    assert json.dumps(policy, sort_keys=True, separators=(",", ":")).encode() == answer.policy, "canonical"
+    assert (policy["max_attempts_per_job"], policy["arbiters"]) == (11_000, [])
+    assert policy["longest_challenge_seconds"] == 7 * DAY
+    assert not any("builders" in key and key != "unknown_builders" for key in policy)
+
+
+def test_the_doctor_compares_the_ledger_with_what_the_chain_has_seen(quiet: Place) -> None:
+    (finding,) = (f for f in Doctor(quiet.server.config).findings() if f.check == "history")
+    assert finding.ok
+    assert f"fencing epoch {quiet.server.fencing.epoch}" in finding.text
