@@ -319,7 +319,7 @@ contract GuardianTest is Legs {
         offer(anyone);
         vm.prank(anyone);
         registry.acceptGuardian();
-        for (uint160 i; i < 3; ++i) {
+        for (uint160 i = 1; i < 4; ++i) {
             vm.expectRevert(IGuarded.NotGuardian.selector);
             vm.prank(address(i));
             registry.acceptGuardian();
