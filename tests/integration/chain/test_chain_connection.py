@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from usufruct.chain import Chain, LegState, Sender, create_key, read_addresses
 from usufruct.chain.commands import app
 from usufruct.chain.dev_chain import DevChain
-from usufruct.chain.endpoint import Endpoint
 from usufruct.chain.rpc import Rpc
 from usufruct.errors import ChainError, ConfigError
 
@@ -67,23 +66,6 @@ def test_a_url_with_a_key_does_not_show_it() -> None:
     assert "secret" not in str(caught.value)
     with pytest.raises(ConfigError):
         Chain.connect("ftp://127.0.0.1", "0x" + "33" * 20)
-
-
-def test_a_node_that_invents_an_event_is_found_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = world.open(world.datasets[:1])
-    fresh = Chain.connect(world.node.url, world.addresses.compute_access)
-    honest = Endpoint.request
-
-    def lying(endpoint: Endpoint, method: str, *params: object) -> object:
-        answer = honest(endpoint, method, *params)
-        if method == "eth_getLogs":
-            for log in answer:
-                log["data"] = log["data"].replace(f"{250_000_000:064x}", f"{1:064x}")
-        return answer
-
-    monkeypatch.setattr(Endpoint, "request", lying)
-    with pytest.raises(ChainError, match="do not fit"):
-        fresh.leg(job, world.datasets[0])
 
 
 def test_what_is_not_final_is_not_seen(world: World) -> None:
@@ -164,7 +146,7 @@ def test_the_development_chain_keeps_the_wall_clocks_time(world: World) -> None:
 def test_the_development_chain_remembers_old_blocks(world: World) -> None:
     before = world.chain.final_block()[0]
     world.admin.retire_dataset(1)
-    assert world.chain._dataset(1, before).active
+    assert world.chain.dataset(1, before).active
     assert not world.chain.dataset(1).active
 
 
