@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from usufruct.audit.evidence import Evidence
+    from usufruct.chain import Chain
 
 app = typer.Typer(no_args_is_help=True, help="List every use, and verify the books against one another.")
 
@@ -43,6 +44,9 @@ Confirmations = Annotated[
     ),
 ]
 Delta = Annotated[float, typer.Option("--delta", help="Delta at which losses are translated into epsilon.")]
+Job = Annotated[str, typer.Option("--job", help="Show only this job: its id or the beginning of it.")]
+Dataset = Annotated[int | None, typer.Option("--dataset", help="Show only this dataset.")]
+Holder = Annotated[int | None, typer.Option("--holder", help="Show only this holder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
@@ -53,9 +57,9 @@ def log(
     records: Records = None,
     confirmations: Confirmations = None,
     delta: Delta = 1e-5,
-    job: Annotated[str, typer.Option(help="Only this job: its id or the beginning of it.")] = "",
-    dataset: Annotated[int | None, typer.Option(help="Only this dataset.")] = None,
-    holder: Annotated[int | None, typer.Option(help="Only this holder.")] = None,
+    job: Job = "",
+    dataset: Dataset = None,
+    holder: Holder = None,
     json_: Json = False,
 ) -> None:
     """Shows every job, leg, grant, loss, payment and refusal. Judges nothing; see `verify`."""
@@ -88,11 +92,15 @@ def verify(
     records: Records = None,
     confirmations: Confirmations = None,
     delta: Delta = 1e-5,
+    job: Job = "",
+    dataset: Dataset = None,
+    holder: Holder = None,
     json_: Json = False,
 ) -> None:
     """Checks events against storage, records against roots, recomputes every loss, compares with budgets and payments.
 
-    Ends in a verdict in words. Exits with 1 if anything differs or could not be had.
+    Ends in a verdict in words. Exits with 1 if anything differs or could not be had. --job, --dataset and --holder limit
+    what is shown; all of it is checked, and the verdict is on all of it.
     """
     from usufruct.audit import report, tables
     from usufruct.audit.reconcile import judge
@@ -100,13 +108,13 @@ def verify(
 
     delta = checked_delta(delta)
     evidence = _collect(rpc, contract, records, confirmations)
-    judgement = judge(evidence)
+    judgement, only = judge(evidence), report.Only(job, dataset, holder)
     if json_:
-        typer.echo(json.dumps(report.as_dict(evidence, judgement, delta)))
+        typer.echo(json.dumps(report.as_dict(evidence, judgement, delta, only)))
     else:
         out = tables.console()
-        tables.print_budgets(out, report.budgets(evidence, delta), delta)
-        tables.print_verdict(out, judgement)
+        tables.print_budgets(out, only.of(report.budgets(evidence, delta)), delta)
+        tables.print_verdict(out, judgement, only)
     if not judgement.verified:
         raise typer.Exit(1)
 
@@ -117,6 +125,9 @@ def fetch(
     rpc: Rpc,
     contract: Contract,
     confirmations: Confirmations = None,
+    holder: Annotated[
+        int | None, typer.Option("--holder", help="Keep only the records of this holder.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Keeps the holders' usage records in a folder, so that `log` and `verify` work when endpoints are gone."""
@@ -125,6 +136,8 @@ def fetch(
     evidence = _collect(rpc, contract, None, confirmations)
     written, failed = {}, {}
     for holder_id, holder_records in sorted(evidence.records.items()):
+        if holder not in (None, holder_id):
+            continue
         if holder_records.problems:
             failed[holder_id] = holder_records.problems[0].text
         if holder_records.records or not holder_records.problems:
@@ -166,8 +179,11 @@ def call(
 
     chain = Chain.connect(rpc, contract, confirmations=confirmations)
     sender = Sender(chain, load_key(key, passphrase_file=passphrase_file))
-    send = sender.record_silence if record_silence else sender.call_record
-    receipt = send(holder, record)
+    if record_silence:
+        _require_due(chain, holder, record)
+        receipt = sender.record_silence(holder, record)
+    else:
+        receipt = sender.call_record(holder, record)
     chain.wait_final(receipt.block_number, lambda text: typer.echo(text, err=True))
     stands = chain.record_call(holder, record)
     answer = {
@@ -182,6 +198,25 @@ def call(
         )
         typer.echo(
             f"holder {holder}, record {record}: {stands.state.name.lower()}{until} ({receipt.gas_used} gas)"
+        )
+
+
+def _require_due(chain: Chain, holder: int, record: int) -> None:
+    """Silence can be recorded of a call that was made, and that its holder had the time to answer."""
+    from usufruct.audit.report import utc
+    from usufruct.chain import CallState
+    from usufruct.errors import AuditError
+
+    stands = chain.record_call(holder, record)
+    if stands.state in (CallState.NONE, CallState.ANSWERED):
+        why = "was not called for" if stands.state is CallState.NONE else "was shown on chain"
+        raise AuditError(
+            f"record {record} of holder {holder} {why}: there is no silence to record", field="record"
+        )
+    if stands.state is CallState.OPEN and chain.block_time_seconds() <= stands.answer_by_seconds:
+        raise AuditError(
+            f"holder {holder} has until {utc(stands.answer_by_seconds)} UTC to show record {record}; ask again after that",
+            field="record",
         )
 
 

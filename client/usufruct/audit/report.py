@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from usufruct.audit.books import LegBook
 from usufruct.audit.evidence import Evidence
+from usufruct.audit.findings import Finding
 from usufruct.audit.reconcile import Judgement
 from usufruct.audit.usage_log import ReadRecord
 from usufruct.domain.ids import leg_id, to_hex
@@ -109,6 +111,20 @@ def usage(judgement: Judgement) -> list[dict[str, Any]]:
     return [_record(entry) for entry in judgement.records]
 
 
+def calls(judgement: Judgement) -> list[dict[str, Any]]:
+    """One row per usage record that somebody called for on chain."""
+    return [
+        {
+            "holder_id": holder_id,
+            "sequence": sequence,
+            "state": call.state.name,
+            "answer_by_seconds": call.answer_by_seconds,
+            "was_silent": call.silent,
+        }
+        for (holder_id, sequence), call in judgement.books.calls.items()
+    ]
+
+
 def money(judgement: Judgement) -> list[dict[str, Any]]:
     """One row per deposit and per holder's earnings."""
     books = judgement.books
@@ -129,22 +145,9 @@ def money(judgement: Judgement) -> list[dict[str, Any]]:
     return rows
 
 
-def as_dict(evidence: Evidence, judgement: Judgement, delta: float) -> dict[str, Any]:
-    """The verdict and all that it rests on, for JSON."""
-    return {
-        "verified": judgement.verified,
-        "verdict": verdict(judgement),
-        **network(evidence),
-        "counts": counts(judgement),
-        "datasets": budgets(evidence, delta),
-        "findings": [finding.as_dict() for finding in judgement.discrepancies],
-        "notes": [finding.as_dict() for finding in judgement.notes],
-    }
-
-
 @dataclass(frozen=True)
 class Only:
-    """Which rows of the log are wanted. ``job`` is the beginning of a job's id; what is not set allows any."""
+    """What is to be shown. ``job`` is the beginning of a job's id; what is not set allows any."""
 
     job: str = ""
     dataset: int | None = None
@@ -160,6 +163,29 @@ class Only:
             and self.holder in (None, row.get("holder_id", self.holder))
         ]
 
+    def findings(self, findings: Iterable[Finding]) -> list[Finding]:
+        """The findings whose place fits; one that names no holder, say, fits every holder."""
+        return [
+            finding
+            for finding in findings
+            if finding.place.job_id is None or to_hex(finding.place.job_id).startswith(self.job)
+            if self.dataset in (None, finding.place.dataset_id or self.dataset)
+            if self.holder in (None, finding.place.holder_id or self.holder)
+        ]
+
+
+def as_dict(evidence: Evidence, judgement: Judgement, delta: float, only: Only = Only()) -> dict[str, Any]:
+    """The verdict, which is on everything, and what it rests on, for JSON."""
+    return {
+        "verified": judgement.verified,
+        "verdict": verdict(judgement),
+        **network(evidence),
+        "counts": counts(judgement),
+        "datasets": only.of(budgets(evidence, delta)),
+        "findings": [finding.as_dict() for finding in only.findings(judgement.discrepancies)],
+        "notes": [finding.as_dict() for finding in only.findings(judgement.notes)],
+    }
+
 
 def log_as_dict(
     evidence: Evidence, judgement: Judgement, delta: float, only: Only = Only()
@@ -172,6 +198,7 @@ def log_as_dict(
         "jobs": [job for job in only.of(jobs(judgement)) if job["job_id"] in shown],
         "legs": wanted,
         "usage": only.of(usage(judgement)),
+        "calls": only.of(calls(judgement)),
         "money": only.of(money(judgement)),
         "datasets": only.of(budgets(evidence, delta)),
         "unreadable": [

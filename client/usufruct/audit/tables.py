@@ -30,10 +30,10 @@ def print_log(out: Console, log: dict[str, Any], delta: float) -> None:
              ", ".join(f"{n} {state.lower()}" for state, n in j["states"].items()), report.utc(j["accept_by_seconds"])]
             for j in log["jobs"]))  # fmt: skip
     _table(out, f"Legs (loss in 10⁻⁶ nat at the dataset's Rényi order; ε at δ = {delta:g})",
-           ("job", "dataset", "holder", "state", "price", "paid", "refunded", "reserved", "committed", "ε", "attempts",
+           ("job", "dataset", "holder", "state", "price", "paid", "fee", "refunded", "reserved", "committed", "ε", "attempts",
             "grant", "receipt"),
            ([_short(r["job_id"]), r["dataset_id"], r["holder_id"], r["state"].lower(), r["price_units"], r["paid_units"],
-             r["refunded_units"], r["loss_reserved_micro"], r["loss_committed_micro"], _figure(r["epsilon"]),
+             r["fee_units"], r["refunded_units"], r["loss_reserved_micro"], r["loss_committed_micro"], _figure(r["epsilon"]),
              "" if r["attempts_charged"] is None else f"{r['attempts_charged']} of {r['attempts_reserved']}",
              _short(r["grant_hash"]), _short(r["receipt_hash"] or "")]
             for r in log["legs"]))  # fmt: skip
@@ -42,6 +42,10 @@ def print_log(out: Console, log: dict[str, Any], delta: float) -> None:
            ([r["holder_id"], r["sequence"], r["time"], r["kind"].lower(), r["dataset_id"], _short(r["job_id"]),
              r["builder"], r["round"] or "", r["attempt"] or "", r["loss_micro"] or "", r["reason"]]
             for r in log["usage"]))  # fmt: skip
+    if log["calls"]:
+        _table(out, "Records called for on chain", ("holder", "number", "state", "to be shown by (UTC)"),
+               ([r["holder_id"], r["sequence"], r["state"].lower() + (", late" if r["was_silent"] else ""),
+                 report.utc(r["answer_by_seconds"])] for r in log["calls"]))  # fmt: skip
     _table(out, "Money (units of the token)", ("who", "token", "deposit", "earned", "withdrawn"),
            ([r.get("account", f"holder {r.get('holder_id')}"), r["token"], r.get("deposit_units", ""),
              r.get("earned_units", ""), r.get("withdrawn_units", "")] for r in log["money"]))  # fmt: skip
@@ -56,9 +60,10 @@ def print_budgets(out: Console, budgets: Iterable[dict[str, Any]], delta: float)
             for r in budgets))  # fmt: skip
 
 
-def print_verdict(out: Console, judgement: Judgement) -> None:
-    """Findings, notes, and the verdict last."""
-    for title, findings in (("Finding", judgement.discrepancies), ("Note", judgement.notes)):
+def print_verdict(out: Console, judgement: Judgement, only: report.Only) -> None:
+    """The findings and notes that are wanted, and the verdict on everything last."""
+    for title, found in (("Finding", judgement.discrepancies), ("Note", judgement.notes)):
+        findings = only.findings(found)
         for finding in findings[:MOST_SHOWN]:
             out.print(Text(f"{title}: {plain(str(finding))}"), soft_wrap=True)
         if len(findings) > MOST_SHOWN:

@@ -107,6 +107,9 @@ def test_log_shows_every_job_leg_grant_loss_payment_and_refusal(network: Finishe
         "POLICY_REFUSED",
     }
     assert all(row["root"] for row in found["usage"])
+    assert [(call["holder_id"], call["sequence"], call["state"]) for call in found["calls"]] == [
+        (2, 0, "ANSWERED")
+    ]
     shown = audit(network, "log").stdout
     for text in (
         "refused",
@@ -117,6 +120,27 @@ def test_log_shows_every_job_leg_grant_loss_payment_and_refusal(network: Finishe
         "Privacy budgets",
     ):
         assert text in shown
+
+
+def test_verify_can_show_less_and_still_judges_all(
+    network: FinishedNetwork, folder: Path, tmp_path: Path
+) -> None:
+    asked = ("--records", str(folder), "--json")
+    shown = answer(audit(network, "verify", "--holder", "2", *asked))
+    assert {row["holder_id"] for row in shown["datasets"]} == {2}
+    assert {note["where"]["holder_id"] for note in shown["notes"]} <= {2}
+    disputed = answer(audit(network, "verify", "--dataset", "1", *asked))
+    assert [note["kind"] for note in disputed["notes"]] == ["leg-waiting"]
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes() if path.name != file_name(3) else b"")
+    done = audit(network, "verify", "--holder", "2", "--records", str(tmp_path), "--json")
+    assert done.returncode == 1
+    assert not answer(done)["verified"] and answer(done)["findings"] == []
+
+
+def test_the_records_of_one_holder_can_be_kept_alone(network: FinishedNetwork, tmp_path: Path) -> None:
+    assert audit(network, "fetch", str(tmp_path), "--holder", "3").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == [file_name(3)]
 
 
 def test_log_can_be_narrowed_to_a_job_a_dataset_and_a_holder(network: FinishedNetwork) -> None:
@@ -154,7 +178,9 @@ def test_a_record_is_called_for_once_and_its_silence_recorded_when_its_time_is_o
         assert answer(audit(network, *asked))["state"] == "OPEN"
         assert answer(audit(network, *asked))["state"] == "OPEN"
         early = audit(network, *asked, "--record-silence")
-        assert early.returncode == 1 and "WrongCall" in early.stdout + early.stderr
+        assert early.returncode == 1 and "ask again after that" in answer(early)["message"]
+        uncalled = [*asked[:2], "0", *asked[3:], "--record-silence"]
+        assert "was not called for" in answer(audit(network, *uncalled))["message"]
         network.dev_chain.evm.increase_time(3 * 86_400 + 1)
         network.dev_chain.evm.mine()
         assert answer(audit(network, *asked, "--record-silence"))["state"] == "SILENT"
