@@ -201,7 +201,7 @@ def start_server(server: grpc.Server, identity: TlsIdentity, listen: str) -> int
     """
     host, port = parse_listen(listen)
     if port:
-        _require_free(host, port, listen)
+        require_free(listen)
     try:
         bound = server.add_secure_port(listen, server_credentials(identity))
     except RuntimeError as error:
@@ -229,7 +229,13 @@ def parse_listen(listen: str) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
-def _require_free(host: str, port: int, listen: str) -> None:
+def require_free(listen: str) -> None:
+    """Checks that a server could listen there. Port 0 always is free.
+
+    Raises:
+        ConfigError: PORT_IN_USE, or it is no address of this machine.
+    """
+    host, port = parse_listen(listen)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
