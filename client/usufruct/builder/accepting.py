@@ -106,7 +106,7 @@ def _words(refusals: Mapping[int, UsufructError]) -> str:
 
 def _ask_all(book: JobBook, say: Say) -> list[Answer]:
     """Every leg's answer; all holders are asked at the same time, until so many have refused that it is in vain."""
-    book.sender.account.settle()  # what an earlier process has sent; also makes the sender in this thread
+    book.settle()
     stop, count = threading.Event(), len(book.spec.legs)
     pool = ThreadPoolExecutor(count, thread_name_prefix="accept")
     asked = [_Asking(book, leg, stop) for leg in book.spec.legs]
@@ -195,9 +195,10 @@ class _Asking:
         if self._stop.is_set():
             self._peer.close()
         try:
-            epoch, signature = self._peer.accept_leg(leg.job_id)
+            answer = self._peer.start_leg(leg.job_id)
         finally:
             self._peer.close()
+        epoch, signature = answer.fencing_epoch, answer.acceptance_signature
         digest = acceptance_hash(leg.stored_hash(), epoch, chain.chain_id, chain.compute_access)
         if signer(digest, signature) != entry.operator:
             raise PeerError(

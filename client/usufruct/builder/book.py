@@ -15,6 +15,7 @@ from usufruct.builder.store import JobState, JobStore
 from usufruct.chain import Chain, Sender, TransactionReceipt
 from usufruct.domain import ids
 from usufruct.domain.training_job import PICO, LegTerms
+from usufruct.errors import ChainError
 from usufruct.wire import jobs
 
 if TYPE_CHECKING:
@@ -88,6 +89,17 @@ class JobBook:
             self._sender.close()
             self._sender = None
         self.store.discard()
+
+    def settle(self) -> None:
+        """Pushes on what an earlier process has sent. Call it before other threads use the sender.
+
+        What the contracts refuse by now needs no pushing: whoever wanted it looks at the chain and asks again.
+        """
+        try:
+            self.sender.account.settle()
+        except ChainError as error:
+            if "contract_reason" not in error.details:
+                raise
 
     # -- writing ------------------------------------------------------------------------------------------------
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from usufruct.builder.book import JobBook, Say
-from usufruct.builder.finishing import finish_leg
+from usufruct.builder.finishing import finish_leg, release_leg
 from usufruct.builder.opening import read_opening, send_opening
-from usufruct.builder.peers import holder_of
 from usufruct.builder.results import Departure, Pending
 from usufruct.builder.steps import Step, due_step, enough_accepted, take_steps
-from usufruct.chain import LegEntry, LegState, failure_hash, sign_lower, signer
+from usufruct.chain import LegEntry
 from usufruct.domain.training_job import LegTerms
-from usufruct.errors import ChainError, PeerError, Refused, UsufructError
+from usufruct.errors import ChainError, Refused, UsufructError
 
 
 def cancel_job(book: JobBook, say: Say) -> Departure:
@@ -58,39 +57,7 @@ def leave(book: JobBook, dataset_ids: Iterable[int], say: Say) -> Departure:
 
 
 def _leave_leg(book: JobBook, terms: LegTerms, leg: LegEntry) -> Step:
-    due = due_step(book, leg)
-    if due is not None:
-        return due
-    if leg.state is LegState.ACCEPTED and not book.state.attempts_charged.get(str(leg.dataset_id)):
-        try:
-            return _release(book, terms, leg)
-        except UsufructError as error:
-            if error.reason != "ATTEMPT_ALREADY_CHARGED":
-                raise
-    return finish_leg(book, terms, leg)
-
-
-def _release(book: JobBook, terms: LegTerms, leg: LegEntry) -> Step:
-    """Holder and builder agree that nothing was charged: money and budget are free again.
-
-    Raises:
-        UsufructError: ATTEMPT_ALREADY_CHARGED: something was, says the holder.
-    """
-    chain = book.chain
-    entry, peer = holder_of(book.network, terms)
-    try:
-        epoch, signature = peer.release_leg(leg.job_id)
-    finally:
-        peer.close()
-    place = chain.chain_id, chain.compute_access
-    if signer(failure_hash(leg.stored_hash(), 0, epoch, *place), signature) != entry.operator:
-        raise PeerError(
-            f"{peer.name} did not sign the leg's end with the operator key that the chain names.",
-            reason="BAD_SIGNATURE",
-            dataset_id=leg.dataset_id,
-        )
-    lower = sign_lower(book.network.account, leg.leg_id, 0, *place)
-    return Step("fail", book.sender.fail(leg, 0, epoch, signature, lower))
+    return due_step(book, leg) or release_leg(book, terms, leg) or finish_leg(book, terms, leg)
 
 
 def _pending(book: JobBook, dataset_id: int, why: UsufructError) -> Pending:

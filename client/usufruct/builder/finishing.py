@@ -10,9 +10,9 @@ from usufruct.builder.book import JobBook, Say
 from usufruct.builder.peers import holder_of
 from usufruct.builder.receipts import agreed_loss_micro, findings_in, receipt_on_chain
 from usufruct.builder.steps import Step, due_step, take_steps
-from usufruct.chain import LegEntry, LegState, receipt_hash, sign_lower, signer
+from usufruct.chain import LegEntry, LegState, failure_hash, receipt_hash, sign_lower, signer
 from usufruct.domain.training_job import LegTerms
-from usufruct.errors import PeerError
+from usufruct.errors import PeerError, UsufructError
 
 
 def finish_legs(book: JobBook, say: Say) -> None:
@@ -35,7 +35,8 @@ def finish_leg(book: JobBook, terms: LegTerms, leg: LegEntry) -> Step:
     if leg.state is LegState.LOCKED:  # its holder took no part
         return Step("cancel", book.sender.cancel(leg))
     if leg.state is LegState.ACCEPTED:
-        return _deliver(book, terms, leg)
+        unused = terms not in book.members and release_leg(book, terms, leg)
+        return unused or _deliver(book, terms, leg)
     if not any(leg.receipt_hash):
         return Step()
     receipt = receipt_on_chain(book.chain, leg)  # delivered by the holder, or by us in an earlier process
@@ -43,6 +44,34 @@ def finish_leg(book: JobBook, terms: LegTerms, leg: LegEntry) -> Step:
     if findings or leg.state is not LegState.DELIVERED:
         return Step(findings=findings)
     return Step("acknowledge", book.sender.acknowledge(leg))
+
+
+def release_leg(book: JobBook, terms: LegTerms, leg: LegEntry) -> Step | None:
+    """Holder and builder agree that nothing of an accepted leg was charged: money and budget are free again.
+
+    None where that is not so.
+    """
+    if leg.state is not LegState.ACCEPTED or book.state.attempts_charged.get(str(leg.dataset_id)):
+        return None
+    chain = book.chain
+    entry, peer = holder_of(book.network, terms)
+    try:
+        epoch, signature = peer.release_leg(leg.job_id)
+    except UsufructError as error:
+        if error.reason == "ATTEMPT_ALREADY_CHARGED":
+            return None
+        raise
+    finally:
+        peer.close()
+    place = chain.chain_id, chain.compute_access
+    if signer(failure_hash(leg.stored_hash(), 0, epoch, *place), signature) != entry.operator:
+        raise PeerError(
+            f"{peer.name} did not sign the leg's end with the operator key that the chain names.",
+            reason="BAD_SIGNATURE",
+            dataset_id=leg.dataset_id,
+        )
+    lower = sign_lower(book.network.account, leg.leg_id, 0, *place)
+    return Step("fail", book.sender.fail(leg, 0, epoch, signature, lower))
 
 
 def _deliver(book: JobBook, terms: LegTerms, leg: LegEntry) -> Step:

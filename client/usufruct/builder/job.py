@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -20,11 +21,12 @@ from usufruct.builder.chain_watch import ChainWatch
 from usufruct.builder.disputes import Dispute, acknowledge_leg, dispute_leg
 from usufruct.builder.ending import cancel_job
 from usufruct.builder.finishing import finish_legs
-from usufruct.builder.peers import Peers
+from usufruct.builder.peers import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, Peers
 from usufruct.builder.progress import Progress, tell
 from usufruct.builder.results import Departure, LegResult, RoundResult
 from usufruct.builder.rounds import LOST, Attempt, OnEvent, OpenedSum, RoundDriver
 from usufruct.builder.store import JobState
+from usufruct.chain.rpc import FINALITY_SECONDS
 from usufruct.domain import ids
 from usufruct.domain.training_job import PICO
 from usufruct.encryption.parameters import parameter_set
@@ -37,9 +39,12 @@ log = logging.getLogger("usufruct.builder")
 SERVER_LEARNING_RATE = 1.0
 """The weighted sum of the holders' updates is applied as it is."""
 
-_RETRY_SAME = frozenset(
-    {"PEER_UNREACHABLE", "DEADLINE_EXCEEDED", "ROUND_UNKNOWN", "CHAIN_UNREACHABLE", "CHAIN_DISAGREES"}
-)
+_NOT_YET = frozenset({"LEG_NOT_ACCEPTED", "TOO_FEW_ACCEPTED"})
+"""What a holder says before the charge whose node lags behind ours: it will see the acceptances at a final block soon."""
+
+_RETRY_SAME = _NOT_YET | {
+    "PEER_UNREACHABLE", "DEADLINE_EXCEEDED", "ROUND_UNKNOWN", "CHAIN_UNREACHABLE", "CHAIN_DISAGREES",
+}  # fmt: skip
 """Failures after which the same attempt (same key, same view) may be run again: holders resend identical bytes."""
 
 
@@ -309,6 +314,7 @@ class JobHandle:
     def _round(self, progress: Progress) -> RoundResult | None:
         """One more round, with as many attempts as it takes and are left; None when there are none left."""
         started, index = time.monotonic(), self._state.rounds_done + 1
+        pause = FIRST_WAIT_SECONDS
         while True:
             attempt = self._next_attempt(index)
             if attempt is None:
@@ -323,6 +329,11 @@ class JobHandle:
                 if error.reason == "ATTEMPTS_EXHAUSTED":
                     self._end_early(error.message)
                     return None
+                if error.reason in _NOT_YET and time.monotonic() - started < FINALITY_SECONDS:
+                    progress.say(f"waiting for finality elsewhere: {error.message}")
+                    threading.Event().wait(pause)
+                    pause = min(LONGEST_WAIT_SECONDS, pause * 2)
+                    continue
                 if error.reason not in LOST:
                     raise
                 progress.say(f"attempt {attempt.number} was lost; the next one follows")

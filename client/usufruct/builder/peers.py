@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from eth_account.signers.local import LocalAccount
 
 from usufruct.chain import HolderEntry
+from usufruct.chain.rpc import FINALITY_SECONDS
 from usufruct.domain.leg_receipt import LegReceipt
 from usufruct.domain.training_job import AggregatorRef, LegTerms
 from usufruct.errors import (
@@ -42,6 +43,8 @@ START_SECONDS = 60.0
 
 FINISH_SECONDS = 180.0
 """For FinishLeg: a round that was left over ends first, and usage records may be on their way to the chain."""
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 10.0
 
 T = TypeVar("T")
 
@@ -108,14 +111,12 @@ class HolderPeer:
         with self._errors():
             return cast(jobs_pb2.Proposal, self._jobs.GetProposal(request, timeout=CALL_SECONDS))
 
-    def accept_leg(self, job_id: bytes) -> tuple[int, bytes]:
-        """Has the holder take up a leg that is locked on chain; its fencing epoch and its signature of Acceptance."""
-        answer = self._start_leg(job_id)
-        return int(answer.fencing_epoch), bytes(answer.acceptance_signature)
-
-    def start_leg(self, job_id: bytes) -> jobs_pb2.Leg:
-        """Has the holder warm the trainer of an accepted leg."""
-        return self._start_leg(job_id).leg
+    def start_leg(self, job_id: bytes) -> jobs_pb2.StartLegResponse:
+        """Has the holder take up a leg and warm its trainer. Of a leg that it sees locked at a final block, it also signs
+        the acceptance."""
+        request = jobs_pb2.StartLegRequest(job_id=job_id, dataset_id=self.dataset_id)
+        with self._errors():
+            return cast(jobs_pb2.StartLegResponse, self._jobs.StartLeg(request, timeout=START_SECONDS))
 
     def leg(self, job_id: bytes) -> jobs_pb2.Leg:
         """How the leg stands at the holder."""
@@ -160,11 +161,6 @@ class HolderPeer:
         with self._errors():
             answer = self._jobs.ReleaseLeg(request, timeout=CALL_SECONDS)
         return int(answer.fencing_epoch), bytes(answer.failure_signature)
-
-    def _start_leg(self, job_id: bytes) -> jobs_pb2.StartLegResponse:
-        request = jobs_pb2.StartLegRequest(job_id=job_id, dataset_id=self.dataset_id)
-        with self._errors():
-            return cast(jobs_pb2.StartLegResponse, self._jobs.StartLeg(request, timeout=START_SECONDS))
 
     def run_round(
         self,
@@ -286,17 +282,27 @@ class Peers:
             raise
 
     def start_legs(self, job_id: bytes) -> dict[int, int]:
-        """Has every holder take up its accepted leg and warm its trainer; by dataset number, attempts charged so far."""
-        legs = at_all(self.holders, lambda holder: holder.start_leg(job_id))
-        for dataset_id, leg in legs.items():
-            if leg.state != jobs_pb2.LEG_STATE_RUNNING:
-                state = jobs_pb2.LegState.Name(leg.state)
+        """Has every holder warm the trainer of its accepted leg; by dataset number, attempts charged so far.
+
+        A holder whose node has not seen the acceptance at a final block yet is asked again, less and less often.
+        """
+        until, pause = time.monotonic() + FINALITY_SECONDS, FIRST_WAIT_SECONDS
+        while True:
+            started = at_all(self.holders, lambda holder: holder.start_leg(job_id))
+            behind = [dataset_id for dataset_id, answer in started.items() if answer.acceptance_signature]
+            if not behind or time.monotonic() > until:
+                break
+            threading.Event().wait(pause)
+            pause = min(LONGEST_WAIT_SECONDS, pause * 2)
+        for dataset_id, answer in started.items():
+            if dataset_id in behind or answer.leg.state != jobs_pb2.LEG_STATE_RUNNING:
+                state = jobs_pb2.LegState.Name(answer.leg.state)
                 raise InvalidInput(
                     f"{self.holders[dataset_id].name} does not run the leg: it is in {state}.",
-                    reason="LEG_NOT_OPEN",
+                    reason="LEG_NOT_ACCEPTED" if dataset_id in behind else "LEG_NOT_OPEN",
                     dataset_id=dataset_id,
                 )
-        return {dataset_id: leg.attempts_charged for dataset_id, leg in legs.items()}
+        return {dataset_id: answer.leg.attempts_charged for dataset_id, answer in started.items()}
 
     def close(self) -> None:
         """Closes all channels."""

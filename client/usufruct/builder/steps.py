@@ -52,7 +52,7 @@ def take_steps(book: JobBook, legs: Iterable[LegTerms], take: TakeStep, say: Say
     left = [leg for leg in legs if leg.dataset_id not in known or known[leg.dataset_id].state not in ended]
     failures: dict[int, UsufructError] = {}
     if left:
-        book.sender.account.settle()  # what an earlier process has sent; also makes the sender in this thread
+        book.settle()
     while left:
         taken = {
             leg.dataset_id: outcome for leg, outcome in zip(left, _take_all(book, left, take), strict=True)

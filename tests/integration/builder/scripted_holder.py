@@ -53,6 +53,7 @@ class ScriptedHolder(StandInHolder):
         changed: fields of its receipts that it states otherwise than it should.
         statements: signs acceptances and receipts; the operator's key.
         policy: the bytes that it shows.
+        lags: how often it still sees an accepted leg as it was before.
         moves_by: what its training adds to every parameter.
         calls: names of the methods that were called, in order.
     """
@@ -63,7 +64,7 @@ class ScriptedHolder(StandInHolder):
         self.before: dict[str, Callable[[bytes], object]] = {}
         self.charged: dict[bytes, int] = {}
         self.changed: dict[str, Any] = {}
-        self.moves_by = 0.0
+        self.moves_by, self.lags = 0.0, 0
         self.policy = b'{"scripted":true}'
         self.specs: dict[bytes, tuple[TrainingJobSpec, bytes]] = {}
         self.grants: dict[bytes, jobs_pb2.SignedGrant] = {}
@@ -117,6 +118,8 @@ class ScriptedHolder(StandInHolder):
         if leg is None:
             raise Refused(reason="LEG_NOT_OPEN")
         signature = b""
+        if leg.state is not LegState.LOCKED and self.lags:
+            self.lags, leg = self.lags - 1, replace(leg, state=LegState.LOCKED)
         if leg.state is LegState.LOCKED:
             signature = sign_acceptance(self.statements, leg.stored_hash(), self.epoch, *self._place)
         return jobs_pb2.StartLegResponse(

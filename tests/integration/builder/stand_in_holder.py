@@ -14,7 +14,7 @@ from usufruct.domain.round_view import RoundView
 from usufruct.domain.training_job import NANO, TrainingJobSpec
 from usufruct.encryption import DEFAULT_PARAMETERS
 from usufruct.encryption.update import encrypt_update
-from usufruct.errors import UsufructError
+from usufruct.errors import Refused, UsufructError
 from usufruct.privacy import round_update
 from usufruct.v1 import auth_pb2_grpc, rounds_pb2
 from usufruct.wire import jobs
@@ -37,6 +37,7 @@ class StandInHolder:
         refusal: raised instead, after the charge.
         refusals_left: how often; -1 for always.
         operator: signs uploads.
+        not_yet: how often it still says, before the charge, that it sees too few legs accepted.
         seen: (attempt, view hash, weights) of every round that was asked for.
         attempts: by job id, the attempts that were asked for.
     """
@@ -47,6 +48,7 @@ class StandInHolder:
         self.update = np.zeros(0)
         self.refusal: UsufructError | None = None
         self.refusals_left = -1
+        self.not_yet = 0
         self.silent = False
         self.seen: list[tuple[int, bytes, bytes]] = []
         self.attempts: dict[bytes, set[int]] = {}
@@ -82,6 +84,9 @@ class StandInHolder:
             header.public_key_digest, header.weights_digest, tuple(header.roster),
         )  # fmt: skip
         verify_view(view.hash, header.view_signature, spec.builder)
+        if self.not_yet:
+            self.not_yet -= 1
+            raise Refused(reason="TOO_FEW_ACCEPTED")
         self.seen.append((header.attempt, view.hash, weights))
         self.attempts.setdefault(spec.job_id, set()).add(header.attempt)
         charged = rounds_pb2.RoundEvent(

@@ -149,6 +149,33 @@ def test_what_cannot_end_at_once_says_until_when_and_is_gone_on_with(world: Escr
     assert world.states(again.spec.job_id)[3] is LegState.RELEASED
 
 
+def test_a_holder_whose_node_lags_is_asked_again_and_no_attempt_is_lost(world: EscrowWorld) -> None:
+    job = world.train(rounds=1)
+    world.holders[2].lags = 2
+    world.holders[3].not_yet = 2
+    (result,) = list(job)
+    assert result.attempt == 1
+    assert world.holders[2].calls.count("StartLeg") >= 3
+    assert (world.holders[2].lags, world.holders[3].not_yet) == (0, 0)
+    assert len({view for _, view, _ in world.holders[1].seen}) == 1, "the same attempt was sent again"
+    assert job.paid == 3 * PRICE
+
+
+def test_a_leg_that_is_accepted_behind_our_back_is_released_unused(world: EscrowWorld) -> None:
+    """A holder refuses us and yet has its acceptance sent by somebody: its leg takes no part, so it is not paid."""
+    job = world.train(rounds=1)
+    world.holders[3].charged[job.spec.job_id] = 0
+    job._book.save(roster=(1, 2))
+    job.run()
+    assert {leg.dataset_id: leg.state for leg in job.legs} == {
+        1: "ACKNOWLEDGED",
+        2: "ACKNOWLEDGED",
+        3: "FAILED",
+    }
+    assert world.losses()[3] == (0, 0)
+    assert (job.paid, job.refunded) == (2 * PRICE, PRICE)
+
+
 def test_a_grant_that_was_revoked_is_found_before_anything_is_sent(world: EscrowWorld) -> None:
     proposal = world.propose()
     world.admin(2).revoke_grants(world.holders[2].holder_id)

@@ -214,7 +214,7 @@ class Clinics:
         """Asks one holder to take up its leg."""
         peer = self.holder(dataset_id, builder)
         try:
-            return peer.start_leg(spec.job_id)
+            return peer.start_leg(spec.job_id).leg
         finally:
             peer.close()
 
