@@ -42,7 +42,6 @@ def replay_leg(books: Books, event: LegEvent) -> Iterator[Finding]:
         return
     before, leg.entry = leg.entry, event.after(leg.entry)
     if isinstance(event, on_chain.BondPaid):
-        leg.bond = event
         yield from _bond(books, event, leg)
         return
     needed = _BEFORE.get(leg.entry.state, ())
@@ -214,7 +213,8 @@ def _pay(books: Books, event: LegClosed, leg: LegBook) -> Iterator[Finding]:
 
 
 def _bond(books: Books, event: on_chain.BondPaid, leg: LegBook) -> Iterator[Finding]:
-    bond = leg.disputed.bond_units if leg.disputed else 0
+    bond = leg.disputed.bond_units if leg.disputed and leg.bond is None else 0
+    leg.bond = event
     if leg.entry.state is not LegState.DISPUTED or (event.token, event.bond_units) != (leg.entry.token, bond):
         yield impossible(event, f"a bond of {event.bond_units} units, {bond} were put up", "payment-differs")
     if event.to_holder:
