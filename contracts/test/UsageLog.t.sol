@@ -210,6 +210,8 @@ contract UsageLogTest is Fixture {
         wrongCall();
         usageLog.callRecord(holderId, 3);
         wrongCall();
+        usageLog.callRecord(holderId, type(uint64).max);
+        wrongCall();
         usageLog.callRecord(otherHolderId, 0);
     }
 
@@ -295,6 +297,15 @@ contract UsageLogTest is Fixture {
         refusedRecord(0, 3, "made up", new bytes32[](0));
     }
 
+    function test_showRecord_from_the_middle_of_its_batch() public {
+        append(root(), 3, 0, 0);
+        usageLog.callRecord(holderId, 2);
+        bytes32[] memory proof = new bytes32[](1);
+        proof[0] = pair(leafOf(0, "zero"), leafOf(1, "one"));
+        usageLog.showRecord(holderId, 2, 0, "two", proof);
+        assertCall(2, CallState.Answered, START + 3 days);
+    }
+
     function test_showRecord_from_the_batch_that_starts_with_it() public {
         append(root(), 3, 0, 0);
         append(leafOf(3, "three"), 1, root(), 3);
@@ -308,6 +319,8 @@ contract UsageLogTest is Fixture {
     function test_recordSilence_after_three_days_is_anyones() public {
         called();
         usageLog.callRecord(holderId, 1);
+        wrongCall();
+        usageLog.recordSilence(holderId, 0);
         vm.warp(START + 3 days);
         wrongCall();
         usageLog.recordSilence(holderId, 0);
