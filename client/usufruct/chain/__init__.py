@@ -7,9 +7,10 @@ Start with :class:`Chain` (reads) and :class:`Sender` (writes). The development 
 from __future__ import annotations
 
 from usufruct.chain import events
+from usufruct.chain.addresses import Addresses, read_addresses
 from usufruct.chain.answers import TransactionReceipt
 from usufruct.chain.connection import Chain
-from usufruct.chain.deploy import Addresses, deploy, read_addresses
+from usufruct.chain.deploy import deploy
 from usufruct.chain.entries import (
     ENDED,
     HANDED_IN,

@@ -121,6 +121,11 @@ class Account:
                     self._begin_anew(failed, to, data)
         return self._until_mined(purpose, doing, until)
 
+    def sent(self, purpose: str) -> Entry | None:
+        """What was sent for a purpose, as it was last seen; None if nothing was."""
+        with self._lock:
+            return self._outbox.find(purpose)
+
     def wait_final(self, purpose: str, tell: Tell = lambda text: None) -> TransactionReceipt:
         """Waits until a transaction that was sent is final. One that is reorganised away is broadcast again.
 

@@ -274,10 +274,16 @@ class DevEvm:
             return int(self._vm(at).state.get_storage(address, slot))
 
     def call(self, sender: bytes, to: bytes, data: bytes, value: int, at: Header) -> bytes:
-        """Runs a call on the state after block ``at`` and forgets its effects. Raises :class:`Reverted`."""
+        """Runs a call on the state after block ``at`` and forgets its effects; without ``to``, creation code.
+
+        Raises:
+            Reverted.
+        """
         with self._lock:
             vm = self._vm(at)
             state = vm.state
+            if not to:
+                return self._output(self._spoof(vm, sender, to, data, value)[0])
             computation = vm.execute_bytecode(
                 origin=sender, gas_price=0, gas=BLOCK_GAS_LIMIT, to=to, sender=sender, value=value, data=data,
                 code=state.get_code(to),
@@ -288,13 +294,9 @@ class DevEvm:
         """Gas limit that the transaction needs in the next block, with a fifth to spare. Raises :class:`Reverted`."""
         with self._lock:
             self._begin()
-            vm = self._vm(self._chain.header)
-            vm.state.set_balance(sender, FAUCET_WEI)
-            nonce = vm.state.get_nonce(sender)
-            unsigned = self._unsigned(vm, to, value, data, BLOCK_GAS_LIMIT, nonce)
-            computation = vm.state.apply_transaction(SpoofTransaction(unsigned, from_=sender))
+            computation, intrinsic_gas = self._spoof(self._vm(self._chain.header), sender, to, data, value)
             self._output(computation)
-            spent: int = unsigned.intrinsic_gas + computation.get_gas_used()
+            spent: int = intrinsic_gas + computation.get_gas_used()
         # a call passes on at most 63/64 of its gas, and refunds come only at the end: leave room for both
         return min(BLOCK_GAS_LIMIT, spent + spent // 5)
 
@@ -316,6 +318,17 @@ class DevEvm:
 
     def _vm(self, header: Header) -> Any:
         return self._chain.get_vm(header)
+
+    def _spoof(self, vm: Any, sender: bytes, to: bytes, data: bytes, value: int) -> tuple[Any, int]:
+        """Runs a transaction that nobody has signed and nobody pays for, on a state that is thrown away.
+
+        Returns:
+            The computation, and what the transaction takes before anything is run.
+        """
+        vm.state.set_balance(sender, FAUCET_WEI)
+        unsigned = self._unsigned(vm, to, value, data, BLOCK_GAS_LIMIT, vm.state.get_nonce(sender))
+        computation = vm.state.apply_transaction(SpoofTransaction(unsigned, from_=sender))
+        return computation, unsigned.intrinsic_gas
 
     def _unsigned(self, vm: Any, to: bytes, value: int, data: bytes, gas: int, nonce: int) -> Any:
         return vm.get_transaction_builder().new_unsigned_dynamic_fee_transaction(

@@ -127,9 +127,10 @@ class Rpc:
             _wait(pause)
             final = self.final_block().number
 
-    def call(self, to: str, data: bytes, block: int | str, sender: str | None = None) -> bytes:
-        """Runs a view at a block: its number, or "latest"."""
-        transaction = {"to": to, "data": to_hex(data), **({"from": sender} if sender else {})}
+    def call(self, to: str | None, data: bytes, block: int | str, sender: str | None = None) -> bytes:
+        """Runs a view at a block: its number, or "latest". Without ``to``, runs creation code, and keeps nothing."""
+        named = {key: value for key, value in (("to", to), ("from", sender)) if value}
+        transaction = {**named, "data": to_hex(data)}
         return self._agreed(read_data, "eth_call", transaction, self._tag(block))
 
     def code(self, address: str, block: int | str) -> bytes:

@@ -16,7 +16,7 @@ from chain_world import World
 from eth_account import Account
 from typer.testing import CliRunner
 
-from usufruct.chain import Chain, LegState, Sender, create_key, read_addresses
+from usufruct.chain import Chain, LegState, Sender, load_key
 from usufruct.chain.commands import app
 from usufruct.chain.dev_chain import DevChain
 from usufruct.chain.rpc import Rpc
@@ -193,32 +193,14 @@ def test_a_port_in_use_is_named() -> None:
 # -- commands ----------------------------------------------------------------------------------------------------
 
 
-def test_keys_and_a_deployment_from_the_command_line(tmp_path: Path) -> None:
-    run = CliRunner().invoke
+def test_a_key_from_the_command_line(tmp_path: Path) -> None:
     secret = tmp_path / "passphrase"
     secret.write_text("for a test\n")
-    made = run(app, ["key", str(tmp_path / "k.json"), "--passphrase-file", str(secret), "--json"])
+    made = CliRunner().invoke(
+        app, ["key", str(tmp_path / "k.json"), "--passphrase-file", str(secret), "--json"]
+    )
     assert made.exit_code == 0, made.output
-    payer = create_key(tmp_path / "payer.json", "for a test", light=True)
-    with DevChain() as node:
-        node.evm.fund(bytes.fromhex(payer.address[2:]), 10**18)
-        out = tmp_path / "addresses.json"
-        done = run(app, [
-            "deploy", "--key", str(tmp_path / "payer.json"), "--passphrase-file", str(secret), "--rpc", node.url,
-            "--out", str(out), "--test-token", "--json",
-        ])  # fmt: skip
-        assert done.exit_code == 0, done.output
-        addresses = read_addresses(out)
-        assert json.loads(done.output)["compute_access"] == addresses.compute_access
-        chain = Chain.connect(node.url, addresses.compute_access)
-        assert chain.deployment_block == addresses.deployment_block
-        assert (chain.registry, chain.usage_log) == (addresses.registry, addresses.usage_log)
-
-
-def test_what_is_no_addresses_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('{"chain_id": 1}')
-    with pytest.raises(ConfigError, match=r"a\.json"):
-        read_addresses(tmp_path / "a.json")
+    assert json.loads(made.output)["address"] == load_key(tmp_path / "k.json", "for a test").address
 
 
 def test_the_development_chain_runs_as_a_process_and_ends_when_told() -> None:
