@@ -244,6 +244,8 @@ contract AcceptingTest is Legs {
 
     function test_release_of_a_leg_that_was_not_accepted_in_time_is_anyones() public {
         Leg memory leg = open(1);
+        vm.expectRevert(IComputeAccess.DeadlineNotPassed.selector);
+        access.release(leg);
         vm.warp(START + 1 hours);
         vm.expectRevert(IComputeAccess.DeadlineNotPassed.selector);
         access.release(leg);
@@ -280,6 +282,16 @@ contract AcceptingTest is Legs {
         access.release(first);
         access.release(second);
         delivered(first);
+    }
+
+    function test_release_of_an_accepted_leg_if_more_than_enough_were_is_refused() public {
+        (Leg memory first, Leg memory second) = oneOfTwo(1);
+        second = accepted(second);
+        vm.warp(START + 1 hours + 1);
+        vm.expectRevert(IComputeAccess.EnoughAccepted.selector);
+        access.release(first);
+        vm.expectRevert(IComputeAccess.EnoughAccepted.selector);
+        access.release(second);
     }
 
     function test_release_of_a_leg_that_was_not_accepted_though_enough_others_were() public {

@@ -103,6 +103,13 @@ contract DeliveringTest is Legs {
         refused(abi.encodePacked(IComputeAccess.TooFewAccepted.selector), leg, receiptFor(leg));
     }
 
+    function test_deliver_after_more_than_enough_have_accepted() public {
+        (Leg memory first, Leg memory second) = openTwo(1);
+        (first, second) = (accepted(first), accepted(second));
+        delivered(first);
+        delivered(second);
+    }
+
     function test_deliver_of_a_server_that_was_taken_over_is_refused() public {
         Leg memory leg = accepted(open(1));
         LegReceipt memory r = receiptFor(leg);
@@ -138,6 +145,13 @@ contract DeliveringTest is Legs {
         refused(wrong, leg, r);
         vm.assertTrue(isStored(leg));
         assertBudget(datasetId, LOSS, 0);
+    }
+
+    function test_deliver_of_a_receipt_about_an_earlier_dataset_is_refused() public {
+        Leg memory leg = accepted(openWith(jobInit(1), signed(grantFor(secondDatasetId))));
+        LegReceipt memory r = receiptFor(leg);
+        r.datasetId = datasetId;
+        refused(abi.encodePacked(IComputeAccess.WrongReceipt.selector), leg, r);
     }
 
     function test_deliver_with_the_order_of_the_dataset() public {

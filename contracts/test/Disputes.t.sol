@@ -192,6 +192,8 @@ contract DisputesTest is Legs {
 
     function test_refundUnresolved_gives_price_and_bond_back() public {
         Leg memory leg = disputed(challenged());
+        vm.expectRevert(IComputeAccess.DeadlineNotPassed.selector);
+        access.refundUnresolved(leg);
         vm.warp(leg.untilSeconds);
         vm.expectRevert(IComputeAccess.DeadlineNotPassed.selector);
         access.refundUnresolved(leg);

@@ -214,6 +214,8 @@ contract EndingTest is Legs {
 
     function test_expire_gives_the_price_back_and_spends_the_whole_loss() public {
         Leg memory leg = accepted(open(1));
+        vm.expectRevert(IComputeAccess.DeadlineNotPassed.selector);
+        access.expire(leg);
         vm.warp(leg.deliverBySeconds);
         vm.expectRevert(IComputeAccess.DeadlineNotPassed.selector);
         access.expire(leg);
@@ -241,6 +243,8 @@ contract EndingTest is Legs {
     function test_settle_pays_the_holder_after_silence() public {
         charge(100);
         Leg memory leg = delivered(accepted(open(1)));
+        vm.expectRevert(IComputeAccess.DeadlineNotPassed.selector);
+        access.settle(leg);
         vm.warp(leg.untilSeconds);
         vm.expectRevert(IComputeAccess.DeadlineNotPassed.selector);
         access.settle(leg);

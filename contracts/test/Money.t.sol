@@ -5,7 +5,7 @@ import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 import {IERC20Errors} from "@openzeppelin/contracts/interfaces/draft-IERC6093.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IComputeAccess} from "../src/IComputeAccess.sol";
-import {DatasetInit, Grant} from "../src/Types.sol";
+import {DatasetInit, Grant, Leg} from "../src/Types.sol";
 import {Legs} from "./Legs.sol";
 import {vm} from "./Vm.sol";
 
@@ -328,6 +328,33 @@ contract MoneyTest is Legs {
         vm.expectRevert(IComputeAccess.InexactTransfer.selector);
         access.withdrawEarnings(address(token), holderId);
         vm.assertEq(earningsOf(holderId), PRICE);
+    }
+
+    // -- what is written -----------------------------------------------------------------------------------------------
+
+    /// The slots of ComputeAccess that were written since `vm.record`.
+    function written() private returns (bytes32[] memory slots) {
+        (, slots) = vm.accesses(address(access));
+    }
+
+    function test_an_end_writes_the_leg_and_who_gets_something_and_nothing_else() public {
+        Leg memory leg = open(1);
+        vm.record();
+        cancelled(leg);
+        vm.assertEq(written().length, 2);
+        leg = delivered(accepted(open(2)));
+        vm.record();
+        acknowledged(leg);
+        vm.assertEq(written().length, 2);
+    }
+
+    function test_earnings_that_were_pushed_leave_a_slot_that_is_not_empty() public {
+        acknowledged(delivered(accepted(open(1))));
+        vm.record();
+        access.withdrawEarnings(address(token), holderId);
+        bytes32[] memory slots = written();
+        vm.assertEq(slots.length, 1);
+        vm.assertEq(uint256(vm.load(address(access), slots[0])), 1);
     }
 
     // -- from within ---------------------------------------------------------------------------------------------------

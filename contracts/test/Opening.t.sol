@@ -165,6 +165,8 @@ contract OpeningTest is Legs {
 
     function test_acceptBy_lies_ahead() public {
         JobInit memory init = jobInit(1);
+        init.acceptBySeconds = uint40(START - 1 days);
+        assertDeadlines(init, false);
         init.acceptBySeconds = uint40(START);
         assertDeadlines(init, false);
         init.acceptBySeconds = uint40(START + 1);
@@ -173,6 +175,8 @@ contract OpeningTest is Legs {
 
     function test_deliverBy_lies_after_acceptBy() public {
         JobInit memory init = jobInit(1);
+        init.deliverBySeconds = init.acceptBySeconds - 1;
+        assertDeadlines(init, false);
         init.deliverBySeconds = init.acceptBySeconds;
         assertDeadlines(init, false);
         init.deliverBySeconds = init.acceptBySeconds + 1;

@@ -22,6 +22,9 @@ interface Vm {
 
     // -- state -------------------------------------------------------------------------------------------------------
     function etch(address where, bytes calldata code) external;
+    function load(address where, bytes32 slot) external view returns (bytes32);
+    function record() external;
+    function accesses(address where) external returns (bytes32[] memory reads, bytes32[] memory writes);
     function snapshotState() external returns (uint256);
     function revertToState(uint256 snapshot) external returns (bool);
     function computeCreateAddress(address deployer, uint256 nonce) external pure returns (address);
@@ -58,6 +61,7 @@ interface Vm {
     function assertLe(uint256 left, uint256 right) external pure;
     function assertLe(uint256 left, uint256 right, string calldata why) external pure;
     function assertGe(uint256 left, uint256 right) external pure;
+    function assertGe(uint256 left, uint256 right, string calldata why) external pure;
 }
 
 Vm constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
