@@ -92,7 +92,9 @@ CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
         "GRANT_NOT_YET": Entry(_S.PERMISSION_DENIED, "The grant is not valid yet."),
         "GRANT_REVOKED": Entry(_S.PERMISSION_DENIED, "The holder has revoked the grants of this epoch."),
         "GRANT_CANCELLED": Entry(_S.PERMISSION_DENIED, "The holder has cancelled this grant."),
-        "GRANT_WITHDRAWN": Entry(_S.PERMISSION_DENIED, "The grant was cancelled or revoked after the leg was opened."),
+        "GRANT_WITHDRAWN": Entry(
+            _S.PERMISSION_DENIED, "The grant was cancelled or revoked after the leg was opened."
+        ),
         "GRANT_OTHER_BUILDER": Entry(_S.PERMISSION_DENIED, "The grant names another builder."),
         "GRANT_USED_UP": Entry(_S.PERMISSION_DENIED, "The grant has been used as often as it allows."),
         "GRANT_BAD_SIGNATURE": Entry(
@@ -121,10 +123,16 @@ CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
         "JOB_UNKNOWN": Entry(_S.NOT_FOUND, "This holder knows no such job."),
         "PAUSED": Entry(_S.UNAVAILABLE, "New jobs and registrations are stopped for the time being."),
         "FENCED_OUT": Entry(_S.FAILED_PRECONDITION, "A later server of this holder has taken over."),
-        "LEDGER_BEHIND_CHAIN": Entry(_S.FAILED_PRECONDITION, "The local ledger lacks history that the chain has."),
+        "LEDGER_BEHIND_CHAIN": Entry(
+            _S.FAILED_PRECONDITION, "The local ledger lacks history that the chain has."
+        ),
         "LEG_NOT_OPEN": Entry(_S.FAILED_PRECONDITION, "The leg is not open on chain at a final block."),
-        "LEG_NOT_ACCEPTED": Entry(_S.FAILED_PRECONDITION, "The leg is not accepted on chain at a final block."),
-        "TOO_FEW_ACCEPTED": Entry(_S.FAILED_PRECONDITION, "Too few legs of the job are accepted at a final block."),
+        "LEG_NOT_ACCEPTED": Entry(
+            _S.FAILED_PRECONDITION, "The leg is not accepted on chain at a final block."
+        ),
+        "TOO_FEW_ACCEPTED": Entry(
+            _S.FAILED_PRECONDITION, "Too few legs of the job are accepted at a final block."
+        ),
         "NO_ARBITER": Entry(
             _S.FAILED_PRECONDITION, "The job was opened without an arbiter, so there are no disputes."
         ),
