@@ -105,10 +105,7 @@ class JobBook:
 
     def save(self, **changes: Any) -> JobState:
         """Changes fields of the state; durable on return."""
-        return self.keep(replace(self._state, **changes))
-
-    def keep(self, state: JobState) -> JobState:
-        """Makes ``state`` the job's; durable on return."""
+        state = replace(self._state, **changes)
         self.store.save(state)
         self._state = state
         return state

@@ -259,6 +259,8 @@ class JobHandle:
         """
         self._take_up()
         departure = cancel_job(self._book, self._say)
+        for leg in departure.pending:
+            log.warning("%s", leg)
         self.close()
         return departure
 
@@ -269,7 +271,9 @@ class JobHandle:
             ChainError: LEG_NOT_OPEN: the leg is not delivered, or has ended.
         """
         self._take_up()
-        return acknowledge_leg(self._book, dataset_id, self._say)
+        result = acknowledge_leg(self._book, dataset_id, self._say)
+        self.close()
+        return result
 
     def dispute(self, dataset_id: int, reason: str) -> Dispute:
         """Has the job's arbiter decide about a delivered leg. Takes a bond, a tenth of the price, from the deposit.
@@ -281,7 +285,9 @@ class JobHandle:
             ChainError: LEG_NOT_OPEN: the leg is not delivered, or has ended; LEG_EXPIRED: the window has passed.
         """
         self._take_up()
-        return dispute_leg(self._book, dataset_id, reason, self._say)
+        dispute = dispute_leg(self._book, dataset_id, reason, self._say)
+        self.close()
+        return dispute
 
     def close(self) -> None:
         """Hangs up and lets another process resume the job. Iterating again takes it up again."""
