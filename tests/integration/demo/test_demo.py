@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.network, pytest.mark.timeout(420)]
 def checked_figures(line: str) -> dict:
     figures = json.loads(line)
     assert figures["audit_ok"] is True
-    assert 2.9 < figures["epsilon"] <= 3.0
+    assert 2.8 < figures["epsilon"] <= 3.0, "spare attempts that nobody needed are not spent"
     assert figures["delta"] == 1e-5
     assert figures["rounds"] == 20
     assert figures["paid_total"] == 250.0 * figures["holders"]

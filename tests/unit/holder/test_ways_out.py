@@ -32,7 +32,8 @@ def _charge_once(place: Place, builder: Builder, spec: TrainingJobSpec) -> int:
 
 
 def _spent(place: Place, builder: Builder, spec: TrainingJobSpec) -> tuple[int, int]:
-    """By the leg: in the ledger, and on chain."""
+    """By the leg: in the ledger, once it has followed the chain, and on chain."""
+    place.server.following.follow()
     leg = builder.leg(spec.job_id, place.dataset_id)
     return place.server.ledger.committed_micro(place.dataset_id, spec.job_id), leg.loss_micro
 
@@ -48,6 +49,8 @@ def test_exactly_what_was_charged_is_spent_if_the_builder_signs_for_it(
     assert (signed.receipt.loss_micro, signed.receipt.attempts_charged) == (loss, 1)
     again = customer.finish(quiet.peer, spec.job_id, dataset_id, 1)
     assert again.receipt == signed.receipt, "what was agreed on stays agreed on"
+    book = quiet.server.ledger.leg(dataset_id, spec.job_id)
+    assert book.state is LegState.RESERVED, "the leg may still expire, at its whole reservation"
     customer.deliver(spec.job_id, dataset_id, signed, lower)
     assert _spent(quiet, customer, spec) == (loss, loss)
     reservation, after = spec.reservation_micro(dataset_id), quiet.budgets()
