@@ -29,7 +29,7 @@ from usufruct.chain.entries import (
 )
 from usufruct.chain.events import Event
 from usufruct.chain.keys import create_key, key_address, load_key
-from usufruct.chain.sender import Sender
+from usufruct.chain.sender import Sender, sign_call
 from usufruct.chain.typed_data import (
     acceptance_hash,
     acknowledgement_hash,
@@ -90,6 +90,7 @@ __all__ = [
     "sign",
     "sign_acceptance",
     "sign_acknowledgement",
+    "sign_call",
     "sign_decline",
     "sign_failure",
     "sign_grant",

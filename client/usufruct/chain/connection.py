@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from usufruct.chain.answers import Log
@@ -45,7 +46,7 @@ class Chain:
 
     def __init__(self, rpc: Rpc, compute_access: str) -> None:
         self.rpc = rpc
-        self._legs: dict[bytes, LegEntry] = {}
+        self._legs: dict[bytes, _KnownLeg] = {}
         self._lock = threading.Lock()
         self.compute_access = address(compute_access, "compute_access")
         self.chain_id = rpc.chain_id()
@@ -218,11 +219,11 @@ class Chain:
         job = self.job(job_id, block)
         if job is None:
             return []
-        histories = self._histories([job_id], block)
+        histories = self._histories([job_id], self.deployment_block, block)
         if len(histories) != job.legs:
             raise self._inconsistent()
         return [
-            self._newest(history, self._stored(job_id, dataset, block))
+            self._matching(history, self._stored(job_id, dataset, block)).leg
             for dataset, history in histories.items()
         ]
 
@@ -238,34 +239,37 @@ class Chain:
             return None
         with self._lock:
             known = self._legs.get(name)
-        if known is not None and known.stored_hash() == stored:
-            return known
-        histories = self._histories([job_id, dataset_id.to_bytes(32, "big")], at)
-        leg = self._newest(histories.get(dataset_id, []), stored)
+        if known is not None and known.leg.stored_hash() == stored:
+            return known.leg
+        names = [job_id, dataset_id.to_bytes(32, "big")]
+        history = [] if known is None else self._histories(names, known.opened_block, at).get(dataset_id, [])
+        if not history:  # not known, or reorganised into an earlier block
+            history = self._histories(names, self.deployment_block, at).get(dataset_id, [])
+        found = self._matching(history, stored)
         with self._lock:
-            self._legs[name] = leg
-        return leg
+            self._legs[name] = found
+        return found.leg
 
     def _stored(self, job_id: bytes, dataset_id: int, block: int | str) -> bytes:
         word: bytes = self._view("ComputeAccess", "legHash", leg_id(job_id, dataset_id), block=block)
         return word
 
-    def _histories(self, names: list[bytes], block: int | str) -> dict[int, list[LegEntry]]:
-        """Dataset -> every form its leg had, from events whose first topics are ``names``: the job, and perhaps one leg."""
-        histories: dict[int, list[LegEntry]] = {}
-        for event in self._find(self.compute_access, [None, *names], block):
+    def _histories(self, names: list[bytes], first: int, block: int | str) -> dict[int, list[_KnownLeg]]:
+        """Dataset -> every form that its leg had, from events whose first topics are the job and perhaps the dataset."""
+        histories: dict[int, list[_KnownLeg]] = {}
+        for event in self._find(self.compute_access, [None, *names], block, first):
             if isinstance(event, LegLocked):
-                histories[event.dataset_id] = [event.leg]
+                histories[event.dataset_id] = [_KnownLeg(event.leg, event.block_number)]
             elif isinstance(event, LegEvent) and event.dataset_id in histories:
                 history = histories[event.dataset_id]
-                history.append(event.after(history[-1]))
+                history.append(replace(history[-1], leg=event.after(history[-1].leg)))
         return histories
 
-    def _newest(self, history: list[LegEntry], stored: bytes) -> LegEntry:
+    def _matching(self, history: list[_KnownLeg], stored: bytes) -> _KnownLeg:
         # with "latest", the last forms may be of blocks that came after the word was read
-        for leg in reversed(history):
-            if leg.stored_hash() == stored:
-                return leg
+        for known in reversed(history):
+            if known.leg.stored_hash() == stored:
+                return known
         raise self._inconsistent()
 
     def usage_head(self, holder_id: int) -> tuple[int, int]:
@@ -312,9 +316,11 @@ class Chain:
         topics = [interface(contract).topics[event], *indexed]
         return list(self._find(self._addresses[contract], topics, block))
 
-    def _find(self, contract: str, topics: Sequence[bytes | None], block: int | str) -> Iterator[Event]:
+    def _find(
+        self, contract: str, topics: Sequence[bytes | None], block: int | str, first: int | None = None
+    ) -> Iterator[Event]:
         last = block if isinstance(block, int) else self.rpc.newest().number
-        return self._logs([contract], topics, self.deployment_block, last)
+        return self._logs([contract], topics, self.deployment_block if first is None else first, last)
 
     def _logs(
         self, contracts: list[str], topics: Sequence[bytes | None], first: int, last: int
@@ -363,6 +369,14 @@ class Chain:
         return ChainError(
             f"the events of the node at {self.rpc.place} do not fit the contracts' storage; use another node"
         )
+
+
+@dataclass(frozen=True)
+class _KnownLeg:
+    """A leg, and the block that it was opened in: none of its events is older."""
+
+    leg: LegEntry
+    opened_block: int
 
 
 def grant_struct(signed: SignedGrant) -> tuple[Any, ...]:

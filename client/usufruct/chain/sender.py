@@ -29,7 +29,7 @@ class Sender:
 
     What the state of the contracts can tell is idempotent: asked twice, the second call sends nothing and returns the
     first one's receipt. Deposits, withdrawals, minting, revoking all grants and taking a fencing epoch are not: each call
-    is another transaction. Every statement of a leg may be sent by anyone who has the signature of the one whose statement it is; where that is
+    is another transaction, unless the caller names its purpose where that is possible. Every statement of a leg may be sent by anyone who has the signature of the one whose statement it is; where that is
     this account itself, the signature may be empty.
 
     Args:
@@ -160,26 +160,10 @@ class Sender:
 
     # -- calls of Registry by signature --------------------------------------------------------------------------
 
-    def sign_call(
-        self, account: LocalAccount, function: str, *arguments: Any, deadline_seconds: int
-    ) -> tuple[bytes, bytes]:
-        """Calldata and signature of a call of Registry that somebody else is to send with :meth:`by_signature`."""
-        data = interface("Registry").encode_call(function, *arguments)
-        signer = str(account.address)
-        digest = call_hash(
-            signer,
-            data,
-            self.chain.call_nonce(signer),
-            deadline_seconds,
-            self.chain.chain_id,
-            self.chain.registry,
-        )
-        return data, sign(account, digest)
-
     def by_signature(
         self, signer: str, data: bytes, deadline_seconds: int, signature: bytes
     ) -> TransactionReceipt:
-        """Calls Registry in the name of ``signer``, whose signature somebody has brought."""
+        """Calls Registry in the name of ``signer``, who has signed the call (:func:`sign_call`)."""
         return self._send_once("Registry", "bySignature", signer, data, deadline_seconds, signature)
 
     # -- the guardian --------------------------------------------------------------------------------------------
@@ -223,13 +207,23 @@ class Sender:
         where, data = self._call("ComputeAccess", "deposit", token, units)
         return self.account.send(where, data, "deposit", purpose and f"deposit, {purpose}")
 
-    def withdraw(self, token: str, units: int, to: str | None = None) -> TransactionReceipt:
-        """Moves deposited money out, to this account if nothing else is said."""
-        return self._send("ComputeAccess", "withdraw", token, units, to or self.address)
+    def withdraw(
+        self, token: str, units: int, to: str | None = None, purpose: str | None = None
+    ) -> TransactionReceipt:
+        """Moves deposited money out, to this account if nothing else is said; ``purpose`` as in :meth:`deposit`."""
+        where, data = self._call("ComputeAccess", "withdraw", token, units, to or self.address)
+        return self.account.send(where, data, "withdraw", purpose and f"withdraw, {purpose}")
 
-    def withdraw_earnings(self, token: str, holder_id: int) -> TransactionReceipt:
-        """Pushes a holder's earnings to its payout address; anyone may. Number 0 is the protocol."""
-        return self._send("ComputeAccess", "withdrawEarnings", token, holder_id)
+    def withdraw_earnings(
+        self, token: str, holder_id: int, purpose: str | None = None
+    ) -> TransactionReceipt:
+        """Pushes a holder's earnings to its payout address; anyone may. Number 0 is the protocol.
+
+        Args:
+            purpose: as in :meth:`deposit`.
+        """
+        where, data = self._call("ComputeAccess", "withdrawEarnings", token, holder_id)
+        return self.account.send(where, data, "withdrawEarnings", purpose and f"earnings, {purpose}")
 
     def mint_test_token(self, token: str, owner: str, units: int) -> TransactionReceipt:
         """Mints the worthless token of tests and demonstrations."""
@@ -492,6 +486,23 @@ class Sender:
             if isinstance(event, kind):
                 return event
         raise ChainError(f"the transaction has no {kind.__name__} event; use another node")
+
+
+def sign_call(
+    chain: Chain, account: LocalAccount, function: str, *arguments: Any, deadline_seconds: int
+) -> tuple[bytes, bytes]:
+    """Signs a call of Registry that anybody may send with :meth:`Sender.by_signature`; the account needs no coin.
+
+    It counts with the account's present nonce: of two calls that are signed before one of them was sent, one is void.
+
+    Returns:
+        Calldata and signature.
+    """
+    data, signer = interface("Registry").encode_call(function, *arguments), str(account.address)
+    nonce = chain.call_nonce(signer)
+    return data, sign(
+        account, call_hash(signer, data, nonce, deadline_seconds, chain.chain_id, chain.registry)
+    )
 
 
 def _receipt_struct(receipt: LegReceipt) -> tuple[Any, ...]:

@@ -33,6 +33,7 @@ from usufruct.chain import (
     TransactionReceipt,
     call_hash,
     sign,
+    sign_call,
     usage_batch_hash,
 )
 from usufruct.chain.interface import interface
@@ -191,7 +192,7 @@ def test_a_call_that_its_decider_signed_is_sent_once_by_anybody(world: World) ->
     deadline = world.now() + 600
 
     def signed(function: str, *arguments: object) -> tuple[bytes, bytes]:
-        return world.stranger.sign_call(admin, function, *arguments, deadline_seconds=deadline)
+        return sign_call(world.chain, admin, function, *arguments, deadline_seconds=deadline)
 
     def send(sender: Sender, call: tuple[bytes, bytes]) -> TransactionReceipt:
         return sender.by_signature(admin.address, call[0], deadline, call[1])
