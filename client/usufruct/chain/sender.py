@@ -29,8 +29,8 @@ class Sender:
 
     What the state of the contracts can tell is idempotent: asked twice, the second call sends nothing and returns the
     first one's receipt. Deposits, withdrawals, minting, revoking all grants and taking a fencing epoch are not: each call
-    is another transaction, unless the caller names its purpose where that is possible. Every statement of a leg may be sent by anyone who has the signature of the one whose statement it is; where that is
-    this account itself, the signature may be empty.
+    is another transaction, unless it is given a purpose. Every statement of a leg may be sent by anyone who has the
+    signature of the one whose statement it is; where that is this account itself, the signature may be empty.
 
     Args:
         outbox_path: the outbox's file; None keeps it in memory, then a crash loses what was not mined.
@@ -214,9 +214,7 @@ class Sender:
         where, data = self._call("ComputeAccess", "withdraw", token, units, to or self.address)
         return self.account.send(where, data, "withdraw", purpose and f"withdraw, {purpose}")
 
-    def withdraw_earnings(
-        self, token: str, holder_id: int, purpose: str | None = None
-    ) -> TransactionReceipt:
+    def withdraw_earnings(self, token: str, holder_id: int, purpose: str | None = None) -> TransactionReceipt:
         """Pushes a holder's earnings to its payout address; anyone may. Number 0 is the protocol.
 
         Args:
