@@ -44,6 +44,7 @@ from usufruct.errors import AuditError, ChainError, UsufructError
 Progress = Callable[[str], None]
 _SIGNED: Final = (
     JobOpened, LegAccepted, LegDelivered, LegDisputed, LegClosed, UsageBatch, Withdrawn, RecordCalled, GuardianOffered,
+    GrantCancelled,
 )  # fmt: skip
 """Events that somebody has decided; their transactions tell who, and are fetched."""
 
@@ -236,6 +237,8 @@ def _arguments(function: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
             grants = tuple(SignedGrant(Grant(*grant), signature) for grant, signature, _ in legs)
             sponsorship = SignedSponsorship(Sponsorship(*sponsored[0]), sponsored[1]) if sponsored else None
             return {"grants": grants, "nonce": init[0], "sponsorship": sponsorship}
+        case "cancelGrant":
+            return {"grants": (SignedGrant(Grant(*arguments[0]), b""),)}
         case "withdraw":
             return {"to": arguments[2]}
         case "dispute":

@@ -104,7 +104,7 @@ class CallFacts:
         acknowledgement: the builder's, the same way. lower: the builder's consent to a loss below the reservation.
         fencing_epoch: of a ``fail``, which names it. nonce: of the job that it opened.
         to: where a withdrawal went. reason_hash: of a dispute.
-        grants: signed grants of the job that it opened. sponsorship: what its payer signed.
+        grants: signed grants of the job that it opened, or the one that it cancelled. sponsorship: what its payer signed.
     """
 
     sender: str

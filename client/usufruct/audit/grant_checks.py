@@ -8,8 +8,9 @@ from dataclasses import replace
 from usufruct.audit.authority_checks import signer_of
 from usufruct.audit.books import Books, JobBook, LegBook
 from usufruct.audit.evidence import Evidence
-from usufruct.audit.findings import Finding, Place, Severity
+from usufruct.audit.findings import Finding, Place, Severity, at, impossible
 from usufruct.chain import grant_hash, sponsorship_hash
+from usufruct.chain.events import GrantCancelled
 from usufruct.domain import ids
 from usufruct.domain.grant import Grant, SignedSponsorship
 
@@ -20,6 +21,9 @@ def check_grants(evidence: Evidence, books: Books) -> Iterator[Finding]:
         yield from _check_opening(evidence, books, job)
     for leg in books.legs.values():
         yield from _check_grant(evidence, books, leg)
+    for event in evidence.events:
+        if isinstance(event, GrantCancelled):
+            yield from _check_cancelled(evidence, event)
 
 
 def _check_opening(evidence: Evidence, books: Books, job: JobBook) -> Iterator[Finding]:
@@ -94,6 +98,19 @@ def _check_grant(evidence: Evidence, books: Books, leg: LegBook) -> Iterator[Fin
     if signed_by != leg.operator_at_lock:
         text = f"the grant is signed by {signed_by or 'no key'}, the operator key was {leg.operator_at_lock}"
         yield Finding("grant-signature", place, text, _unless_wallet(evidence, leg.operator_at_lock))
+
+
+def _check_cancelled(evidence: Evidence, event: GrantCancelled) -> Iterator[Finding]:
+    call = evidence.calls.get(event.transaction_hash)
+    if call is None:
+        yield Finding(
+            "transaction-missing", at(event), "the transaction that cancelled a grant could not be fetched"
+        )
+        return
+    for signed in call.grants:
+        named = grant_hash(signed.grant, evidence.chain_id, evidence.registry)
+        if (named, signed.grant.dataset_id) != (event.grant_hash, event.dataset_id):
+            yield impossible(event, "its transaction cancels another grant", "grant-terms")
 
 
 def _grant_terms(grant: Grant, leg: LegBook, purpose_hash: bytes) -> Iterator[str]:

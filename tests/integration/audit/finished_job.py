@@ -416,7 +416,7 @@ class FinishedNetwork(Network):
         admin.set_operator(holder.holder_id, str(self.arbiter_key.address))
 
     def _offices(self, holder: WorkingHolder) -> None:
-        """Another guardian, who pauses; another admin, who says anew where the server is, and lowers the budget."""
+        """Another guardian, who pauses; another admin, who moves the server away and back, and lowers the budget."""
         guardian, admin = self._account(), self._account()
         self.guardian.offer_guardian(str(guardian.address))
         following = Sender(self.chain, guardian)
@@ -427,7 +427,8 @@ class FinishedNetwork(Network):
         taking_over = Sender(self.chain, admin)
         taking_over.accept_admin(holder.holder_id)
         entry = self.chain.holder(holder.holder_id)
-        taking_over.update_endpoint(holder.holder_id, entry.endpoint, entry.fingerprint)
+        for endpoint in ("127.0.0.1:1", entry.endpoint):
+            taking_over.update_endpoint(holder.holder_id, endpoint, entry.fingerprint)
         taking_over.set_cap(holder.dataset_id, CAP_MICRO - 1)
         unused = Grant(
             holder.dataset_id, self.builder.address, bytes(32), PURPOSE, self.token, PRICE_UNITS, 1, 1, 1, 0,

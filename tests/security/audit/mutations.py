@@ -13,14 +13,23 @@ from typing import Any
 from usufruct.audit.evidence import CallFacts, Evidence, HolderRecords, KeptRecord
 from usufruct.chain import Event, LegState, receipt_hash
 from usufruct.chain.events import (
+    AdminChanged,
+    AdminOffered,
     BondPaid,
     CapChanged,
+    CapScheduled,
     DatasetRegistered,
+    DatasetRetired,
     Deposited,
     EarningsWithdrawn,
+    EndpointChanged,
     FeeChanged,
+    FeeScheduled,
     FencingEpochTaken,
+    GrantCancelled,
     GrantsRevoked,
+    GuardianChanged,
+    GuardianOffered,
     HolderRegistered,
     JobOpened,
     LegAccepted,
@@ -30,6 +39,7 @@ from usufruct.chain.events import (
     LegLocked,
     OperatorChanged,
     PayoutChanged,
+    PayoutScheduled,
     RecordCalled,
     RecordShown,
     TermsChanged,
@@ -40,13 +50,6 @@ from usufruct.domain.usage_record import UsageKind, leaf
 from usufruct.wire.usage import record_from_bytes, record_to_bytes
 
 WHERE_ON_CHAIN = {"block_number", "transaction_hash", "log_index"}
-LOGS_ONLY = {
-    ("Withdrawn", "to"),
-    ("LegDisputed", "reason_hash"),
-    ("RecordCalled", "caller"),
-    ("RecordShown", "record"),
-}
-"""What only a log says and no storage word holds; an auditor that doubts its node asks a second one."""
 
 
 @dataclass(frozen=True)
@@ -287,9 +290,13 @@ def change_budget(rng: random.Random, evidence: Evidence) -> Mutation:
 
 MONEY = (Deposited, Withdrawn, EarningsWithdrawn, LegClosed, LegDisputed, BondPaid)
 RULES = (
-    LegAccepted, FeeChanged, PayoutChanged, CapChanged, TermsChanged, FencingEpochTaken, GrantsRevoked, OperatorChanged,
-    RecordCalled, RecordShown,
+    LegAccepted, FeeScheduled, FeeChanged, GuardianOffered, GuardianChanged, PayoutScheduled, PayoutChanged, AdminOffered,
+    AdminChanged, CapScheduled, CapChanged, TermsChanged, DatasetRetired, FencingEpochTaken, GrantsRevoked, GrantCancelled,
+    OperatorChanged, RecordCalled, RecordShown,
 )  # fmt: skip
+"""Not a pause: one in which nobody opened anything has no consequence, and what had none can be told in many ways."""
+TIMED = (LegDelivered, LegDisputed, PayoutScheduled, CapScheduled, FeeScheduled, RecordCalled)
+"""Events that name a time which follows from their block's."""
 
 
 def change_payment(rng: random.Random, evidence: Evidence) -> Mutation:
@@ -370,6 +377,65 @@ def change_rule(rng: random.Random, evidence: Evidence) -> Mutation:
     return _change_event(rng, evidence, RULES)
 
 
+def change_endpoint(rng: random.Random, evidence: Evidence) -> Mutation:
+    return _change_event(rng, evidence, (EndpointChanged,))
+
+
+def change_call(rng: random.Random, evidence: Evidence) -> Mutation:
+    """Somebody else sent the transaction of an event that nobody signs, or said something else in it."""
+    by_their_sender = (LegState.CANCELLED, LegState.DECLINED, LegState.RESOLVED)
+    name, events = rng.choice(
+        [
+            ("sender", [e for e in evidence.events if isinstance(e, (Withdrawn, LegDisputed, RecordCalled))]),
+            (
+                "sender",
+                [e for e in evidence.events if isinstance(e, LegClosed) and e.state in by_their_sender],
+            ),
+            ("to", [e for e in evidence.events if isinstance(e, Withdrawn)]),
+            ("reason_hash", [e for e in evidence.events if isinstance(e, LegDisputed)]),
+            ("nonce", [e for e in evidence.events if isinstance(e, JobOpened)]),
+            (
+                "fencing_epoch",
+                [e for e in evidence.events if isinstance(e, LegClosed) and e.state is LegState.FAILED],
+            ),
+        ]
+    )
+    event = rng.choice(events)
+    call = evidence.calls[event.transaction_hash]
+    changed = replace(call, **{name: _other(rng, getattr(call, name))})
+    return _with_call(evidence, event, changed, f"{name} of the transaction of {type(event).__name__}")
+
+
+def drop_call(rng: random.Random, evidence: Evidence) -> Mutation:
+    """A transaction that the node does not give."""
+    gone = rng.choice(sorted(evidence.calls))
+    if isinstance(next(e for e in evidence.events if e.transaction_hash == gone), GuardianOffered):
+        return change_call(rng, evidence)  # it only tells who the first guardian was
+    left = {name: call for name, call in evidence.calls.items() if name != gone}
+    return Mutation("a transaction missing", replace(evidence, calls=left))
+
+
+def change_time(rng: random.Random, evidence: Evidence) -> Mutation:
+    event = _pick_event(rng, evidence, TIMED)
+    seconds = evidence.block_times[event.block_number] + rng.choice([-1, 1]) * rng.randrange(1, 100_000)
+    times = {**evidence.block_times, event.block_number: seconds}
+    return Mutation(f"time of {type(event).__name__}", replace(evidence, block_times=times))
+
+
+def shift_times(rng: random.Random, evidence: Evidence) -> Mutation:
+    """Everything from a block on happened earlier or later."""
+    first = rng.choice(sorted(evidence.block_times))
+    by = rng.choice([-1, 1]) * rng.randrange(100_000, 1_000_000)
+    times = {n: seconds + by if n >= first else seconds for n, seconds in evidence.block_times.items()}
+    return Mutation("times from a block on", replace(evidence, block_times=times))
+
+
+def drop_time(rng: random.Random, evidence: Evidence) -> Mutation:
+    gone = rng.choice(sorted(evidence.block_times))
+    left = {number: seconds for number, seconds in evidence.block_times.items() if number != gone}
+    return Mutation("the time of a block missing", replace(evidence, block_times=left))
+
+
 def drop_rule(rng: random.Random, evidence: Evidence) -> Mutation:
     return _drop_event(rng, evidence, RULES)
 
@@ -377,15 +443,28 @@ def drop_rule(rng: random.Random, evidence: Evidence) -> Mutation:
 def change_stored_rule(rng: random.Random, evidence: Evidence) -> Mutation:
     """A word of storage about the guardian, a holder, a job, a grant or a call for a record."""
     storage = evidence.storage
-    name = rng.choice(["settings", "holders", "jobs", "grant_uses", "record_calls", "silences"])
+    names = [
+        "settings",
+        "holders",
+        "jobs",
+        "grant_uses",
+        "record_calls",
+        "silences",
+        "usage_heads",
+        "balances",
+    ]
+    name = rng.choice(names)
     if name == "settings":
-        field_ = rng.choice(["paused", "fee_bps", "next_fee_bps", "fee_from_seconds"])
+        field_ = rng.choice(["guardian", "paused", "fee_bps", "next_fee_bps", "fee_from_seconds"])
         settings = replace(storage.settings, **{field_: _other(rng, getattr(storage.settings, field_))})
         return Mutation(f"stored {field_}", replace(evidence, storage=replace(storage, settings=settings)))
     words: dict[Any, Any] = dict(getattr(storage, name))
     key = rng.choice(sorted(words))
     if name == "silences":
         words[key] += 1
+        what = name
+    elif name == "balances":
+        words[key] -= rng.randrange(1, 1000)
         what = name
     else:
         given = {"holder_id", "job_id", "state"}
@@ -409,7 +488,18 @@ PAYMENTS: tuple[Mutator, ...] = (
 )  # fmt: skip
 
 
-OF_RULES: tuple[Mutator, ...] = (change_rule, change_rule, drop_rule, change_stored_rule, change_stored_rule)
+OF_RULES: tuple[Mutator, ...] = (
+    change_rule, change_rule, change_rule, drop_rule, drop_rule, change_endpoint, change_stored_rule, change_stored_rule,
+)  # fmt: skip
+TRANSACTIONS: tuple[Mutator, ...] = (
+    change_call,
+    change_call,
+    drop_call,
+    change_time,
+    change_time,
+    shift_times,
+    drop_time,
+)
 
 
 # -- inside ------------------------------------------------------------------------------------------------------
@@ -438,11 +528,8 @@ def _pick_event(rng: random.Random, evidence: Evidence, kinds: tuple[type[Event]
 
 def _change_event(rng: random.Random, evidence: Evidence, kinds: tuple[type[Event], ...]) -> Mutation:
     event = _pick_event(rng, evidence, kinds)
-    kind = type(event).__name__
     left_out = WHERE_ON_CHAIN | _superseded(evidence, event)
-    name = rng.choice(
-        [f.name for f in fields(event) if f.name not in left_out and (kind, f.name) not in LOGS_ONLY]
-    )
+    name = rng.choice([f.name for f in fields(event) if f.name not in left_out])
     changed = replace(event, **{name: _other(rng, getattr(event, name))})
     return Mutation(f"{type(event).__name__}.{name}", _with_event(evidence, event, changed))
 
@@ -459,9 +546,15 @@ def _superseded(evidence: Evidence, event: Event) -> set[str]:
         same = isinstance(event, HolderRegistered) and getattr(later, "holder_id", 0) == event.holder_id
         if same and isinstance(later, PayoutChanged):
             replaced.add("payout")
+        if same and isinstance(later, AdminChanged):
+            replaced.add("admin")
+        if same and isinstance(later, EndpointChanged):
+            replaced |= {"endpoint", "fingerprint"}
         after = (later.block_number, later.log_index) > (event.block_number, event.log_index)
         if after and isinstance(event, FencingEpochTaken) and isinstance(later, FencingEpochTaken):
             replaced |= {"ledger_head"} if later.holder_id == event.holder_id else set()
+        if after and isinstance(event, EndpointChanged) and isinstance(later, EndpointChanged):
+            replaced |= {"endpoint", "fingerprint"}
         if after and isinstance(event, LegDelivered) and isinstance(later, LegDisputed):
             replaced |= {"until_seconds"} if later.job_id == event.job_id else set()
     if isinstance(event, DatasetRegistered) and not event.previous_id:
