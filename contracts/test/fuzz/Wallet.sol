@@ -54,7 +54,7 @@ contract Wallet {
         if (mode == Mode.AcceptsAll) return MAGIC;
         require(mode != Mode.Reverts, "no");
         if (mode == Mode.Reenters) {
-            (bool ok,) = _reentered.call(_reentry);
+            (bool ok,) = _reentered.call{gas: 100_000}(_reentry); // all of which is lost
             require(!ok, "a question changed the chain");
             return MAGIC;
         }
