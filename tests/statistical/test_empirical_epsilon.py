@@ -12,7 +12,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from usufruct.privacy import LocalPlan, gaussian, poisson_mask
+from usufruct.privacy import LocalPlan, noised_sum, poisson_mask
 
 ATTEMPTS = 1_000_000
 PLAN = LocalPlan(
@@ -31,10 +31,10 @@ PLAN = LocalPlan(
 
 def attempts(present: bool, noise_share: float = 1.0) -> np.ndarray:
     """What leaves the holder in a million attempts: noise, and the one unit at the clip where it was sampled."""
-    sums = gaussian(ATTEMPTS, PLAN.noise_standard_deviation * noise_share)
+    sums = np.zeros(ATTEMPTS)
     if present:
         sums += poisson_mask(ATTEMPTS, PLAN.sample_rate) * PLAN.clip_norm
-    return sums
+    return noised_sum(sums, PLAN.noise_multiplier * noise_share, PLAN.max_grad_norm)
 
 
 def epsilon_at_least(absent: np.ndarray, present: np.ndarray) -> float:

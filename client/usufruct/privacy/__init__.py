@@ -10,9 +10,11 @@ from usufruct.privacy.errors import (
     CalibrationImpossible,
     EpsilonBelowFloor,
     MechanismInvalid,
+    NoiseTableFaulty,
     PlanInvalid,
     RoundingInvalid,
 )
+from usufruct.privacy.gaussian_noise import discrete_gaussian, noised_sum
 from usufruct.privacy.mechanism import (
     MAXIMUM_NOISE_MULTIPLIER,
     MAXIMUM_ORDER,
@@ -24,10 +26,12 @@ from usufruct.privacy.mechanism import (
     SubsampledGaussian,
     checked_order,
 )
+from usufruct.privacy.noise_table import NoiseTable
 from usufruct.privacy.plan import LocalPlan
 from usufruct.privacy.recompute import claim_holds, recompute_loss_micro
 from usufruct.privacy.rounding import round_update, rounding_step, unround_sum
-from usufruct.privacy.sampling import gaussian, poisson_mask
+from usufruct.privacy.sampling import poisson_mask
+from usufruct.privacy.skellam import skellam_table
 
 __all__ = [
     "MAXIMUM_BUDGET_MICRO",
@@ -46,21 +50,25 @@ __all__ = [
     "LocalPlan",
     "Mechanism",
     "MechanismInvalid",
+    "NoiseTable",
+    "NoiseTableFaulty",
     "PlanInvalid",
     "RoundingInvalid",
     "SubsampledGaussian",
     "checked_order",
     "claim_holds",
+    "discrete_gaussian",
     "epsilon",
     "epsilon_floor",
-    "gaussian",
     "loss_for_epsilon_micro",
     "noise_multiplier_for",
+    "noised_sum",
     "pld_epsilon",
     "poisson_mask",
     "recompute_loss_micro",
     "renyi_loss_micro",
     "round_update",
     "rounding_step",
+    "skellam_table",
     "unround_sum",
 ]

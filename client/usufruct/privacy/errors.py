@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from usufruct.errors import InvalidInput, Refused
+from usufruct.errors import ConfigError, InvalidInput, Refused
 
 
 class MechanismInvalid(InvalidInput):
@@ -39,3 +39,9 @@ class CalibrationImpossible(Refused):
     """No noise, however large, brings this many attempts under the cap."""
 
     reason = "BUDGET_SHORT"
+
+
+class NoiseTableFaulty(ConfigError):
+    """A noise table is not known to be close enough to its law. Nothing is drawn from it."""
+
+    reason = "INTERNAL"

@@ -77,11 +77,11 @@ def known_noise(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
     """Replaces the noise by ones times its standard deviation, and records what was asked for."""
     asked: list[tuple[int, float]] = []
 
-    def ones(count: int, standard_deviation: float) -> np.ndarray:
-        asked.append((count, standard_deviation))
-        return np.full(count, standard_deviation)
+    def ones(total: np.ndarray, noise_multiplier: float, max_grad_norm: float) -> np.ndarray:
+        asked.append((len(total), noise_multiplier * max_grad_norm))
+        return total + noise_multiplier * max_grad_norm
 
-    monkeypatch.setattr(dpsgd, "gaussian", ones)
+    monkeypatch.setattr(dpsgd, "noised_sum", ones)
     return asked
 
 

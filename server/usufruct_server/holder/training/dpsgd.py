@@ -5,7 +5,7 @@ batch size → a step of the local optimiser; several steps, then the difference
 
 *Guarantee*: each step's noised sum is the sub-sampled Gaussian mechanism that ``LocalPlan.mechanism`` prices, for
 neighbours that differ by one row: sampling by ``poisson_mask``, sensitivity ``max_grad_norm``, noise of standard
-deviation ``noise_standard_deviation`` by ``gaussian``. All else is post-processing of noised sums. No outcome depends
+deviation ``noise_standard_deviation`` by ``noised_sum``. All else is post-processing of noised sums. No outcome depends
 on the rows in any other way: no rows, one class, a row that overflows, all end in an update of the same form.
 """
 
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from usufruct.domain.preprocessing import PreparedData
 from usufruct.domain.training_job import NANO, LocalOptimizer
+from usufruct.privacy.gaussian_noise import noised_sum
 from usufruct.privacy.plan import LocalPlan
-from usufruct.privacy.sampling import gaussian, poisson_mask
+from usufruct.privacy.sampling import poisson_mask
 from usufruct_server.holder.training.per_sample import ClippedSum
 
 _SPARE_DEVIATIONS = 6.0
@@ -79,5 +80,4 @@ def _noised_sum(clipped_sum: ClippedSum, data: PreparedData, plan: LocalPlan, co
         labels[: len(rows)] = torch.from_numpy(data.labels[rows])
         present[: len(rows)] = 1.0
         total += clipped_sum(features, labels, present, plan.clip_norm)
-    noise = gaussian(count, plan.noise_standard_deviation)
-    return total + torch.from_numpy(noise)
+    return torch.from_numpy(noised_sum(total.numpy(), plan.noise_multiplier, plan.max_grad_norm))
