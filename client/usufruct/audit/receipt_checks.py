@@ -8,6 +8,7 @@ from functools import lru_cache
 from usufruct.audit.books import Books, LegBook
 from usufruct.audit.evidence import Evidence
 from usufruct.audit.findings import Finding
+from usufruct.audit.skellam_accountant import SkellamFigures
 from usufruct.chain import receipt_hash
 from usufruct.domain import ids
 from usufruct.domain.leg_receipt import (
@@ -65,11 +66,10 @@ def _form(receipt: LegReceipt) -> Iterator[str]:
         yield f"versions {receipt.version} and {receipt.accountant_version} are not known here"
     if receipt.neighbouring != NeighbouringRelation.ADD_OR_REMOVE_ONE:
         yield f"neighbouring relation {receipt.neighbouring} is not known here"
-    if receipt.rounding != Rounding.AFTER_NOISE:
-        yield f"rounding {receipt.rounding} is not known here"
-    used = [name for name in UNUSED_IN_LOCAL_MODE if getattr(receipt, name)]
-    if used:
-        yield f"{', '.join(used)} must be zero with local noise"
+    if receipt.mechanism == MechanismKind.SUBSAMPLED_SKELLAM:
+        yield from _distributed_form(receipt)
+    else:
+        yield from _local_form(receipt)
     if receipt.attempts_charged > receipt.attempts_reserved:
         yield f"{receipt.attempts_charged} attempts were charged, {receipt.attempts_reserved} reserved"
     if receipt.rounds_done > receipt.attempts_reserved:
@@ -80,9 +80,50 @@ def _form(receipt: LegReceipt) -> Iterator[str]:
         yield "it ended before it started"
 
 
+def _local_form(receipt: LegReceipt) -> Iterator[str]:
+    if receipt.rounding != Rounding.AFTER_NOISE:
+        yield f"rounding {receipt.rounding} is not known here"
+    used = [name for name in UNUSED_IN_LOCAL_MODE if getattr(receipt, name)]
+    if used:
+        yield f"{', '.join(used)} must be zero with local noise"
+
+
+def _distributed_form(receipt: LegReceipt) -> Iterator[str]:
+    if receipt.rounding != Rounding.DITHERED_BEFORE_NOISE:
+        yield f"rounding {receipt.rounding} is not one of distributed noise"
+    if receipt.noise_multiplier_micro:
+        yield "noise_multiplier_micro must be zero with distributed noise"
+    if receipt.steps_per_attempt != 1:
+        yield f"{receipt.steps_per_attempt} steps an attempt; with distributed noise a round is one step"
+    if receipt.min_honest < 1 or receipt.max_colluding < 1:
+        yield "min_honest and max_colluding must be at least 1"
+    try:
+        expected = _figures(receipt).sensitivities_micro()
+    except ValueError as error:
+        yield str(error)
+        return
+    if (receipt.delta_two_micro, receipt.delta_one_micro) != expected:
+        yield (
+            f"the sensitivities are {receipt.delta_two_micro} and {receipt.delta_one_micro}, those of its scale, norm "
+            f"bound and dimension are {expected[0]} and {expected[1]} (10^-6)"
+        )
+
+
+def _figures(receipt: LegReceipt) -> SkellamFigures:
+    """Raises ValueError if they are no mechanism's."""
+    return SkellamFigures(
+        sample_rate_nano=receipt.sample_rate_nano,
+        scale_micro=receipt.scale_micro,
+        clip_norm_micro=receipt.clip_norm_micro,
+        parameter_count=receipt.dimension,
+        share_noise_micro=receipt.share_noise_micro,
+        shares=receipt.min_honest,
+    )
+
+
 def _loss(receipt: LegReceipt, reserved_micro: int) -> Iterator[str]:
     """What was reserved is what the mechanism costs; what is spent is between the attempts charged and all of it."""
-    if receipt.mechanism != MechanismKind.SUBSAMPLED_GAUSSIAN:
+    if receipt.mechanism not in tuple(MechanismKind):
         yield f"mechanism {receipt.mechanism} is not known here, so its loss cannot be recomputed"
         return
     attempts = receipt.attempts_reserved
@@ -90,11 +131,9 @@ def _loss(receipt: LegReceipt, reserved_micro: int) -> Iterator[str]:
         yield "no attempt was reserved, so there is nothing the loss could be for"
         return
     try:
-        recomputed = _recomputed_micro(
-            receipt.sample_rate_nano, receipt.noise_multiplier_micro, receipt.steps_per_attempt, receipt.order
-        )
-    except UsufructError as error:
-        yield f"the loss cannot be recomputed: {error.message}"
+        recomputed = recomputed_micro(receipt)
+    except (UsufructError, ValueError, ArithmeticError) as error:
+        yield f"the loss cannot be recomputed: {error}"
         return
     each, rest = divmod(reserved_micro, attempts)
     if rest:
@@ -112,8 +151,27 @@ def _loss(receipt: LegReceipt, reserved_micro: int) -> Iterator[str]:
         )
 
 
+def recomputed_micro(receipt: LegReceipt) -> int:
+    """The least loss that one attempt of the receipt's mechanism can honestly be said to have, in 10^-6 nat; an honest
+    claim is that or one more.
+
+    Raises:
+        ValueError, UsufructError: its figures are no mechanism's.
+    """
+    if receipt.mechanism == MechanismKind.SUBSAMPLED_SKELLAM:
+        return _skellam_micro(_figures(receipt), receipt.order)
+    return _gaussian_micro(
+        receipt.sample_rate_nano, receipt.noise_multiplier_micro, receipt.steps_per_attempt, receipt.order
+    )
+
+
 @lru_cache(maxsize=4096)
-def _recomputed_micro(sample_rate_nano: int, noise_multiplier_micro: int, steps: int, order: int) -> int:
+def _skellam_micro(figures: SkellamFigures, order: int) -> int:
+    return figures.loss_micro(order)
+
+
+@lru_cache(maxsize=4096)
+def _gaussian_micro(sample_rate_nano: int, noise_multiplier_micro: int, steps: int, order: int) -> int:
     """Legs of a job share their mechanism, and recomputing one may take a while."""
     mechanism = SubsampledGaussian(sample_rate_nano / NANO, noise_multiplier_micro / MICRO, steps)
     return recompute_loss_micro(mechanism, order)

@@ -17,6 +17,8 @@ class MechanismKind(IntEnum):
 
     SUBSAMPLED_GAUSSIAN = 1
     """Poisson-subsampled Gaussian, full noise at the holder (``local``)."""
+    SUBSAMPLED_SKELLAM = 2
+    """Poisson-subsampled Skellam noise in integer shares over several holders (``distributed``)."""
 
 
 class NeighbouringRelation(IntEnum):
@@ -30,6 +32,8 @@ class Rounding(IntEnum):
 
     AFTER_NOISE = 1
     """Rounded and clamped after full local noise: post-processing, no effect on the loss."""
+    DITHERED_BEFORE_NOISE = 2
+    """Rotated, rounded with a fresh uniform dither and clamped, all before the integer noise: inside the sensitivities."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,12 @@ class LegReceipt:
         min_honest, max_colluding: h and c of the distributed mode; 0 in local mode.
         steps_per_attempt: DP-SGD steps in one attempt.
         attempts_reserved, attempts_charged, rounds_done: how often noise was paid for, drawn, and opened.
-        dimension: number of parameters d.
+        dimension: number of parameters, before any padding.
         sample_rate_nano: q in 10^-9.
         clip_norm_micro: C in 10^-6.
-        noise_multiplier_micro: σ in 10^-6 (Gaussian).
-        scale_micro, delta_two_micro, delta_one_micro, share_noise_micro: s, Δ₂, Δ₁ and the noise parameter of one
-            holder's share in 10^-6; distributed mode only.
+        noise_multiplier_micro: σ in 10^-6 (Gaussian); 0 in distributed mode.
+        scale_micro, delta_two_micro, delta_one_micro, share_noise_micro: s, Δ₂, Δ₁ and the variance of one holder's
+            share of the noise in 10^-6; distributed mode only.
         loss_micro: privacy loss committed, 10^-6 nat.
         usage_head: Merkle root of the last usage batch that this leg's records are in.
         updates_hash: Keccak-256 chain over the digests of the encrypted updates.

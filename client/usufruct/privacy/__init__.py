@@ -3,8 +3,15 @@ web3 here."""
 
 from usufruct.privacy.accountant import MAXIMUM_LOSS_MICRO, MICRO, renyi_loss_micro
 from usufruct.privacy.budget import MAXIMUM_BUDGET_MICRO, Budget
-from usufruct.privacy.calibration import noise_multiplier_for
-from usufruct.privacy.conversion import epsilon, epsilon_floor, loss_for_epsilon_micro, pld_epsilon
+from usufruct.privacy.calibration import integer_noise_for, noise_multiplier_for
+from usufruct.privacy.conversion import (
+    delta_with_samplers,
+    epsilon,
+    epsilon_floor,
+    loss_for_epsilon_micro,
+    pld_epsilon,
+)
+from usufruct.privacy.distributed_plan import DistributedPlan, Guarantee, IntegerNoise
 from usufruct.privacy.errors import (
     BudgetShort,
     CalibrationImpossible,
@@ -24,13 +31,15 @@ from usufruct.privacy.mechanism import (
     MINIMUM_SAMPLE_RATE,
     Mechanism,
     SubsampledGaussian,
+    SubsampledSkellam,
     checked_order,
 )
 from usufruct.privacy.noise_table import NoiseTable
-from usufruct.privacy.plan import LocalPlan
+from usufruct.privacy.plan import LocalPlan, PricedPlan
 from usufruct.privacy.recompute import claim_holds, recompute_loss_micro
 from usufruct.privacy.rounding import round_update, rounding_step, unround_sum
 from usufruct.privacy.sampling import poisson_mask
+from usufruct.privacy.shares import noised_share, open_sum, table_for
 from usufruct.privacy.skellam import skellam_table
 
 __all__ = [
@@ -46,23 +55,32 @@ __all__ = [
     "Budget",
     "BudgetShort",
     "CalibrationImpossible",
+    "DistributedPlan",
     "EpsilonBelowFloor",
+    "Guarantee",
+    "IntegerNoise",
     "LocalPlan",
     "Mechanism",
     "MechanismInvalid",
     "NoiseTable",
     "NoiseTableFaulty",
     "PlanInvalid",
+    "PricedPlan",
     "RoundingInvalid",
     "SubsampledGaussian",
+    "SubsampledSkellam",
     "checked_order",
     "claim_holds",
+    "delta_with_samplers",
     "discrete_gaussian",
     "epsilon",
     "epsilon_floor",
+    "integer_noise_for",
     "loss_for_epsilon_micro",
     "noise_multiplier_for",
+    "noised_share",
     "noised_sum",
+    "open_sum",
     "pld_epsilon",
     "poisson_mask",
     "recompute_loss_micro",
@@ -70,5 +88,6 @@ __all__ = [
     "round_update",
     "rounding_step",
     "skellam_table",
+    "table_for",
     "unround_sum",
 ]

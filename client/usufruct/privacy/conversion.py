@@ -7,6 +7,7 @@ Kamath, Steinke, *The Discrete Gaussian for Differential Privacy*, 2020, proposi
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Final
 
 from usufruct.privacy.accountant import MICRO
@@ -63,6 +64,18 @@ def loss_for_epsilon_micro(epsilon_: float, order: int, delta: float) -> int:
             order=order,
         )
     return loss_micro
+
+
+def delta_with_samplers(delta: float, epsilon_: float, draws: int, total_variation: Fraction) -> float:
+    """Delta of what is (``epsilon_``, ``delta``)-private with ideal noise, when ``draws`` samples of it are each within
+    ``total_variation`` of their law: ``delta + (1 + exp(epsilon)) * draws * total_variation``, at most 1.
+
+    *Guarantee*: valid for adaptive jobs too (replace the draws one by one; DERIVATION.md, section 10).
+    """
+    distance = draws * total_variation
+    if epsilon_ > 700 or not distance:
+        return 1.0 if distance else delta
+    return min(1.0, delta + (1 + math.exp(epsilon_)) * float(distance))
 
 
 def pld_epsilon(mechanism: Mechanism, attempts: int, delta: float) -> float:

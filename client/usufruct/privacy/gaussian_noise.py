@@ -19,6 +19,7 @@ from usufruct.privacy.bounds import checked_integer, checked_real
 from usufruct.privacy.errors import MechanismInvalid, RoundingInvalid
 from usufruct.privacy.mechanism import MAXIMUM_NOISE_MULTIPLIER, MINIMUM_NOISE_MULTIPLIER
 from usufruct.privacy.noise_table import ONE, NoiseTable
+from usufruct.privacy.plan import GRID_SLACK
 
 TABLE_DEVIATION: Final = 1 << 14
 STRETCH: Final = 1 << 13
@@ -31,10 +32,6 @@ GRID_DEVIATION: Final = math.sqrt(GRID_VARIANCE)
 CONVOLUTION_VARIATION: Final = Fraction(1, 1 << 112)
 """Bound on the total variation between the law of ``X + STRETCH * Y`` and the discrete Gaussian, X and Y being exact:
 ``e / (1 - e)`` with ``e = 2 sum_k exp(-2 pi^2 t^2 k^2)``, ``1/t^2 = 1/4 + 2^-28`` (DERIVATION.md, section 9)."""
-
-GRID_SLACK: Final = 5e-4
-"""Share of the norm bound that putting two neighbouring sums on the grid may add to their distance. The trainer clips
-1e-3 below the bound (``plan.CLIP_SLACK``); this is half of that."""
 
 _LARGEST_GRID_VALUE: Final = 2.0**52
 _WORKING_BITS: Final = 240

@@ -3,6 +3,7 @@ code."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,7 @@ from usufruct.privacy.mechanism import (
     MINIMUM_NOISE_MULTIPLIER,
     MINIMUM_ORDER,
     MINIMUM_SAMPLE_RATE,
+    Mechanism,
     SubsampledGaussian,
 )
 
@@ -29,11 +31,58 @@ MAXIMUM_GRAD_NORM: Final = 1e6
 
 CLIP_SLACK: Final = 1e-3
 """Share of ``max_grad_norm`` kept back for arithmetic: per-sample norms in float32 err by up to 1e-4 of it
-(measured, DESIGN section 4), float64 sums over fixed micro-batches by under 1e-11."""
+(measured, DESIGN section 4), float64 sums over fixed micro-batches by under 1e-11, and putting a sum on the
+grid of its noise takes up to 5e-4."""
+
+GRID_SLACK: Final = 5e-4
+"""Share of ``max_grad_norm`` that putting two neighbouring sums on a grid may add to their distance."""
+
+
+class PricedPlan(ABC):
+    """What the accountant makes of a plan, whatever its mechanism: the same arithmetic for every kind of noise."""
+
+    rounds: int
+    spare_attempts: int
+    order: int
+    delta: float
+
+    @property
+    @abstractmethod
+    def mechanism(self) -> Mechanism:
+        """The event that prices one attempt."""
+
+    @property
+    def attempts(self) -> int:
+        """Attempts that are reserved: rounds and spare ones."""
+        return self.rounds + self.spare_attempts
+
+    @property
+    def loss_per_attempt_micro(self) -> int:
+        """Rényi loss of one attempt at ``order``, in 10^-6 nat, rounded up."""
+        return renyi_loss_micro(self.mechanism, self.order)
+
+    @property
+    def reservation_micro(self) -> int:
+        """The job's worst case: attempts times the loss of one."""
+        return self.attempts * self.loss_per_attempt_micro
+
+    def epsilon_after(self, attempts: int) -> float:
+        """The binding epsilon at ``delta`` after ``attempts`` attempts.
+
+        Raises:
+            PlanInvalid: more attempts than the plan reserves.
+        """
+        checked_integer("attempts", attempts, 0, self.attempts, PlanInvalid)
+        return epsilon(attempts * self.loss_per_attempt_micro, self.order, self.delta)
+
+    @property
+    def epsilon(self) -> float:
+        """The binding epsilon of the whole reservation."""
+        return self.epsilon_after(self.attempts)
 
 
 @dataclass(frozen=True)
-class LocalPlan:
+class LocalPlan(PricedPlan):
     """A holder's part of a job with ``local`` noise: several DP-SGD steps a round, full noise at every
     holder.
 
@@ -115,35 +164,6 @@ class LocalPlan:
     def mechanism(self) -> SubsampledGaussian:
         """The event that prices one attempt."""
         return SubsampledGaussian(self.sample_rate, self.noise_multiplier, self.local_steps)
-
-    @property
-    def attempts(self) -> int:
-        """Attempts that are reserved: rounds and spare ones."""
-        return self.rounds + self.spare_attempts
-
-    @property
-    def loss_per_attempt_micro(self) -> int:
-        """Rényi loss of one attempt at ``order``, in 10^-6 nat, rounded up."""
-        return renyi_loss_micro(self.mechanism, self.order)
-
-    @property
-    def reservation_micro(self) -> int:
-        """The job's worst case: attempts times the loss of one."""
-        return self.attempts * self.loss_per_attempt_micro
-
-    def epsilon_after(self, attempts: int) -> float:
-        """The binding epsilon at ``delta`` after ``attempts`` attempts.
-
-        Raises:
-            PlanInvalid: more attempts than the plan reserves.
-        """
-        checked_integer("attempts", attempts, 0, self.attempts, PlanInvalid)
-        return epsilon(attempts * self.loss_per_attempt_micro, self.order, self.delta)
-
-    @property
-    def epsilon(self) -> float:
-        """The binding epsilon of the whole reservation."""
-        return self.epsilon_after(self.attempts)
 
     def pld_epsilon(self) -> float:
         """Epsilon of the whole reservation by privacy loss distributions; not the binding figure. Takes

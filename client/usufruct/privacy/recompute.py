@@ -1,4 +1,5 @@
-"""The auditor's accountant: the same loss through Google's ``dp_accounting``, sharing no formula with ours.
+"""The auditor's accountant for Gaussian noise: the same loss through Google's ``dp_accounting``, sharing no formula with
+ours. (It has no Skellam event; for that there is ``usufruct.audit.skellam_accountant``.)
 
 ``dp_accounting`` takes a second to import, so it is imported where it is used.
 """
@@ -34,7 +35,7 @@ def recompute_loss_micro(mechanism: Mechanism, order: int) -> int:
 
     checked_order(order)
     if not isinstance(mechanism, SubsampledGaussian):
-        raise MechanismInvalid(f"{type(mechanism).__name__} cannot be recomputed here; use a newer version.")
+        raise MechanismInvalid(f"{type(mechanism).__name__} is not among the events of dp_accounting.")
     step = dp_event.PoissonSampledDpEvent(
         mechanism.sample_rate, dp_event.GaussianDpEvent(mechanism.noise_multiplier)
     )

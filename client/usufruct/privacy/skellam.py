@@ -12,10 +12,8 @@ from typing import Final
 
 from usufruct.privacy.bounds import checked_integer
 from usufruct.privacy.errors import MechanismInvalid
+from usufruct.privacy.mechanism import MAXIMUM_SHARE_NOISE
 from usufruct.privacy.noise_table import ONE, NoiseTable
-
-MAXIMUM_SHARE_NOISE: Final = 10**10
-"""Largest variance that a table is made for: 1.3 million entries, two seconds."""
 
 _WORKING_ONE: Final = 1 << 170
 _TABLE_BITS: Final = 112
