@@ -55,10 +55,20 @@ def check_receipt(evidence: Evidence, leg: LegBook, books: Books) -> Iterator[Fi
     if dataset is not None and receipt.order != dataset.registered.order:
         text = f"the receipt's order is {receipt.order}, the dataset's {dataset.registered.order}"
         yield Finding("receipt-order", place, text)
+    for rule, text in check_figures(receipt, leg.reserved_micro):
+        yield Finding(rule, place, text)
+
+
+def check_figures(receipt: LegReceipt, reserved_micro: int) -> Iterator[tuple[str, str]]:
+    """What is wrong with a receipt's figures in themselves, as rule and text.
+
+    Args:
+        reserved_micro: what the leg reserved on chain, 10^-6 nat.
+    """
     for text in _form(receipt):
-        yield Finding("receipt-form", place, text)
-    for text in _loss(receipt, leg.reserved_micro):
-        yield Finding("receipt-loss", place, text)
+        yield "receipt-form", text
+    for text in _loss(receipt, reserved_micro):
+        yield "receipt-loss", text
 
 
 def _form(receipt: LegReceipt) -> Iterator[str]:

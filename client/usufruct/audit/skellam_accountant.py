@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal, localcontext
 from typing import Final
 
+LARGEST_ORDER: Final = 256
+"""What a dataset can be registered with; a receipt that names more is not worth the time."""
+
 _DIGITS: Final = 60
 _UP: Final = Context(prec=_DIGITS, rounding=ROUND_CEILING)
 _MICRO: Final = Decimal(10) ** -6
@@ -81,15 +84,15 @@ class SkellamFigures:
             return min(worst, mean)
 
     def loss_micro(self, order: int) -> int:
-        """Rényi loss of one attempt at an integer order of at least 2, in 10^-6 nat, rounded up; at least 1.
+        """Rényi loss of one attempt at an integer order from 2 to 256, in 10^-6 nat, rounded up; at least 1.
 
         *Guarantee*: no honest claim is below it, and none above it by more than 1.
 
         Raises:
-            ValueError: the order is below 2.
+            ValueError: the order is outside 2 to 256.
         """
-        if order < 2:
-            raise ValueError("order must be at least 2")
+        if not 2 <= order <= LARGEST_ORDER:
+            raise ValueError(f"order must be from 2 to {LARGEST_ORDER}")
         with localcontext(_UP):
             # The float that the holder samples with, exactly.
             q = Decimal(self.sample_rate_nano / 10**9)

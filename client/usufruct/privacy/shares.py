@@ -70,8 +70,8 @@ def noised_share(
 def open_sum(sums: NDArray[np.int64], plan: DistributedPlan, seed: bytes) -> NDArray[np.float64]:
     """The holders' clipped sums added up, plus noise, shape ``(plan.parameter_count,)``, from the sum of their shares.
 
-    Unbiased as long as nothing was clamped: the dither and the noise have mean zero (but for the half step that
-    ``floor`` and a uniform dither on the grid leave, 2^-31 of a step).
+    Unbiased as long as nothing was clamped: of all dithers exactly as many round up as it takes, and the noise has mean
+    zero.
 
     Raises:
         RoundingInvalid: not one-dimensional int64 of the plan's dimension, a sum that is no field, or a bad seed.

@@ -250,5 +250,6 @@ def test_google_has_no_event_for_it_and_says_so() -> None:
 def test_the_auditor_refuses_figures_of_no_mechanism(change: dict[str, int]) -> None:
     with pytest.raises(ValueError):
         replace(figures(PLAN, 39_700), **change)
-    with pytest.raises(ValueError):
-        figures(PLAN, 39_700).loss_micro(1)
+    for order in (1, 257):
+        with pytest.raises(ValueError):
+            figures(PLAN, 39_700).loss_micro(order)
