@@ -106,6 +106,20 @@ def test_the_priced_loss_covers_dithered_rounding(norm: float, variance: int) ->
             assert charged >= unknown * (1 - 1e-9), (order, rate, "unknown dither")
 
 
+@pytest.mark.parametrize("order", [1.01, 2, 3.5, 16, 64])
+def test_the_other_direction_never_loses_more_pointwise(order: float) -> None:
+    """DERIVATION.md (7): the bracket under the mean, ``k(A) + L k(A')``, on a grid of ratios and rates."""
+    ratio = np.exp(np.linspace(-8, 8, 401))[:, None]
+    rate = np.linspace(0.0, 1.0, 101)[None, :]
+
+    def k(z: np.ndarray) -> np.ndarray:
+        return z**order - z ** (1 - order)
+
+    first, second = k(1 - rate + rate * ratio), ratio * k(1 - rate + rate / ratio)
+    assert (first + second >= -1e-9 * (1 + np.abs(first) + np.abs(second))).all()
+    assert (first < -1e-3).any(), "each half alone can be negative"
+
+
 def test_hoeffdings_lemma_covers_each_rounded_coordinate() -> None:
     """DERIVATION.md (6): ln E exp(c X^2) of a rounded coordinate against ``c (x^2 + 1/4) + c^2 (2|x| + 1)^2 / 8``, where X is
     floor(x) or one more with the right mean."""
