@@ -183,8 +183,16 @@ abstract contract Opening is Calls {
         x.grant = s.grant;
         x.signature = s.sig;
         x.lossMicro = uint64(1 + _draw(s.grant.lossPerJobMicro));
+        if (_once(4)) x.lossMicro = _lastOf(datasetId, s.grant.lossPerJobMicro);
         if (_once(32)) x.lossMicro = _once(2) ? 0 : s.grant.lossPerJobMicro + 1;
         if (_once(32)) x.grant.priceUnits += 1; // not as signed, and the signature says so
+    }
+
+    /// All that is left of a budget, or one more, as far as a job may take it.
+    function _lastOf(uint64 datasetId, uint64 most) private returns (uint64 left) {
+        Dataset storage set = _datasets[datasetId];
+        left = set.lossCapMicro - set.spentMicro - set.reservedMicro + uint64(_draw(2));
+        if (left > most) left = most;
     }
 
     /// A dataset that fits into the job, if there is one; rarely any other.
