@@ -50,9 +50,7 @@ def test_every_start_takes_the_next_epoch_and_names_the_ledgers_head(
     operator, told = open_operator(config), list[str]()
     for epoch in (1, 2):
         server = HolderServer(config, operator, told.append)
-        entry = world.chain.holder(
-            server.catalogue.all()[0].dataset_id
-        )  # one dataset each: numbers are alike
+        entry = world.chain.holder(world.chain.dataset(registered(config)).holder_id)
         assert (entry.fencing_epoch, server.fencing.epoch) == (epoch, epoch)
         assert server.ledger.has_row(entry.ledger_head)
         server.close()
