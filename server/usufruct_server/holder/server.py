@@ -102,7 +102,6 @@ class HolderServer:
         looks = {s.dataset_id: DataCheck(s.card.path, s.config.data) for s in catalogue.all()}
         trainers = Trainers()
         undo.callback(trainers.close)
-        trainers.warm_up()
         chain = open_chain(config)
         problems = registration_problems(
             config, chain, registration, catalogue, operator.address, self.identity.fingerprint
