@@ -44,7 +44,7 @@ abstract contract Opening is Calls {
             units: _priceOf(d, d.token, d.legs.length) + _draw(2),
             deadlineSeconds: uint40(block.timestamp + _draw(1 hours))
         });
-        if (_once(12)) d.good = _spoil(s, d) && d.good;
+        if (d.good && _once(12)) d.good = _spoil(s, d); // a wrong token could make a wrong job right
         (bytes memory sig, address by) = _signature(d.payer, sponsorshipHash(s));
         bool good = d.good && _takes(d.payer, by);
         bytes memory data = abi.encodeCall(access.openSponsoredJob, (d.init, d.legs, s, sig));
@@ -59,9 +59,7 @@ abstract contract Opening is Calls {
         else if (kind == 2) s.token = tokens[_draw(tokens.length)];
         else if (kind == 3) s.units = s.units / 2;
         else s.deadlineSeconds = uint40(block.timestamp - 1);
-        return kind == 2
-            ? s.token == d.token || d.legs.length == 0
-            : kind == 3 && s.units >= _priceOf(d, d.token, d.legs.length);
+        return kind == 2 ? s.token == d.token : kind == 3 && s.units >= _priceOf(d, d.token, d.legs.length);
     }
 
     function _openJob() internal {
