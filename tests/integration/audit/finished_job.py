@@ -249,10 +249,17 @@ class Network:
                     self.charge(job, holder, round_, attempt, lost=lost)
 
     def charge(
-        self, job: Job, holder: WorkingHolder, round_: int, attempt: int, *, lost: bool = False
+        self,
+        job: Job,
+        holder: WorkingHolder,
+        round_: int,
+        attempt: int,
+        *,
+        lost: bool = False,
+        roster: bytes = b"",
     ) -> None:
-        """One attempt: charged in the ledger, then sent or lost."""
-        view = hashlib.sha256(job.job_id + bytes([round_, attempt])).digest()
+        """One attempt: charged in the ledger, then sent or lost. Another ``roster`` makes it another view."""
+        view = hashlib.sha256(job.job_id + bytes([round_, attempt]) + roster).digest()
         about = {**self.about(job, holder), "round": round_, "attempt": attempt, "view_hash": view}
         charge = holder.ledger.charge(holder.dataset_id, job.job_id, round_, attempt)
         holder.usage.record(UsageKind.CHARGED, loss_micro=charge.loss_micro, **about)
