@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 RUN := $(BIN)/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-python test-contracts fuzz-contracts coverage-contracts mutate-contracts slither gas \
+.PHONY: help setup demo test test-python test-contracts fuzz-contracts fuzz-graphs coverage-contracts mutate-contracts slither gas \
 	check protos artefacts format clean
 
 help:            ## what there is
@@ -40,6 +40,9 @@ coverage-contracts: contracts/node_modules/.ready   ## lines and branches of the
 
 mutate-contracts: contracts/node_modules/.ready   ## change the contracts place by place: does a test notice? (hours; resumes; ARGS="--sample 100 --seed 1")
 	$(RUN) contracts/toolchain.py mutate $(ARGS)
+
+fuzz-graphs: setup   ## 50,000 random model graphs: none that is accepted lets one record reach another (about 15 minutes)
+	USUFRUCT_FUZZ_GRAPHS=50000 $(RUN) -m pytest -n0 -s --timeout 7200 tests/security/graph/test_isolation.py $(ARGS)
 
 slither: contracts/node_modules/.ready   ## static analysis of the contracts: medium and high only
 	$(RUN) contracts/toolchain.py slither $(ARGS)

@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from usufruct.graph.isolation import Application, carries_batch
+from usufruct.graph.functions import FUNCTIONS
+from usufruct.graph.isolation import Application, carries_batch, not_proven
+from usufruct.graph.layers import MODULES
 from usufruct.graph.limits import GraphLimits
 from usufruct.graph.model_graph import ModelGraph, Node, NodeKind, NodeRef, not_allowed, references
-from usufruct.graph.operations import FUNCTIONS, MODULES
 
 Watch: TypeAlias = Callable[[torch.Tensor], None]
 """Called with the value of every node that computes, in order."""
@@ -25,8 +26,12 @@ Watch: TypeAlias = Callable[[torch.Tensor], None]
 class InterpreterModule(nn.Module):
     """The model of a graph. Make one with :func:`rebuild`; the constructor trusts that the graph's form was checked.
 
-    Takes a float tensor of shape [batch, *graph.input_shape] and returns [batch, outputs]. The isolation rules and
-    the form [batch, ...] of every value are checked again at every run: it costs microseconds.
+    Takes a tensor of shape [batch, *graph.input_shape] and returns [batch, outputs]. The isolation rules and
+    the form [batch, ...] of every value are checked again at every run: it costs microseconds. Real numbers have the
+    type of the module's parameters throughout, also those that come of whole ones.
+
+    Attributes:
+        by_rows: whether an operation has no proof of isolation, so that every row must be run as a batch of its own.
 
     Raises:
         InvalidInput: GRAPH_NOT_ALLOWED, when an operation would mix records or lose the batch.
@@ -38,19 +43,25 @@ class InterpreterModule(nn.Module):
         for index, spec in enumerate(graph.modules):
             self.add_module(f"m{index}", MODULES[spec.class_name].build(dict(spec.arguments)))
         self._settings = [_settings(graph, node) for node in graph.nodes]
+        self.by_rows = any(
+            node.kind is NodeKind.FUNCTION and FUNCTIONS[node.function_name].isolation is not_proven
+            for node in graph.nodes
+        )
         last_use = {index: position for position, node in enumerate(graph.nodes) for index in _uses(node)}
         self._released: list[list[int]] = [[] for _ in graph.nodes]
         for index, position in last_use.items():
             self._released[position].append(index)
 
     def forward(self, batch: torch.Tensor, watch: Watch | None = None) -> torch.Tensor:
-        rows = batch.shape[0]
+        rows, real = batch.shape[0], next(self.parameters()).dtype
         values: list[Any] = [None] * len(self.graph.nodes)
         for position, node in enumerate(self.graph.nodes):
             if node.kind is NodeKind.OUTPUT:
                 result: torch.Tensor = _resolve(node.arguments[0], values)
                 return result
             value = batch if node.kind is NodeKind.INPUT else self._compute(position, node, values)
+            if value.is_floating_point():
+                value = value.to(real)
             if not carries_batch(tuple(value.shape), rows):
                 raise not_allowed("A value of the model lost the batch as its first dimension.")
             if watch is not None:
@@ -65,12 +76,19 @@ class InterpreterModule(nn.Module):
         operands = [_resolve(argument, values) for argument in node.arguments]
         if node.kind is NodeKind.MODULE:
             name = self.graph.modules[node.module_index].class_name
-            MODULES[name].isolation(Application(name, _shapes(operands), settings))
+            operation = MODULES[name]
+            operation.isolation(Application(name, _shapes(operands), settings))
+            if operation.takes != "any" and operands[0].is_floating_point() is not (
+                operation.takes == "real"
+            ):
+                raise not_allowed(f"The layer {name} takes {operation.takes} numbers.", class_name=name)
             value: torch.Tensor = self._modules[f"m{node.module_index}"](operands[0])  # type: ignore[misc]
             return value
         function = FUNCTIONS[node.function_name]
         if function.takes == "several":
             operands = operands[0]
+        if not function.admits(operands):
+            raise not_allowed(f"{function.name} takes values of other types.", operation=function.name)
         function.isolation(Application(function.name, _shapes(operands), settings))
         return function.compute(operands, settings, self.training)
 
@@ -83,7 +101,7 @@ def rebuild(graph: ModelGraph, limits: GraphLimits | None = None) -> Interpreter
     """
     from usufruct.graph.validation import validate  # validate itself runs an interpreter
 
-    validate(graph, limits or GraphLimits())
+    validate(graph, limits)
     with torch.device("meta"):
         module = InterpreterModule(graph)
     module.to_empty(device="cpu")

@@ -9,7 +9,9 @@ input has. A rule is given the shapes of an operation's inputs, all of that form
 unless output row i is a function of the inputs' rows i. As the trainer's batches have other sizes than the one that
 was checked, the form itself is asserted again at every run (:func:`carries_batch`).
 
-*Guarantee*: in a graph that ``validate`` accepts, the Jacobian of output row i by input row j is zero for i ≠ j. The
+An operation whose rule is ``not_proven`` is outside the argument: graphs that use one are trained by rows.
+
+*Guarantee*: in a graph that ``validate`` accepts and whose bounds do not say ``by_rows``, the Jacobian of output row i by input row j is zero for i ≠ j. The
 rules were checked against random graphs by changing one row (``tests/security/graph``); there is no machine proof.
 """
 
@@ -20,6 +22,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from usufruct.graph.model_graph import not_allowed
+
+LONGEST_SEQUENCE = 1024
+"""Steps of a recurrent layer, which run one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,8 @@ IsolationRule: TypeAlias = Callable[[Application], None]
 """Returns if the operation keeps records apart; raises GRAPH_NOT_ALLOWED if it does not, or may not."""
 
 
-def _mixes(application: Application, why: str) -> Exception:
+def mixes(application: Application, why: str) -> Exception:
+    """The refusal of an operation that would let one record reach another; ``why`` follows its name."""
     return not_allowed(
         f"{application.name} {why}, so one record could reach another's gradient; "
         "keep the first dimension, which is the batch, out of it.",
@@ -49,8 +55,22 @@ def _mixes(application: Application, why: str) -> Exception:
     )
 
 
+def _dimensions(application: Application, setting: str, rank: int) -> list[int]:
+    value = application.settings[setting]
+    several = value if isinstance(value, tuple) else (value,)
+    found = [_resolved(application, setting, dimension, rank) for dimension in several]
+    if len(set(found)) != len(found):
+        raise not_allowed(
+            f"{application.name}: {setting} names a dimension twice.", operation=application.name
+        )
+    return found
+
+
 def _dimension(application: Application, setting: str, rank: int) -> int:
-    dimension = application.settings[setting]
+    return _resolved(application, setting, application.settings[setting], rank)
+
+
+def _resolved(application: Application, setting: str, dimension: int, rank: int) -> int:
     if not -rank <= dimension < rank:
         raise not_allowed(
             f"{application.name}: {setting} is outside the {rank} dimensions.", operation=application.name
@@ -69,19 +89,19 @@ def elementwise_pair(application: Application) -> None:
     different numbers of dimensions, the shorter one's batch would be laid along another dimension.
     """
     if len({len(shape) for shape in application.shapes}) != 1:
-        raise _mixes(application, "joins values of different numbers of dimensions")
+        raise mixes(application, "joins values of different numbers of dimensions")
 
 
 def last_dimension(application: Application) -> None:
     """A linear map over the last dimension, which in a value of two or more dimensions is not the batch."""
     if len(application.shapes[0]) < 2:
-        raise _mixes(application, "is applied along the batch")
+        raise mixes(application, "is applied along the batch")
 
 
 def normalise_trailing(application: Application) -> None:
     """Mean and variance over the trailing ``normalized_shape`` dimensions, which must leave the batch out."""
     if len(application.settings["normalized_shape"]) >= len(application.shapes[0]):
-        raise _mixes(application, "normalises over the batch")
+        raise mixes(application, "normalises over the batch")
 
 
 def flatten_inner(application: Application) -> None:
@@ -90,7 +110,7 @@ def flatten_inner(application: Application) -> None:
     start = _dimension(application, "start_dim", rank)
     end = _dimension(application, "end_dim", rank)
     if start == 0:
-        raise _mixes(application, "joins the batch with another dimension (use start_dim=1)")
+        raise mixes(application, "joins the batch with another dimension (use start_dim=1)")
     if end < start:
         raise not_allowed(f"{application.name}: end_dim comes before start_dim.", operation=application.name)
 
@@ -99,13 +119,80 @@ def reshape_row(application: Application) -> None:
     """Reshapes each row by itself: the operation keeps dimension 0 by its definition (see ``operations``)."""
 
 
-def concatenate_inner(application: Application) -> None:
-    """Puts values side by side along a dimension other than the batch; all have the same number of dimensions."""
+def not_proven(application: Application) -> None:
+    """No argument is made for this operation. A graph that uses it is trained row by row (``torch.func.vmap``): every
+    row runs the whole graph as a batch of one, and nothing of another row is there to be reached."""
+
+
+def constant(application: Application) -> None:
+    """The same for every row; only the batch's size is read off the input."""
+
+
+def channels_first(spatial: int) -> IsolationRule:
+    """The rule of a layer over [batch, channels, spatial...]. PyTorch would take a value of one dimension less as a
+    single record without a batch, and so the batch as its channels."""
+
+    def rule(application: Application) -> None:
+        if len(application.shapes[0]) != spatial + 2:
+            raise mixes(
+                application, f"needs {spatial + 2} dimensions: the batch, channels, and {spatial} more"
+            )
+
+    return rule
+
+
+def normalise_channels(application: Application) -> None:
+    """Mean and variance over groups of channels within each record, for two or more dimensions."""
+    if len(application.shapes[0]) < 2:
+        raise mixes(application, "normalises over the batch")
+
+
+def look_up(application: Application) -> None:
+    """Each index becomes the table's row at the same place; the dimensions before are kept."""
+
+
+def sequence(application: Application) -> None:
+    """Runs along dimension 1 of [batch, steps, features], its state starting at zero for each record."""
+    shape = application.shapes[0]
+    if len(shape) != 3:
+        raise mixes(application, "needs three dimensions: the batch, steps, and features")
+    if shape[1] > LONGEST_SEQUENCE:
+        raise not_allowed(
+            f"{application.name}: more than {LONGEST_SEQUENCE} steps.", operation=application.name
+        )
+
+
+def along(setting: str, added: int = 0) -> IsolationRule:
+    """The rule of what works along the dimensions that ``setting`` names, one number or several: never the batch.
+    ``added`` dimensions are counted beside those of the input, for what inserts one."""
+
+    def rule(application: Application) -> None:
+        ranks = {len(shape) for shape in application.shapes}
+        if len(ranks) != 1:
+            raise mixes(application, "joins values of different numbers of dimensions")
+        rank = ranks.pop() + added
+        if any(dimension == 0 for dimension in _dimensions(application, setting, rank)):
+            raise mixes(application, "works along the batch")
+
+    return rule
+
+
+def permute_inner(application: Application) -> None:
+    """Reorders the dimensions; the batch stays the first."""
+    rank = len(application.shapes[0])
+    order = _dimensions(application, "dims", rank)
+    if sorted(order) != list(range(rank)):
+        raise not_allowed(f"{application.name} must name every dimension once.", operation=application.name)
+    if order[0] != 0:
+        raise mixes(application, "moves the batch")
+
+
+def batched_product(application: Application) -> None:
+    """Products of matrices, the last two dimensions of both values, for each record: both values have the same number
+    of dimensions, three or more, so that the batch is a dimension of the batch of matrices in both."""
     ranks = {len(shape) for shape in application.shapes}
-    if len(ranks) != 1:
-        raise _mixes(application, "joins values of different numbers of dimensions")
-    if _dimension(application, "dim", ranks.pop()) == 0:
-        raise _mixes(application, "puts records behind each other")
+    if len(ranks) != 1 or min(ranks) < 3:
+        raise mixes(application, "takes two values of the same number of dimensions, three or more")
 
 
 def carries_batch(shape: tuple[int, ...], batch: int) -> bool:

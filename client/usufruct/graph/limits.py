@@ -35,7 +35,7 @@ class GraphLimits:
     modules: int = 1_500
     integer: int = 1 << 24
     constructor_integer: int = 1 << 20
-    number: float = 1e6
+    number: float = 3.5e38
     tuple_length: int = 64
     depth: int = 4
     rank: int = 6
@@ -56,9 +56,11 @@ class GraphBounds:
         activation_bytes: all values of one physical batch, at eight bytes a number (the trainer computes in float64).
         flops: matrix-product operations of one forward and backward pass (three times the forward pass).
         outputs: width of the output.
+        by_rows: whether an operation has no proof of isolation, so that the trainer runs every row by itself.
     """
 
     parameters: int
     activation_bytes: int
     flops: int
     outputs: int
+    by_rows: bool

@@ -24,7 +24,7 @@ Kinds of node, and which fields each one uses (the others keep their defaults):
 kind          fields
 ============  ===================================================================================================
 ``INPUT``     none. Exactly one, and it is the first node: the batch of feature rows
-``MODULE``    ``module_index`` into ``ModelGraph.modules``; ``arguments`` = one ``NodeRef``. Each module once
+``MODULE``    ``module_index`` into ``ModelGraph.modules``; ``arguments`` = one ``NodeRef``. Several nodes may share one
 ``FUNCTION``  ``function_name``; ``arguments`` = the values (``NodeRef``, number, or a tuple of ``NodeRef`` for
               ``cat``); ``keywords`` = the settings, which never contain a ``NodeRef``
 ``OUTPUT``    ``arguments`` = one ``NodeRef``. Exactly one, and it is the last node
@@ -43,8 +43,9 @@ from usufruct.errors import InvalidInput
 GRAPH_VERSION = 1
 """Version of the language. A graph of another version is refused, not interpreted."""
 
-FLOAT32 = "float32"
-"""The only ``input_dtype`` of this version; whole-number inputs come with embeddings."""
+FLOAT32, INT64 = "float32", "int64"
+INPUT_DTYPES = (FLOAT32, INT64)
+"""What an ``input_dtype`` may be: real numbers, or whole ones such as a text's tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ Argument: TypeAlias = "bool | int | float | str | NodeRef | tuple[Any, ...] | No
 
 
 class NodeKind(StrEnum):
-    """What a node does. A raw parameter as a node of its own (position embeddings) will be a fifth kind."""
+    """What a node does. A parameter that is no layer's is a module too: ``RowParameter``."""
 
     INPUT = "input"
     MODULE = "module"

@@ -17,6 +17,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from usufruct.errors import InvalidInput
+from usufruct.graph.functions import FUNCTIONS
+from usufruct.graph.layers import MODULES
 from usufruct.graph.limits import GraphBounds, GraphLimits
 from usufruct.graph.model_graph import (
     FLOAT32,
@@ -29,7 +31,6 @@ from usufruct.graph.model_graph import (
     NodeRef,
     not_allowed,
 )
-from usufruct.graph.operations import FUNCTIONS, MODULES
 from usufruct.graph.validation import class_not_allowed, function_not_allowed, validate
 
 

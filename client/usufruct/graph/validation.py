@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from usufruct.errors import InvalidInput
+from usufruct.graph.functions import FUNCTIONS
 from usufruct.graph.interpreter import InterpreterModule
+from usufruct.graph.layers import MODULES
 from usufruct.graph.limits import GraphBounds, GraphLimits
 from usufruct.graph.model_graph import (
-    FLOAT32,
     GRAPH_VERSION,
+    INPUT_DTYPES,
     Argument,
     ModelGraph,
     ModuleSpec,
@@ -29,7 +32,7 @@ from usufruct.graph.model_graph import (
     not_allowed,
     references,
 )
-from usufruct.graph.operations import ADVICE, FUNCTIONS, MODULES, SettingRule, allowed_names
+from usufruct.graph.settings import SettingRule
 
 _NUMBER_BYTES = 8
 
@@ -69,8 +72,8 @@ def check_form(graph: ModelGraph, limits: GraphLimits) -> None:
         f"The graph has another version than {GRAPH_VERSION}; use the same version of usufruct at both ends.",
     )
     _need(
-        graph.input_dtype == FLOAT32,
-        f"The input's type must be {FLOAT32}; embeddings come with a later version.",
+        type(graph.input_dtype) is str and graph.input_dtype in INPUT_DTYPES,
+        f"The input's type must be one of {', '.join(INPUT_DTYPES)}.",
     )
     shape = graph.input_shape
     _need(
@@ -140,10 +143,6 @@ def _check_node(index: int, node: Node, graph: ModelGraph, used: set[int], limit
         )
     if node.kind is NodeKind.MODULE:
         _need(0 <= node.module_index < len(graph.modules), f"{where} names a layer that is not there.")
-        _need(
-            node.module_index not in used,
-            f"{where} uses a layer a second time; use each layer once (tied layers come with a later version).",
-        )
         used.add(node.module_index)
 
 
@@ -230,7 +229,7 @@ def _run_on_meta(graph: ModelGraph, limits: GraphLimits) -> GraphBounds:
     batch = limits.physical_batch
     with torch.device("meta"):
         module = InterpreterModule(graph)
-        rows = torch.empty((batch, *graph.input_shape))
+        rows = torch.empty((batch, *graph.input_shape), dtype=getattr(torch, graph.input_dtype))
     parameters = sum(parameter.numel() for parameter in module.parameters())
     _need(
         0 < parameters <= limits.parameters,
@@ -245,7 +244,11 @@ def _run_on_meta(graph: ModelGraph, limits: GraphLimits) -> GraphBounds:
         _need(
             value.dim() <= limits.rank, f"A value has more than {limits.rank} dimensions.", limit=limits.rank
         )
-        _need(value.dtype == torch.float32, "A value is not of the type float32.")
+        _need(value.numel() > 0, "A value of the model is empty.")
+        _need(
+            value.dtype in (torch.float32, torch.int64, torch.bool),
+            "A value is of no type that a graph may have.",
+        )
         _need(
             value.numel() <= limits.value_elements,
             "A value of the model is too large.",
@@ -258,32 +261,56 @@ def _run_on_meta(graph: ModelGraph, limits: GraphLimits) -> GraphBounds:
             limit=limits.activation_bytes,
         )
 
+    for child in module.children():
+        for inner in child.children():  # the steps of a recurrent layer, each with its gates
+            inner.register_forward_hook(lambda layer, taken, value: watch(value))
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with counter:
+        module(rows[:1])  # some layers refuse a single row, and a graph by rows is trained as one
         output = module(rows, watch)
-    flops = 3 * int(counter.get_total_flops())
+    flops = 3 * int(counter.get_total_flops()) * batch // (batch + 1)
     _need(
         flops <= limits.flops,
         f"The model takes more than {limits.flops:.0e} operations at {batch} rows.",
         limit=limits.flops,
     )
     _need(
-        output.dim() == 2 and output.shape[1] <= limits.outputs,
+        output.dim() == 2 and output.shape[1] <= limits.outputs and output.is_floating_point(),
         f"The output must have the shape [batch, outputs] with at most {limits.outputs} outputs"
         " (one output is [batch, 1], without squeeze).",
         limit=limits.outputs,
     )
-    return GraphBounds(parameters, elements * _NUMBER_BYTES, flops, int(output.shape[1]))
+    _need(output.requires_grad, "The output does not follow from any parameter by a gradient.")
+    return GraphBounds(parameters, elements * _NUMBER_BYTES, flops, int(output.shape[1]), module.by_rows)
 
 
 # -- messages -------------------------------------------------------------------------------------------------------
+
+ADVICE: Mapping[str, str] = MappingProxyType(
+    {
+        **{
+            f"{kind}BatchNorm{n}": "it mixes records; use GroupNorm or LayerNorm"
+            for kind in ("", "Lazy")
+            for n in ("1d", "2d", "3d")
+        },
+        "SyncBatchNorm": "it mixes records; use GroupNorm or LayerNorm",
+        "RNN": "use LSTM or GRU",
+        "item": "a graph is the same for all records",
+    }
+)
+"""What to do instead, for what people try most."""
+
+
+def _allowed_names() -> str:
+    """The whole allow-list, for an error message."""
+    return f"layers {', '.join(sorted(MODULES))}; functions {', '.join(sorted(FUNCTIONS))}"
 
 
 def class_not_allowed(class_name: str) -> InvalidInput:
     """The refusal of a layer that is not in the allow-list; says what to use instead."""
     advice = f" ({ADVICE[class_name]})" if class_name in ADVICE else ""
     return not_allowed(
-        f"The layer {class_name[:64]!r} is not allowed{advice}. Allowed: {allowed_names()}.",
+        f"The layer {class_name[:64]!r} is not allowed{advice}. Allowed: {_allowed_names()}.",
         class_name=class_name[:64],
     )
 
@@ -292,7 +319,8 @@ def function_not_allowed(name: str) -> InvalidInput:
     """The refusal of a function that is not in the allow-list; says what to use instead."""
     advice = f" ({ADVICE[name]})" if name in ADVICE else ""
     return not_allowed(
-        f"The function {name[:64]!r} is not allowed{advice}. Allowed: {allowed_names()}.", operation=name[:64]
+        f"The function {name[:64]!r} is not allowed{advice}. Allowed: {_allowed_names()}.",
+        operation=name[:64],
     )
 
 
