@@ -88,7 +88,8 @@ def _slice(values: Sequence[Any], settings: Mapping[str, Any], training: bool) -
 
 def _indices(values: Sequence[Any], settings: Mapping[str, Any], training: bool) -> torch.Tensor:
     places = torch.arange(settings["length"], device=values[0].device)
-    return (places * settings["step"] + settings["start"]).expand(values[0].shape[0], -1)
+    row: torch.Tensor = places * settings["step"] + settings["start"]
+    return row.expand(values[0].shape[0], -1)
 
 
 def _hide_future(values: Sequence[Any], settings: Mapping[str, Any], training: bool) -> torch.Tensor:
@@ -181,6 +182,7 @@ _FUNCTIONS: tuple[FunctionOperation, ...] = (
         lambda v, s, t: torch.clamp(v[0], s["min"], s["max"]),
         isolation.elementwise,
         {"min": Optional(Real(-1e6, 1e6)), "max": Optional(Real(-1e6, 1e6))},
+        "number",
     ),
     FunctionOperation(
         "pow",
