@@ -230,3 +230,34 @@ def test_a_row_that_overflows_leaves_a_normal_update() -> None:
     assert np.isfinite(update).all()
     assert (update != 0).all()
     assert np.abs(update).max() < 10 * 0.5 * (1.5 * 0.8 + 60 * 0.8) / 25
+
+
+def test_a_row_at_which_pytorch_stops_counts_as_nothing_and_hurts_no_other(
+    known_noise: list[tuple[int, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dpsgd, "poisson_mask", lambda count, rate: np.ones(count, dtype=np.bool_))
+    data = _data(40)
+    inner = ClippedSum.__call__
+    trigger = torch.from_numpy(data.features[17]).double()
+
+    def stopping(self: ClippedSum, features: torch.Tensor, *rest: object) -> torch.Tensor:
+        if (features == trigger).all(dim=1).any():
+            raise RuntimeError("stopped by a row")
+        return inner(self, features, *rest)  # type: ignore[arg-type]
+
+    kept = np.arange(40) != 17
+    want = dpsgd.train_round(_model(), PreparedData(data.features[kept], data.labels[kept]), PLAN, SGD)
+    monkeypatch.setattr(ClippedSum, "__call__", stopping)
+    got = dpsgd.train_round(_model(), data, PLAN, SGD)
+    assert np.allclose(got, want, rtol=1e-9, atol=1e-12)
+
+
+def test_what_cannot_be_run_is_refused_before_any_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    dpsgd.rehearse(_model(), PLAN)
+
+    def stopping(self: ClippedSum, *rest: object) -> torch.Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(ClippedSum, "__call__", stopping)
+    with pytest.raises(UsufructError, match="cannot be trained at 16 rows"):
+        dpsgd.rehearse(_model(), PLAN)

@@ -167,3 +167,42 @@ def test_a_row_that_overflows_counts_as_zero_and_hurts_no_other(name: str, poiso
     assert (got - want).norm() <= 1.0 + 1e-9
     if not math.isfinite(poison):
         assert torch.allclose(got, want, rtol=1e-12, atol=1e-14)
+
+
+class Cancelling(nn.Module):
+    """Two places whose gradients nearly cancel, far apart from each other: a Gram matrix loses what is left."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer, self.width = nn.Linear(3, width), width
+        self.wide = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.wide(self.layer(x.view(x.size(0), 2, 3)))
+        return (h[:, 0] - h[:, 1])[:, :3]
+
+
+@pytest.mark.parametrize("size", [1.0, 1e6, 1e10, 1e14])
+def test_a_gradient_that_hides_behind_cancelling_terms_is_clipped(size: float) -> None:
+    """Each row's part must keep to the clip norm, and leave the parts of the others what they are."""
+    clipped_sum = _clipped_sum(Cancelling(64), CROSS_ENTROPY)
+    features, labels = _rows(12, seed=8)
+    features[6:, 3:] = features[6:, :3] + 1e-3
+    features[6:] *= size
+    everyone = torch.ones(12, dtype=torch.float64)
+    honest = everyone.clone()
+    honest[6:] = 0.0
+    alone = [clipped_sum(features, labels, torch.eye(12, dtype=torch.float64)[row], 1.0) for row in range(12)]
+    for part in alone:
+        assert part.norm() <= 1 + 1e-6
+    total = clipped_sum(features, labels, everyone, 1.0)
+    assert (total - torch.stack(alone).sum(0)).norm() <= 1e-6
+    assert (clipped_sum(features, labels, honest, 1.0) - torch.stack(alone[:6]).sum(0)).norm() <= 1e-9
+
+
+def test_numbers_too_small_to_be_normal_are_no_slower() -> None:
+    """float64 below 1e-308 is tens of times slower where it is kept; here it is zero."""
+    clipped_sum = _clipped_sum(MODELS["perceptron"], CROSS_ENTROPY)
+    features, labels = _rows(4, seed=9)
+    clipped_sum(features, labels, torch.ones(4, dtype=torch.float64), 1.0)
+    assert not (torch.full((64,), 1e-300, dtype=torch.float64) * 1e-20).any()

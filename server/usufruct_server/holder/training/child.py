@@ -28,11 +28,11 @@ import torch
 from usufruct import graph
 from usufruct.domain.preprocessing import feature_width
 from usufruct.errors import UsufructError
-from usufruct.graph.model_graph import not_allowed
+from usufruct.graph.model_graph import FLOAT32, not_allowed
 from usufruct.privacy.rounding import round_update
 from usufruct_server.holder.training.card_data import load_card_data
 from usufruct_server.holder.training.confinement import TrainerLimits, confine, end_with
-from usufruct_server.holder.training.dpsgd import train_round
+from usufruct_server.holder.training.dpsgd import rehearse, train_round
 from usufruct_server.holder.training.losses import checked_loss
 from usufruct_server.holder.training.messages import (
     ConnectionEnded,
@@ -56,14 +56,16 @@ class Session:
         limits = graph.GraphLimits(physical_batch=task.plan.micro_batch_size)
         bounds = graph.validate(task.graph, limits)
         width = feature_width(task.card)
-        if task.graph.input_shape != (width,):
+        if task.graph.input_shape != (width,) or task.graph.input_dtype != FLOAT32:
             raise not_allowed(
-                f"The model takes rows of the shape {task.graph.input_shape}; the dataset card gives {width} features.",
+                f"The model takes rows of the shape {task.graph.input_shape} and type {task.graph.input_dtype}; the "
+                f"dataset card gives {width} features of type {FLOAT32}.",
                 minimum=width,
             )
         loss = checked_loss(task.loss, bounds.outputs, len(task.card.label.classes))
         self.weights = graph.rebuild(task.graph, limits)
         self.clipped_sum = ClippedSum(graph.rebuild(task.graph, limits), loss)
+        rehearse(self.clipped_sum, task.plan)
         self.data = load_card_data(task.data_path, task.card)
 
     def load(self, weights: bytes) -> None:

@@ -11,6 +11,7 @@ on the rows in any other way: no rows, one class, a row that overflows, all end 
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from usufruct.domain.preprocessing import PreparedData
 from usufruct.domain.training_job import NANO, LocalOptimizer
+from usufruct.graph.model_graph import not_allowed
 from usufruct.privacy.gaussian_noise import noised_sum
 from usufruct.privacy.plan import LocalPlan
 from usufruct.privacy.sampling import poisson_mask
@@ -71,13 +73,56 @@ def _noised_sum(clipped_sum: ClippedSum, data: PreparedData, plan: LocalPlan, co
     sample = np.flatnonzero(poisson_mask(len(data.labels), plan.sample_rate))
     size = plan.micro_batch_size
     total = torch.zeros(count, dtype=torch.float64)
+    shape = clipped_sum.module.graph.input_shape
     for index in range(max(micro_batches(plan), math.ceil(len(sample) / size))):
         rows = sample[index * size : (index + 1) * size]
-        features = torch.zeros((size, data.features.shape[1]), dtype=torch.float64)
+        features = torch.zeros((size, *shape), dtype=torch.float64)
         labels = torch.zeros(size, dtype=torch.int64)
         present = torch.zeros(size, dtype=torch.float64)
         features[: len(rows)] = torch.from_numpy(data.features[rows])
         labels[: len(rows)] = torch.from_numpy(data.labels[rows])
         present[: len(rows)] = 1.0
-        total += clipped_sum(features, labels, present, plan.clip_norm)
+        total += _clipped(clipped_sum, features, labels, present, plan.clip_norm)
     return torch.from_numpy(noised_sum(total.numpy(), plan.noise_multiplier, plan.max_grad_norm))
+
+
+def _clipped(
+    clipped_sum: ClippedSum,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    present: torch.Tensor,
+    clip_norm: float,
+) -> torch.Tensor:
+    """The clipped sum of a micro-batch, whatever its rows do. Where PyTorch stops at a row, which nothing in the
+    allow-list is known to make it do, every row is taken alone and those that stop it count as nothing: to let the
+    whole micro-batch count as nothing would let one row take all others with it."""
+    try:
+        return clipped_sum(features, labels, present, clip_norm)
+    except Exception:
+        total = torch.zeros(sum(p.numel() for p in clipped_sum.module.parameters()), dtype=torch.float64)
+        for row in range(len(features)):
+            alone = torch.zeros_like(present)
+            alone[row] = present[row]
+            only = features * alone.reshape(-1, *(1 for _ in features.shape[1:]))
+            with contextlib.suppress(Exception):
+                total += clipped_sum(only, labels, alone, clip_norm)
+        return total
+
+
+def rehearse(clipped_sum: ClippedSum, plan: LocalPlan) -> None:
+    """Runs one micro-batch of padding, so that a graph or a size that cannot be run is refused before any charge.
+
+    Raises:
+        InvalidInput: GRAPH_NOT_ALLOWED.
+    """
+    size = plan.micro_batch_size
+    features = torch.zeros((size, *clipped_sum.module.graph.input_shape), dtype=torch.float64)
+    try:
+        clipped_sum(
+            features, torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.float64), plan.clip_norm
+        )
+    except Exception as error:
+        raise not_allowed(
+            f"The model cannot be trained at {size} rows at once ({type(error).__name__}); use a smaller micro-batch "
+            "or a smaller model."
+        ) from error
