@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from usufruct import graph
+from usufruct_server.holder.training.layer_rules import LAYER_RULES
 from usufruct_server.holder.training.losses import LOSSES, Loss
-from usufruct_server.holder.training.per_sample import ClippedSum
+from usufruct_server.holder.training.per_sample import ClippedSum, Clipping
 
 CROSS_ENTROPY = LOSSES["cross_entropy"]
 
@@ -169,35 +170,51 @@ def test_a_row_that_overflows_counts_as_zero_and_hurts_no_other(name: str, poiso
         assert torch.allclose(got, want, rtol=1e-12, atol=1e-14)
 
 
-class Cancelling(nn.Module):
-    """Two places whose gradients nearly cancel, far apart from each other: a Gram matrix loses what is left."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.layer, self.width = nn.Linear(3, width), width
-        self.wide = nn.Linear(width, width, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.wide(self.layer(x.view(x.size(0), 2, 3)))
-        return (h[:, 0] - h[:, 1])[:, :3]
+def _cancelling(width: int, size: float, rest: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(a, d) of one row at two places whose products nearly cancel: each has the norm size², their sum about ``rest``."""
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(1, 1, width, generator=generator, dtype=torch.float64)
+    d = torch.randn(1, 1, width, generator=generator, dtype=torch.float64)
+    a, d = a / a.norm() * size, d / d.norm() * size
+    little = torch.randn(1, 1, width, generator=generator, dtype=torch.float64) * rest / size / math.sqrt(width)
+    return torch.cat([a, a], dim=1), torch.cat([d, little - d], dim=1)
 
 
-@pytest.mark.parametrize("size", [1.0, 1e6, 1e10, 1e14])
-def test_a_gradient_that_hides_behind_cancelling_terms_is_clipped(size: float) -> None:
-    """Each row's part must keep to the clip norm, and leave the parts of the others what they are."""
-    clipped_sum = _clipped_sum(Cancelling(64), CROSS_ENTROPY)
-    features, labels = _rows(12, seed=8)
-    features[6:, 3:] = features[6:, :3] + 1e-3
-    features[6:] *= size
-    everyone = torch.ones(12, dtype=torch.float64)
-    honest = everyone.clone()
-    honest[6:] = 0.0
-    alone = [clipped_sum(features, labels, torch.eye(12, dtype=torch.float64)[row], 1.0) for row in range(12)]
-    for part in alone:
-        assert part.norm() <= 1 + 1e-6
-    total = clipped_sum(features, labels, everyone, 1.0)
-    assert (total - torch.stack(alone).sum(0)).norm() <= 1e-6
-    assert (clipped_sum(features, labels, honest, 1.0) - torch.stack(alone[:6]).sum(0)).norm() <= 1e-9
+def test_a_norm_from_a_gram_matrix_is_never_below_the_true_one() -> None:
+    layer = nn.Linear(32, 32, bias=False)
+    lost = 0
+    for seed in range(40):
+        a, d = _cancelling(32, 1e8, 1e8, seed)
+        true = torch.bmm(d.transpose(1, 2), a).norm().item()
+        grams = (torch.bmm(a, a.transpose(1, 2)) * torch.bmm(d, d.transpose(1, 2))).sum().clamp(min=0).sqrt().item()
+        lost += grams < 0.5 * true  # what the rule would say without its margin
+        squares, masses = LAYER_RULES[nn.Linear].squares(layer, [(a, d)])
+        assert squares.sqrt().item() >= true * (1 - 1e-9)
+        assert masses.sqrt().item() == pytest.approx(2e16, rel=1e-6)
+    assert lost >= 5  # so the test can fail
+
+
+@pytest.mark.parametrize("clipping", Clipping)
+def test_a_row_whose_terms_cancel_does_not_swallow_the_others(clipping: Clipping) -> None:
+    """In a float64 sum a term of 1e24 leaves nothing of a term of 1: such a row must be scaled by its terms."""
+    layer = nn.Linear(3, 3, bias=False)  # so narrow that no Gram matrix is used
+    clipped_sum = _clipped_sum(MODELS["perceptron"], CROSS_ENTROPY)
+    clipped_sum.clipping = clipping
+    generator = torch.Generator().manual_seed(0)
+    bad_a, bad_d = _cancelling(3, 1e12, 1.0, 0)
+    good = [torch.randn(1, 2, 3, generator=generator, dtype=torch.float64) for _ in range(8)]
+    a, d = torch.cat([bad_a, *good[:4]]), torch.cat([bad_d, *good[4:]])
+    present = torch.ones(5, dtype=torch.float64)
+    rule = LAYER_RULES[nn.Linear]
+    for where in range(5):
+        order = [*range(1, where + 1), 0, *range(where + 1, 5)]
+        squares, masses = rule.squares(layer, [(a[order], d[order])])
+        factors, _ = clipped_sum._factors(squares, masses, present, 1.0)
+        (total,) = rule.weighted_sums(layer, [(a[order], d[order])], factors)
+        without = factors * (torch.arange(5) != where)
+        (rest,) = rule.weighted_sums(layer, [(a[order], d[order])], without)
+        assert (total - rest).norm() <= 1 + 1e-9
+        assert factors[where] * masses[where].sqrt() <= 4096 * (1 + 1e-9)
 
 
 def test_numbers_too_small_to_be_normal_are_no_slower() -> None:
