@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-python test-contracts fuzz-contracts fuzz-graphs coverage-contracts mutate-contracts slither gas \
-	check protos artefacts format clean
+	check protos supported artefacts format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -50,16 +50,20 @@ slither: contracts/node_modules/.ready   ## static analysis of the contracts: me
 gas: contracts/node_modules/.ready   ## what each transaction costs, against its limit (ARGS=--json for one line of JSON)
 	$(RUN) contracts/toolchain.py gas $(ARGS)
 
-check: setup contracts/node_modules/.ready   ## style, types, import layers, stubs
+check: setup contracts/node_modules/.ready   ## style, types, import layers, stubs, SUPPORTED.md
 	$(BIN)/ruff check . $(ARGS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd contracts && ../$(BIN)/mypy --config-file ../pyproject.toml --strict toolchain.py tools
 	$(BIN)/lint-imports
 	$(RUN) protos/generate.py --check
+	$(RUN) -m usufruct_server.holder.training.supported --check
 
 protos: setup    ## regenerate the stubs in client/usufruct/v1
 	$(RUN) protos/generate.py $(ARGS)
+
+supported: setup   ## regenerate SUPPORTED.md from the allow-list of layers and functions
+	$(RUN) -m usufruct_server.holder.training.supported $(ARGS)
 
 artefacts: contracts/node_modules/.ready   ## recompile the contracts into client/usufruct/chain/artefacts
 	$(RUN) contracts/toolchain.py compile $(ARGS)

@@ -99,6 +99,7 @@ def _hide_future(values: Sequence[Any], settings: Mapping[str, Any], training: b
 
 
 def _hide_future_rule(application: isolation.Application) -> None:
+    """Fills the last two dimensions of three or more, of which none is the batch."""
     if len(application.shapes[0]) < 3:
         raise isolation.mixes(application, "needs three dimensions: the batch, and the two of the scores")
 

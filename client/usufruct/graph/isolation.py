@@ -138,6 +138,7 @@ def channels_first(spatial: int) -> IsolationRule:
                 application, f"needs {spatial + 2} dimensions: the batch, channels, and {spatial} more"
             )
 
+    rule.__doc__ = f"Takes [batch, channels, ...] of {spatial + 2} dimensions, never fewer."
     return rule
 
 
@@ -174,6 +175,9 @@ def along(setting: str, added: int = 0) -> IsolationRule:
         if any(dimension == 0 for dimension in _dimensions(application, setting, rank)):
             raise mixes(application, "works along the batch")
 
+    rule.__doc__ = (
+        f"``{setting}`` never names the batch, and several values have the same number of dimensions."
+    )
     return rule
 
 

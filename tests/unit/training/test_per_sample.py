@@ -176,7 +176,9 @@ def _cancelling(width: int, size: float, rest: float, seed: int) -> tuple[torch.
     a = torch.randn(1, 1, width, generator=generator, dtype=torch.float64)
     d = torch.randn(1, 1, width, generator=generator, dtype=torch.float64)
     a, d = a / a.norm() * size, d / d.norm() * size
-    little = torch.randn(1, 1, width, generator=generator, dtype=torch.float64) * rest / size / math.sqrt(width)
+    little = (
+        torch.randn(1, 1, width, generator=generator, dtype=torch.float64) * rest / size / math.sqrt(width)
+    )
     return torch.cat([a, a], dim=1), torch.cat([d, little - d], dim=1)
 
 
@@ -186,7 +188,13 @@ def test_a_norm_from_a_gram_matrix_is_never_below_the_true_one() -> None:
     for seed in range(40):
         a, d = _cancelling(32, 1e8, 1e8, seed)
         true = torch.bmm(d.transpose(1, 2), a).norm().item()
-        grams = (torch.bmm(a, a.transpose(1, 2)) * torch.bmm(d, d.transpose(1, 2))).sum().clamp(min=0).sqrt().item()
+        grams = (
+            (torch.bmm(a, a.transpose(1, 2)) * torch.bmm(d, d.transpose(1, 2)))
+            .sum()
+            .clamp(min=0)
+            .sqrt()
+            .item()
+        )
         lost += grams < 0.5 * true  # what the rule would say without its margin
         squares, masses = LAYER_RULES[nn.Linear].squares(layer, [(a, d)])
         assert squares.sqrt().item() >= true * (1 - 1e-9)

@@ -119,7 +119,10 @@ def rehearse(clipped_sum: ClippedSum, plan: LocalPlan) -> None:
     features = torch.zeros((size, *clipped_sum.module.graph.input_shape), dtype=torch.float64)
     try:
         clipped_sum(
-            features, torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.float64), plan.clip_norm
+            features,
+            torch.zeros(size, dtype=torch.int64),
+            torch.zeros(size, dtype=torch.float64),
+            plan.clip_norm,
         )
     except Exception as error:
         raise not_allowed(
