@@ -78,9 +78,7 @@ class InterpreterModule(nn.Module):
             name = self.graph.modules[node.module_index].class_name
             operation = MODULES[name]
             operation.isolation(Application(name, _shapes(operands), settings))
-            if operation.takes != "any" and operands[0].is_floating_point() is not (
-                operation.takes == "real"
-            ):
+            if not operation.admits(operands[0].dtype):
                 raise not_allowed(f"The layer {name} takes {operation.takes} numbers.", class_name=name)
             value: torch.Tensor = self._modules[f"m{node.module_index}"](operands[0])  # type: ignore[misc]
             return value

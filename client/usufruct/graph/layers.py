@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from usufruct.graph import isolation, own_layers
@@ -67,6 +68,12 @@ class ModuleOperation:
     def name(self) -> str:
         """The name a graph uses: the class's own."""
         return self.module_class.__name__
+
+    def admits(self, dtype: torch.dtype) -> bool:
+        """Whether it may be applied to a value of this type."""
+        return self.takes == "any" or (
+            dtype == torch.int64 if self.takes == "whole" else dtype.is_floating_point
+        )
 
     def parameter_name(self, name: str) -> str:
         """What the builder's layer calls the parameter ``name`` of the layer that ``build`` makes."""

@@ -28,6 +28,7 @@ class GraphLimits:
         flops: floating-point operations of one forward and backward pass of the physical batch.
         physical_batch: rows that the trainer runs at once; the unit of the three caps above.
         outputs: width of the model's output.
+        recurrent_steps: linear maps of all recurrent layers together: one a step, layer and direction, and one more.
     """
 
     parameters: int = 50_000_000
@@ -45,6 +46,7 @@ class GraphLimits:
     flops: int = 10**12
     physical_batch: int = 64
     outputs: int = 1 << 16
+    recurrent_steps: int = 2_100
 
 
 @dataclass(frozen=True, slots=True)

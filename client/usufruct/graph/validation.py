@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from usufruct.errors import InvalidInput
@@ -261,14 +262,27 @@ def _run_on_meta(graph: ModelGraph, limits: GraphLimits) -> GraphBounds:
             limit=limits.activation_bytes,
         )
 
+    steps = 0
+
+    def count_step(layer: nn.Module, taken: Any) -> None:
+        nonlocal steps
+        steps += 1
+        _need(
+            steps <= 2 * limits.recurrent_steps,  # the graph is run twice
+            f"The recurrent layers take more than {limits.recurrent_steps} steps together.",
+            limit=limits.recurrent_steps,
+        )
+
     for child in module.children():
         for inner in child.children():  # the steps of a recurrent layer, each with its gates
+            inner.register_forward_pre_hook(count_step)
             inner.register_forward_hook(lambda layer, taken, value: watch(value))
+    module(rows[:1])  # some layers refuse a single row, and a graph by rows is trained as one
+    elements = 0
     counter = FlopCounterMode(display=False)
     with counter:
-        module(rows[:1])  # some layers refuse a single row, and a graph by rows is trained as one
         output = module(rows, watch)
-    flops = 3 * int(counter.get_total_flops()) * batch // (batch + 1)
+    flops = 3 * int(counter.get_total_flops())
     _need(
         flops <= limits.flops,
         f"The model takes more than {limits.flops:.0e} operations at {batch} rows.",
