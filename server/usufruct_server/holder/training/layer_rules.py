@@ -58,12 +58,21 @@ def weighted(values: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 # -- products: Linear and convolutions ------------------------------------------------------------------------------
 
 
+def _joined(parts: list[torch.Tensor], dim: int) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
+
+
+def _lengths(values: torch.Tensor) -> torch.Tensor:
+    """Norms along dimension 2; ``Tensor.norm`` is several times slower where that dimension is not the inner one."""
+    return values.square().sum(2).sqrt()
+
+
 def _product_squares(a: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """For gradients Σ_t d[i,t]·a[i,t]ᵀ, with a [batch, places, narrow] and d [batch, places, wide]: by Gram matrices over
     places or by the matrices themselves, whichever is smaller. A Gram matrix loses what cancels; what it may have lost
     is added again."""
     places, narrow, wide = a.shape[1], a.shape[2], d.shape[2]
-    masses = (a.norm(dim=2) * d.norm(dim=2)).sum(1).square()
+    masses = (_lengths(a) * _lengths(d)).sum(1).square()
     if places == 1:
         return masses, masses
     if 2 * places < min(narrow, wide):
@@ -83,7 +92,7 @@ def _in_chunks(
 
 def _bias_squares(d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """For gradients Σ_t d[i,t], with d [batch, places, wide]."""
-    return d.sum(1).square().sum(1), d.norm(dim=2).sum(1).square()
+    return d.sum(1).square().sum(1), _lengths(d).sum(1).square()
 
 
 def _linear_squares(layer: nn.Linear, uses: Sequence[Use]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,8 +101,8 @@ def _linear_squares(layer: nn.Linear, uses: Sequence[Use]) -> tuple[torch.Tensor
         a, d = uses[0]
         squares = d.square().sum(1) * (a.square().sum(1) + (1.0 if layer.bias is not None else 0.0))
         return squares, squares
-    a = torch.cat([use[0].reshape(rows, -1, narrow) for use in uses], dim=1)
-    d = torch.cat([use[1].reshape(rows, -1, wide) for use in uses], dim=1)
+    a = _joined([use[0].reshape(rows, -1, narrow) for use in uses], 1)
+    d = _joined([use[1].reshape(rows, -1, wide) for use in uses], 1)
     squares, masses = _in_chunks(rows, narrow * wide, lambda part: _product_squares(a[part], d[part]))
     if layer.bias is not None:
         of_bias, mass_of_bias = _bias_squares(d)
@@ -129,8 +138,8 @@ def _conv_squares(layer: nn.Conv1d | nn.Conv2d, uses: Sequence[Use]) -> tuple[to
     wide = layer.out_channels // groups
 
     def squares(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        patches = torch.cat([functional.unfold(_planar(a[part]), kernel, **options) for a, _ in uses], dim=2)
-        d = torch.cat([d[part].flatten(2) for _, d in uses], dim=2)
+        patches = _joined([functional.unfold(_planar(a[part]), kernel, **options) for a, _ in uses], 2)
+        d = _joined([d[part].flatten(2) for _, d in uses], 2)
         here, places = d.shape[0], d.shape[2]
         a_places = patches.reshape(here * groups, narrow, places).transpose(1, 2)
         d_places = d.reshape(here * groups, wide, places).transpose(1, 2)
@@ -186,7 +195,7 @@ def _embedding_squares(layer: own_layers.Embedding, uses: Sequence[Use]) -> tupl
         same = indices[part].unsqueeze(2) == indices[part].unsqueeze(1)
         first = same.to(torch.int8).argmax(dim=2)  # the first place with the same index stands for all
         sums = torch.zeros_like(d[part]).scatter_add(1, first.unsqueeze(2).expand_as(d[part]), d[part])
-        return sums.square().sum((1, 2)), d[part].norm(dim=2).sum(1).square()
+        return sums.square().sum((1, 2)), _lengths(d[part]).sum(1).square()
 
     return _in_chunks(d.shape[0], d.shape[1] * max(d.shape[1], d.shape[2]), squares)
 

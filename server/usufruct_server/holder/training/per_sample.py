@@ -152,4 +152,4 @@ def _cleaned(uses: list[Use], keep: torch.Tensor) -> list[Use]:
 
 def _zeroed(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """Rows outside ``keep`` as zeros: a factor of zero does not remove a NaN."""
-    return torch.where(keep.reshape(-1, *(1 for _ in values.shape[1:])), values, torch.zeros_like(values))
+    return torch.where(keep.reshape(-1, *(1 for _ in values.shape[1:])), values, 0)
