@@ -1,7 +1,7 @@
 """The model graph: a model's architecture as data, and nothing else.
 
 A graph is a list of nodes in the order of computation. A node takes values of earlier nodes, by index, and makes one
-value. Whoever receives a graph builds the model from its own allow-list (``operations``); no name, code or pickle of
+value. Whoever receives a graph builds the model from its own allow-list (``layers``, ``functions``); no name, code or pickle of
 the sender is ever executed. This module imports no torch.
 
 The whole language of argument values, for whoever writes them to the wire:
