@@ -85,8 +85,15 @@ class ClippedSum:
             float64, flat, in layout order.
         """
         torch.set_flush_denormal(True)  # numbers below 1e-308 would be slow, and the time would tell of them
-        if self.by_rows:
-            return self._sum_by_rows(features, labels, present, clip_norm)
+        try:
+            by = self._sum_by_rows if self.by_rows else self._sum_by_book_keeping
+            return by(features, labels, present, clip_norm)
+        finally:
+            torch.set_flush_denormal(False)
+
+    def _sum_by_book_keeping(
+        self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
+    ) -> torch.Tensor:
         self._kept.clear()
         losses = self.loss.per_row(self.module(features), labels)
         kept = [self._kept[layer] for layer in self._layers]
