@@ -88,9 +88,8 @@ def _setting(name: str, rule: SettingRule, shape: Value, chance: random.Random) 
         low = max(rule.low, -3)
         return tuple(chance.choice([low, low, low + 1, low + 2]) for _ in range(rule.count))
     if isinstance(rule, Equation):
-        return chance.choice(
-            ["ab,ab->ab", "ab,cb->ac", "abc,acd->abd", "ab,ac->abc", "abc->acb", "ab->ba", "abc,bc->abc"]
-        )
+        letters = "abcde"[: len(shape)]
+        return chance.choice([f"{letters},{letters}->{letters}", "ab,cb->ac", "ab,ac->abc", "abc,acd->abd"])
     if isinstance(rule, Optional):
         return None if chance.random() < 0.4 else _setting("", rule.rule, shape, chance)
     if isinstance(rule, Wholes):
@@ -149,11 +148,17 @@ class _Growing:
 
     def _function(self, at: int) -> None:
         chance = self.chance
-        same = [i for i, x in enumerate(self.examples) if x.shape == self.examples[at].shape]
+        here = self.examples[at]
+        same = [i for i, x in enumerate(self.examples) if x.shape == here.shape and x.dtype == here.dtype]
         other = chance.choice([chance.randrange(len(self.nodes)), chance.choice(same)])
-        function = FUNCTIONS[
-            chance.choice([*FUNCTIONS, "add", "cat", "reshape", "flatten", "matmul", "permute"])
-        ]
+        likely = ["add", "cat", "reshape", "flatten", "matmul", "permute", "einsum"]
+        if self.examples[at].dtype is torch.bool and chance.random() < 0.7:
+            names = ["logical_not", "logical_and", "logical_or", "float"]
+        else:
+            names = [*FUNCTIONS, *likely]
+        function = FUNCTIONS[chance.choice(names)]
+        if function.name in ("einsum", "logical_and", "logical_or"):
+            other = chance.choice(same)
         number = function.takes == "pair" and chance.random() < 0.3
         second: Any = 2.0 if number else NodeRef(other)
         pair: Any = chance.choice([(NodeRef(at), second), (second, NodeRef(at))])
