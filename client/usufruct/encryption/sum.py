@@ -26,7 +26,7 @@ from usufruct.encryption.parameters import HEADER_BYTES, EncryptionParameters
 from usufruct.errors import InvalidInput, RoundFailed
 
 
-def add_chunk(uploads: Chunking, index: int, chunks: Sequence[Bytes]) -> bytes:
+def add_chunk(uploads: Chunking, index: int, chunks: Sequence[Bytes]) -> bytearray:
     """Chunk ``index`` of the sum, from chunk ``index`` of every upload of the roster.
 
     Adding again the same chunks, in any order, gives the same bytes.
@@ -74,7 +74,7 @@ def add_chunk(uploads: Chunking, index: int, chunks: Sequence[Bytes]) -> bytes:
                     raise _at(position, error) from None
             with view[start:end] as target:
                 split_planes(adder.total(), parameters.bytes_per_coefficient, target)
-    return bytes(out)
+    return out
 
 
 def _at(position: int, error: InvalidInput) -> InvalidInput:
