@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import tenseal.sealapi as sealapi
 from numpy.typing import NDArray
 
 from usufruct.encryption.chunks import Bytes, Chunking
+from usufruct.encryption.decryption import Decryption
 from usufruct.encryption.layout import (
     Coefficients,
     Header,
@@ -27,6 +27,9 @@ from usufruct.encryption.parameters import HEADER_BYTES, EncryptionParameters
 from usufruct.encryption.seal_raw import Scratch, open_seal
 from usufruct.errors import InvalidInput, RoundFailed
 
+_BLOCKS_AT_ONCE = 2
+"""Blocks opened together: their arrays stay in a core's cache (measured: 11 ns a value, 14 with 4, 32 with 18)."""
+
 
 class RoundKey:
     """A fresh BFV key pair for one attempt of one round.
@@ -42,8 +45,8 @@ class RoundKey:
         public_key = sealapi.PublicKey()
         generator.create_public_key(public_key)
         self._parameters = parameters
-        self._seal = seal
-        self._decryptor = sealapi.Decryptor(seal.context, generator.secret_key())
+        decryptor = sealapi.Decryptor(seal.context, generator.secret_key())
+        self._decryption: Decryption | None = Decryption(seal, decryptor, public_key)
         with Scratch() as scratch:
             self._public_key_bytes = public_key_to_bytes(
                 parameters, seal.read_public_key(scratch, public_key)
@@ -62,7 +65,7 @@ class RoundKey:
     @property
     def used(self) -> bool:
         """Whether this key has opened its sum."""
-        return self._decryptor is None
+        return self._decryption is None
 
     def open_sum(self, checked: CheckedSum, chunks: Iterable[Bytes]) -> Iterator[NDArray[np.int64]]:
         """Open a sum chunk by chunk; once.
@@ -93,7 +96,7 @@ class RoundKey:
                 commitment.check(index, chunk)
                 yield chunk
 
-        return self._open(self._take_decryptor(), commitment.chunking, committed(), checked.holders)
+        return self._open(self._take_decryption(), commitment.chunking, committed(), checked.holders)
 
     def decrypt(self, sum_bytes: bytes, count: int, holders: int) -> NDArray[np.int64]:
         """Open a whole sum that no linear check has passed; once. Who gives ``sum_bytes`` must be trusted.
@@ -122,30 +125,32 @@ class RoundKey:
             pass  # every block is checked before the key is used
         chunking = Chunking(parameters, Kind.SUM, count)
         chunks = chunking.read(io.BytesIO(sum_bytes))
-        return np.concatenate(list(self._open(self._take_decryptor(), chunking, chunks, holders)))
+        return np.concatenate(list(self._open(self._take_decryption(), chunking, chunks, holders)))
 
-    def _take_decryptor(self) -> Any:
-        decryptor, self._decryptor = self._decryptor, None
-        if decryptor is None:
+    def _take_decryption(self) -> Decryption:
+        decryption, self._decryption = self._decryption, None
+        if decryption is None:
             raise RoundFailed(reason="KEY_USED")
-        return decryptor
+        return decryption
 
     def _open(
-        self, decryptor: Any, chunking: Chunking, chunks: Iterable[Bytes], holders: int
+        self, decryption: Decryption, chunking: Chunking, chunks: Iterable[Bytes], holders: int
     ) -> Iterator[NDArray[np.int64]]:
         parameters, opened = self._parameters, 0
-        ciphertext, plaintext = sealapi.Ciphertext(), sealapi.Plaintext()
-        with Scratch() as scratch:
+        try:
             for index, chunk in enumerate(chunks):
+                blocks = memoryview(chunk)
                 parts = []
-                for start in range(0, len(chunk), parameters.block_bytes):
-                    block = memoryview(chunk)[start : start + parameters.block_bytes]
-                    coefficients = read_block(parameters, block, reason="SUM_INVALID")
-                    decryptor.decrypt(
-                        self._seal.make_ciphertext(scratch, coefficients, into=ciphertext), plaintext
-                    )
-                    parts.append(unpack_block(parameters, self._seal.read_plaintext(scratch, plaintext)))
-                sums, count = np.concatenate(parts), len(chunking.values(index))
+                for start in range(0, len(chunk), _BLOCKS_AT_ONCE * parameters.block_bytes):
+                    end = min(start + _BLOCKS_AT_ONCE * parameters.block_bytes, len(chunk))
+                    coefficients = [
+                        read_block(parameters, blocks[at : at + parameters.block_bytes], reason="SUM_INVALID")
+                        for at in range(start, end, parameters.block_bytes)
+                    ]
+                    messages = decryption.open(np.stack(coefficients))
+                    parts += [unpack_block(parameters, message) for message in messages]
+                sums = np.concatenate(parts)
+                count = len(chunking.values(index))
                 if int(sums[:count].max()) > holders * parameters.max_value or sums[count:].any():
                     raise RoundFailed(
                         "The decrypted values cannot be the sum of the roster's updates: another key, another "
@@ -154,8 +159,10 @@ class RoundKey:
                     )
                 opened += 1
                 yield sums[:count]
-        if opened != chunking.chunks:
-            raise InvalidInput("The sum ends early.", reason="SUM_INVALID", field="length")
+            if opened != chunking.chunks:
+                raise InvalidInput("The sum ends early.", reason="SUM_INVALID", field="length")
+        finally:
+            decryption.forget()
 
 
 def public_key_to_bytes(parameters: EncryptionParameters, coefficients: Coefficients) -> bytes:
