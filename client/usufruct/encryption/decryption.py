@@ -30,6 +30,7 @@ from usufruct.encryption.layout import Coefficients
 from usufruct.encryption.seal_raw import Scratch, Seal
 from usufruct.errors import SealLayoutChanged
 
+
 class Decryption:
     """Opens ciphertexts under one secret key, which it holds in memory until :meth:`forget`.
 
@@ -93,7 +94,7 @@ class Decryption:
         return digits * transform * (2 * float(np.abs(self._secret).max()) + math.sqrt(n) * secret_norm)
 
     def _times_secret(self, digits: NDArray[np.complex128]) -> NDArray[np.complex128]:
-        product = np.multiply(digits, self._twist)
+        product: NDArray[np.complex128] = np.multiply(digits, self._twist)
         np.fft.fft(product, axis=-1, out=product)
         product *= self._secret
         np.fft.ifft(product, axis=-1, out=product)

@@ -71,9 +71,7 @@ class Challenge:
 
     def expand(self, purpose: bytes, length: int) -> bytes:
         """``length`` bytes that nobody knew before the seed."""
-        return hashlib.shake_256(
-            _TAG + self.seed + self.view_hash + self.sum_root + purpose
-        ).digest(length)
+        return hashlib.shake_256(_TAG + self.seed + self.view_hash + self.sum_root + purpose).digest(length)
 
 
 def row_length(parameters: EncryptionParameters) -> int:
@@ -167,7 +165,9 @@ def checks_agree(total: CheckValue, holders: Iterable[CheckValue], coeff_modulus
         for value in [total, *values]
     ):
         return False
-    return all((sum(column) - part) % coeff_modulus == 0 for part, *column in zip(total, *values, strict=True))
+    return all(
+        (sum(column) - part) % coeff_modulus == 0 for part, *column in zip(total, *values, strict=True)
+    )
 
 
 _PASSED = object()

@@ -123,7 +123,9 @@ class MaskStream:
     colluding others.
     """
 
-    def __init__(self, parameters: EncryptionParameters, dataset_id: int, secrets: Mapping[int, bytes]) -> None:
+    def __init__(
+        self, parameters: EncryptionParameters, dataset_id: int, secrets: Mapping[int, bytes]
+    ) -> None:
         self._parameters = parameters
         self._dataset_id = dataset_id
         self._secrets = dict(secrets)

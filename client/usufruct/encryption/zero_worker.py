@@ -8,6 +8,7 @@ ends when the socket ends: when the pool is closed, or when the process that had
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -75,7 +76,12 @@ class _Gone(Exception):
 
 
 def _serve(
-    parameters: EncryptionParameters, ring: mmap.mmap, control: socket.socket, notices: int, first: int, slots: int
+    parameters: EncryptionParameters,
+    ring: mmap.mmap,
+    control: socket.socket,
+    notices: int,
+    first: int,
+    slots: int,
 ) -> None:
     size = 2 * parameters.poly_modulus_degree
     open_seal(parameters)  # warm before the first key arrives
@@ -126,10 +132,8 @@ def _main() -> None:
     parameters = EncryptionParameters.checked(ParameterLiteral(**literal))
     memory, control, notices, first, slots = map(int, sys.argv[2:])
     with socket.socket(fileno=control) as orders, mmap.mmap(memory, 0) as ring:
-        try:
+        with contextlib.suppress(_Gone, BrokenPipeError, ConnectionResetError):
             _serve(parameters, ring, orders, notices, first, slots)
-        except (_Gone, BrokenPipeError, ConnectionResetError):
-            pass
 
 
 if __name__ == "__main__":
