@@ -74,8 +74,10 @@ class Decryption:
                 self._add_scaled(phase, _whole(part), places)
                 places += bits
         phase -= np.where(phase > modulus // 2, modulus, 0)
-        # x / Delta is below 2^50 in doubles: off by 2^-3 at most, and by 2^-9 where t = 2^44
         message = np.rint(phase / parameters.scale).astype(np.int64)
+        phase -= message * parameters.scale  # doubles may have rounded to a neighbour: what is left tells
+        message += phase > parameters.scale // 2
+        message -= phase < -(parameters.scale // 2)
         message &= parameters.plain_modulus - 1
         return message.view(np.uint64)
 

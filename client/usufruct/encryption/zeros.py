@@ -93,7 +93,7 @@ class ZeroPool:
         self.stop()
         self._make_here = zeros_made_here(self._parameters, public_key_bytes)
         self._start_missing()
-        self._round, self._left = (self._round + 1) % (1 << 16), blocks
+        self._left = blocks
         self._order_more(1, public_key_bytes)
 
     def take(self) -> Coefficients:
@@ -124,12 +124,13 @@ class ZeroPool:
     def stop(self) -> None:
         """End the round: the workers stop and wipe the ring. They stay warm for the next."""
         self._wipe_held()
-        self._hear()
         if self._make_here is not None:
             self._make_here, self._left = None, 0
+            self._round = (self._round + 1) % (1 << 16)  # notices still to come are of the round before
             for worker in self._alive:
                 worker.owed = worker.ready = worker.oldest = 0
                 self._tell(worker, ORDER.pack(self._round, 0, 0))
+        self._hear()
 
     def close(self) -> None:
         """End the workers and forget everything."""
@@ -177,18 +178,17 @@ class ZeroPool:
 
     def _order_more(self, least: int, public_key_bytes: bytes = b"") -> None:
         """Let the workers fill what the round still needs, where at least ``least`` slots are free."""
-        missing = self._left - sum(worker.owed + worker.ready for worker in self._alive)
-        for position, worker in enumerate(self._alive):
+        alive = self._alive
+        missing = self._left - sum(worker.owed + worker.ready for worker in alive)
+        for position, worker in enumerate(alive):
             # the slot that the caller holds counts as used, whoever's it is
             free = self._slots - worker.owed - worker.ready - (self._held is not None)
-            share = min(free, -(-missing // (len(self._alive) - position)))
+            share = max(0, min(free, -(-missing // (len(alive) - position))))
             if public_key_bytes or (share > 0 and free >= least):
-                worker.owed += max(0, share)
-                missing -= max(0, share)
-                self._tell(
-                    worker,
-                    ORDER.pack(self._round, max(0, share), len(public_key_bytes)) + public_key_bytes,
-                )
+                worker.owed += share
+                missing -= share
+                order = ORDER.pack(self._round, share, len(public_key_bytes))
+                self._tell(worker, order + public_key_bytes)
 
     def _tell(self, worker: _Worker, order: bytes) -> None:
         try:
