@@ -90,12 +90,14 @@ class _BlockAdder:
         self._types = plane_types(parameters.bytes_per_coefficient)
         self._sums = [np.zeros(self._size, dtype=f"<u{2 * dtype.itemsize}") for dtype in self._types]
         self._wide = [np.empty_like(total) for total in self._sums]
+        self._blocks = 0
         top_bits = 8 * (parameters.bytes_per_coefficient - self._types[-1].itemsize)
         self._top_of_modulus = parameters.coeff_modulus >> top_bits
 
     def clear(self) -> None:
         for total in self._sums:
             total.fill(0)
+        self._blocks = 0
 
     def add(self, block: memoryview) -> None:
         planes: list[NDArray] = []
@@ -108,6 +110,7 @@ class _BlockAdder:
         for plane, wide, total in zip(planes, self._wide, self._sums, strict=True):
             wide[:] = plane  # widened first: numpy adds equal types several times faster
             total += wide
+        self._blocks += 1
 
     def total(self) -> Coefficients:
         """The sum modulo q, shape [2N]."""
@@ -115,7 +118,11 @@ class _BlockAdder:
         for dtype, plane in zip(self._types[-2::-1], self._sums[-2::-1], strict=True):
             total <<= np.uint64(8 * dtype.itemsize)
             total += plane
-        total %= np.uint64(self._parameters.coeff_modulus)  # 2^8 coefficients below 2^56 fit 64 bits
+        # 2^8 coefficients below 2^56 fit 64 bits. Halving what the sum may be at most, by taking away q times a
+        # power of two where it fits (else it wraps to a larger number), is faster than numpy's division.
+        for power in reversed(range((self._blocks - 1).bit_length())):
+            step = np.uint64(self._parameters.coeff_modulus << power)
+            np.minimum(total, total - step, out=total)
         return total
 
 
