@@ -29,7 +29,7 @@ from usufruct.builder.store import JobState
 from usufruct.chain.rpc import FINALITY_SECONDS
 from usufruct.domain import ids
 from usufruct.domain.training_job import PICO
-from usufruct.encryption.parameters import parameter_set
+from usufruct.encryption import parameter_set
 from usufruct.errors import InvalidInput, Refused, RoundFailed, UsufructError
 from usufruct.v1 import rounds_pb2
 from usufruct.wire.model_graph import graph_from_bytes

@@ -107,7 +107,7 @@ class RoundKey:
             holders: uploads in the sum.
 
         Returns:
-            The exact sums, int64, shape [count], each within 0..holders * max_value.
+            The exact sums, int64, shape [count]: within 0..holders * max_value, or of the size of a signed field.
 
         Raises:
             InvalidInput: ``SUM_INVALID``: wrong length, header or range; nothing was decrypted and the key is

@@ -210,14 +210,17 @@ class Seal:
                 raise SealLayoutChanged("A known message did not come back from SEAL.")
 
 
+_SECURITY_LEVELS = {128: sealapi.SEC_LEVEL_TYPE.TC128, 192: sealapi.SEC_LEVEL_TYPE.TC192}
+
+
 def _context(parameters: EncryptionParameters) -> Any:
-    """A SEAL context at 128-bit security, which SEAL checks itself."""
+    """A SEAL context at the security level of ``parameters``, which SEAL checks itself by its own table."""
     literal = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.BFV)
     literal.set_poly_modulus_degree(parameters.poly_modulus_degree)
     primes = (parameters.coeff_modulus, parameters.special_modulus)
     literal.set_coeff_modulus([sealapi.Modulus(prime) for prime in primes])
     literal.set_plain_modulus(parameters.plain_modulus)
-    context = sealapi.SEALContext(literal, True, sealapi.SEC_LEVEL_TYPE.TC128)
+    context = sealapi.SEALContext(literal, True, _SECURITY_LEVELS[parameters.literal.security_bits])
     if not context.parameters_set():
         raise SealLayoutChanged(f"SEAL refuses the parameters: {context.parameters_error_message()}.")
     return context

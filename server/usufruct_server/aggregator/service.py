@@ -9,7 +9,7 @@ from typing import Any, cast
 import grpc
 
 from usufruct.domain import ids
-from usufruct.encryption.parameters import parameter_set
+from usufruct.encryption import parameter_set
 from usufruct.errors import InvalidInput, Refused
 from usufruct.v1 import aggregation_pb2, aggregation_pb2_grpc
 from usufruct.wire.auth import Authenticator
