@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-python test-contracts fuzz-contracts coverage-contracts mutate-contracts slither gas \
-	check protos artefacts format clean
+	bench-encryption check protos artefacts format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -46,6 +46,9 @@ slither: contracts/node_modules/.ready   ## static analysis of the contracts: me
 
 gas: contracts/node_modules/.ready   ## what each transaction costs, against its limit (ARGS=--json for one line of JSON)
 	$(RUN) contracts/toolchain.py gas $(ARGS)
+
+bench-encryption: setup   ## our encryption beside TenSEAL CKKS as NVIDIA FLARE and FedML use it (ARGS="--quick --json")
+	$(RUN) tests/benchmarks/encryption.py $(ARGS)
 
 check: setup contracts/node_modules/.ready   ## style, types, import layers, generated files
 	$(BIN)/ruff check . $(ARGS)

@@ -58,6 +58,7 @@ class Scratch:
             self.path = os.path.join(self._directory.name, "object")
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._descriptor = descriptor
+        self._decompressor = zstandard.ZstdDecompressor()  # 9 us to make
         self._finalizer = weakref.finalize(self, os.close, descriptor)
 
     def write(self, *parts: bytes | memoryview) -> None:
@@ -76,6 +77,17 @@ class Scratch:
         if len(data) != size:
             raise OSError("the scratch file could not be read whole")
         return data
+
+    def decompress(self, data: bytes | memoryview, most: int) -> bytes:
+        """Undo the compression of an object of ours; ``most`` is the room it gets if it does not state its size.
+
+        Raises:
+            SealLayoutChanged: it is not compressed so.
+        """
+        try:
+            return self._decompressor.decompress(data, max_output_size=most)
+        except zstandard.ZstdError:
+            raise SealLayoutChanged("A SEAL object is not compressed as this version knows.") from None
 
     def close(self) -> None:
         """Forget the content."""
@@ -106,12 +118,12 @@ class Seal:
     def read_ciphertext(self, scratch: Scratch, ciphertext: Any) -> Coefficients:
         """Coefficients of a fresh two-part ciphertext of ours, shape [2N]: c0, then c1."""
         ciphertext.save(scratch.path)
-        return self._payload(scratch.read(), self._ciphertext_prefix(key=False), 2 * self._n)
+        return self._payload(scratch, self._ciphertext_prefix(key=False), 2 * self._n)
 
     def read_public_key(self, scratch: Scratch, public_key: Any) -> Coefficients:
         """Coefficients of our public key, shape [2, 2, N]: polynomial, prime (q, special), NTT value."""
         public_key.save(scratch.path)
-        numbers = self._payload(scratch.read(), self._ciphertext_prefix(key=True), 4 * self._n)
+        numbers = self._payload(scratch, self._ciphertext_prefix(key=True), 4 * self._n)
         return numbers.reshape(2, 2, self._n)
 
     def read_plaintext(self, scratch: Scratch, plaintext: Any) -> Coefficients:
@@ -121,7 +133,7 @@ class Seal:
             raise SealLayoutChanged("A SEAL plaintext has more coefficients than its ring.")
         plaintext.save(scratch.path)
         message = np.zeros(self._n, dtype=np.uint64)
-        message[:used] = self._payload(scratch.read(), self._plaintext_prefix(used), used)
+        message[:used] = self._payload(scratch, self._plaintext_prefix(used), used)
         return message
 
     # -- numpy -> SEAL object --------------------------------------------------------------------------------
@@ -161,7 +173,8 @@ class Seal:
         target.load(self.context, scratch.path)
         return target
 
-    def _payload(self, saved: bytes, prefix: bytes, numbers: int) -> Coefficients:
+    def _payload(self, scratch: Scratch, prefix: bytes, numbers: int) -> Coefficients:
+        saved = scratch.read()
         if len(saved) < _OUTER.size:
             raise SealLayoutChanged("A SEAL object is shorter than its header.")
         magic, header_bytes, major, minor, compression, _, total = _OUTER.unpack_from(saved)
@@ -169,11 +182,10 @@ class Seal:
             raise SealLayoutChanged("A SEAL object starts with another header.")
         if (major, minor) != self._version:
             raise SealLayoutChanged(f"SEAL {major}.{minor} wrote an object where {self._version} was proved.")
-        payload = saved[_OUTER.size :]
+        payload = memoryview(saved)[_OUTER.size :]
         expected = len(prefix) + 8 * numbers
         if compression == _ZSTD:
-            decompressor = zstandard.ZstdDecompressor().decompressobj()
-            payload = decompressor.decompress(payload)
+            payload = memoryview(scratch.decompress(payload, expected))
         elif compression != _NOT_COMPRESSED:
             raise SealLayoutChanged(
                 f"A SEAL object is compressed by method {compression}, which is not known here."

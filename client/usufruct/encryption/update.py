@@ -36,7 +36,7 @@ def write_upload(
         count: values of the update.
         zeros: under the round's public key; used once a block, ``parameters.blocks_for(count)`` times.
         masks: of the round's view; None leaves the update open to whoever has key and upload.
-        values: gives integers within 0..max_value, an array of exactly the length asked for.
+        values: gives integers within least_value..max_value, an array of exactly the length asked for.
         file: where the upload goes, header first; written in order, not flushed. A resend sends this file.
 
     Returns:
@@ -52,38 +52,52 @@ def write_upload(
     keeps its word. With ``masks``, whoever has the key learns no more than the sum over the roster.
     """
     chunking = Chunking(parameters, Kind.UPLOAD, count)
-    n, size = parameters.poly_modulus_degree, parameters.values_per_block
-    modulus, scale = np.uint64(parameters.coeff_modulus), np.uint64(parameters.scale)
     file.write(chunking.header)
     leaves = []
     for index in range(chunking.chunks):
-        blocks, span = chunking.blocks(index), chunking.values(index)
-        part = values(span.start, span.stop)
-        check_values(parameters, part)
-        if part.size != len(span):
-            raise InvalidInput(
-                f"{part.size} values where {len(span)} were asked for.", reason="INTERNAL", field="values"
-            )
-        messages = np.empty((len(blocks), n), dtype=np.uint64)
-        for row, start in zip(messages, range(0, part.size, size), strict=True):
-            row[:] = pack_block(parameters, part[start : start + size])
-        if masks is not None:
-            masks.mask(blocks.start, messages)
-        messages *= scale  # below q: m < t and Delta = (q - 1) / t
-        chunk = bytearray(len(chunking.span(index)))
-        with memoryview(chunk) as view:
-            for position, message in enumerate(messages):
-                block = zeros()
-                c0 = block[:n]
-                c0 += message
-                # c0 < 2q; where c0 < q, c0 - q wraps to a larger number, so the minimum is c0 modulo q
-                np.minimum(c0, c0 - modulus, out=c0)
-                start = position * parameters.block_bytes
-                with view[start : start + parameters.block_bytes] as target:
-                    split_planes(block, parameters.bytes_per_coefficient, target)
+        span = chunking.values(index)
+        chunk = encrypt_chunk(chunking, index, zeros, masks, values(span.start, span.stop))
         leaves.append(leaf_of(chunking, index, chunk))
         file.write(chunk)
     return Commitment(chunking, tuple(leaves))
+
+
+def encrypt_chunk(
+    chunking: Chunking, index: int, zeros: ZeroSource, masks: MaskStream | None, values: Integers
+) -> bytearray:
+    """Chunk ``index`` of an upload from the values that it carries; see :func:`write_upload`.
+
+    Raises:
+        InvalidInput: ``values`` are not as many bounded integers as the chunk carries.
+    """
+    parameters, blocks = chunking.parameters, chunking.blocks(index)
+    n, size = parameters.poly_modulus_degree, parameters.values_per_block
+    modulus, scale = np.uint64(parameters.coeff_modulus), np.uint64(parameters.scale)
+    check_values(parameters, values)
+    if values.size != len(chunking.values(index)):
+        raise InvalidInput(
+            f"{values.size} values where {len(chunking.values(index))} were asked for.",
+            reason="INTERNAL",
+            field="values",
+        )
+    messages = np.empty((len(blocks), n), dtype=np.uint64)
+    for row, start in zip(messages, range(0, values.size, size), strict=True):
+        row[:] = pack_block(parameters, values[start : start + size])
+    if masks is not None:
+        masks.mask(blocks.start, messages)
+    messages *= scale  # below q: m < t and Delta = (q - 1) / t
+    chunk = bytearray(len(chunking.span(index)))
+    with memoryview(chunk) as view:
+        for position, message in enumerate(messages):
+            block = zeros()
+            c0 = block[:n]
+            c0 += message
+            # c0 < 2q; where c0 < q, c0 - q wraps to a larger number, so the minimum is c0 modulo q
+            np.minimum(c0, c0 - modulus, out=c0)
+            start = position * parameters.block_bytes
+            with view[start : start + parameters.block_bytes] as target:
+                split_planes(block, parameters.bytes_per_coefficient, target)
+    return chunk
 
 
 def encrypt_update(parameters: EncryptionParameters, public_key_bytes: bytes, values: Integers) -> bytes:
@@ -92,7 +106,7 @@ def encrypt_update(parameters: EncryptionParameters, public_key_bytes: bytes, va
     Args:
         parameters: those of the round; the public key's header must name them.
         public_key_bytes: from the builder; every coefficient is range-checked.
-        values: integers within 0..max_value, shape [count].
+        values: integers within least_value..max_value, shape [count].
 
     Returns:
         ``parameters.upload_bytes(values.size)`` bytes.

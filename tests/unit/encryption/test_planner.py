@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import struct
 
 import numpy as np
 import pytest
 import tenseal as ts
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,11 +20,12 @@ from usufruct.encryption import (
     SignedSums,
     parameter_set,
     plan,
+    seal_raw,
 )
 from usufruct.encryption.keys import RoundKey
 from usufruct.encryption.parameters import MAX_FAILURE_LOG2
 from usufruct.encryption.planner import MAX_HOLDERS, MIN_HOLDERS
-from usufruct.encryption.seal_raw import open_seal
+from usufruct.encryption.seal_raw import Seal, open_seal
 from usufruct.encryption.sum import Summation
 from usufruct.encryption.update import encrypt_update
 from usufruct.errors import ConfigError, InvalidInput, SealLayoutChanged
@@ -208,3 +211,30 @@ def test_seal_is_asked_about_the_security_that_was_planned(monkeypatch: pytest.M
     literal = parameters.ParameterLiteral(security_bits=192)
     with pytest.raises(SealLayoutChanged):
         open_seal(EncryptionParameters.checked(literal))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [plan(BoundedValues(16), 3), plan(BoundedValues(8), 2, 192), plan(SignedSums(24), 64)],
+    ids=lambda p: p.name,
+)
+@pytest.mark.parametrize("struct_name", ["_OUTER", "_CIPHERTEXT", "_PLAINTEXT"])
+def test_the_start_up_proof_of_every_planned_set_is_loud(
+    monkeypatch: pytest.MonkeyPatch, parameters: EncryptionParameters, struct_name: str
+) -> None:
+    """A SEAL whose objects have a field more is noticed before anything is encrypted, in whatever ring."""
+    Seal(parameters)
+    known = getattr(seal_raw, struct_name)
+    monkeypatch.setattr(seal_raw, struct_name, struct.Struct(known.format + "8x"))
+    with pytest.raises(SealLayoutChanged):
+        Seal(parameters)
+
+
+def test_a_seal_that_compresses_otherwise_is_noticed() -> None:
+    with seal_raw.Scratch() as scratch, pytest.raises(SealLayoutChanged):
+        scratch.decompress(b"not zstandard", 100)
+    packed = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(101))  # as SEAL does
+    with seal_raw.Scratch() as scratch:
+        assert scratch.decompress(packed, 101) == bytes(101)
+        with pytest.raises(SealLayoutChanged):
+            scratch.decompress(packed, 100)
