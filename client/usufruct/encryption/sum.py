@@ -77,6 +77,32 @@ def add_chunk(uploads: Chunking, index: int, chunks: Sequence[Bytes]) -> bytearr
     return out
 
 
+def check_chunk(uploads: Chunking, index: int, chunk: Bytes) -> None:
+    """Check one chunk of one upload as :func:`add_chunk` does, which then refuses nothing of it.
+
+    Raises:
+        InvalidInput: ``UPLOAD_INVALID``: a wrong length, or a coefficient that is not below q.
+    """
+    uploads.require_length(index, chunk)
+    size = uploads.parameters.block_bytes
+    with memoryview(chunk) as view:
+        for start in range(0, len(view), size):
+            _planes(uploads.parameters, view[start : start + size])
+
+
+def _planes(parameters: EncryptionParameters, block: memoryview) -> list[NDArray]:
+    """The planes of a block whose coefficients are below q."""
+    planes: list[NDArray] = []
+    size, offset = 2 * parameters.poly_modulus_degree, 0
+    for dtype in plane_types(parameters.bytes_per_coefficient):
+        planes.append(np.frombuffer(block, dtype=dtype, count=size, offset=offset))
+        offset += size * dtype.itemsize
+    top_bits = 8 * (parameters.bytes_per_coefficient - planes[-1].itemsize)
+    if int(planes[-1].max()) >= parameters.coeff_modulus >> top_bits:
+        read_block(parameters, block, reason="UPLOAD_INVALID")
+    return planes
+
+
 def _at(position: int, error: InvalidInput) -> InvalidInput:
     return InvalidInput(error.message, reason=error.reason, **{**error.details, "position": position})
 
@@ -86,43 +112,37 @@ class _BlockAdder:
 
     def __init__(self, parameters: EncryptionParameters) -> None:
         self._parameters = parameters
-        self._size = 2 * parameters.poly_modulus_degree
+        size = 2 * parameters.poly_modulus_degree
         self._types = plane_types(parameters.bytes_per_coefficient)
-        self._sums = [np.zeros(self._size, dtype=f"<u{2 * dtype.itemsize}") for dtype in self._types]
+        self._sums = [np.empty(size, dtype=f"<u{2 * dtype.itemsize}") for dtype in self._types]
         self._wide = [np.empty_like(total) for total in self._sums]
+        self._joined, self._less = (np.empty(size, dtype=np.uint64) for _ in range(2))
         self._blocks = 0
-        top_bits = 8 * (parameters.bytes_per_coefficient - self._types[-1].itemsize)
-        self._top_of_modulus = parameters.coeff_modulus >> top_bits
 
     def clear(self) -> None:
-        for total in self._sums:
-            total.fill(0)
-        self._blocks = 0
+        self._blocks = 0  # the next block that is added overwrites the sums
 
     def add(self, block: memoryview) -> None:
-        planes: list[NDArray] = []
-        offset = 0
-        for dtype in self._types:
-            planes.append(np.frombuffer(block, dtype=dtype, count=self._size, offset=offset))
-            offset += self._size * dtype.itemsize
-        if int(planes[-1].max()) >= self._top_of_modulus:
-            read_block(self._parameters, block, reason="UPLOAD_INVALID")
-        for plane, wide, total in zip(planes, self._wide, self._sums, strict=True):
-            wide[:] = plane  # widened first: numpy adds equal types several times faster
-            total += wide
+        for plane, wide, total in zip(_planes(self._parameters, block), self._wide, self._sums, strict=True):
+            if self._blocks == 0:
+                total[:] = plane
+            else:
+                wide[:] = plane  # widened first: numpy adds equal types several times faster
+                total += wide
         self._blocks += 1
 
     def total(self) -> Coefficients:
-        """The sum modulo q, shape [2N]."""
-        total = self._sums[-1].astype(np.uint64)
+        """The sum modulo q, shape [2N]; overwritten by the next call."""
+        total, less = self._joined, self._less
+        total[:] = self._sums[-1]
         for dtype, plane in zip(self._types[-2::-1], self._sums[-2::-1], strict=True):
             total <<= np.uint64(8 * dtype.itemsize)
             total += plane
         # 2^8 coefficients below 2^56 fit 64 bits. Halving what the sum may be at most, by taking away q times a
         # power of two where it fits (else it wraps to a larger number), is faster than numpy's division.
         for power in reversed(range((self._blocks - 1).bit_length())):
-            step = np.uint64(self._parameters.coeff_modulus << power)
-            np.minimum(total, total - step, out=total)
+            np.subtract(total, np.uint64(self._parameters.coeff_modulus << power), out=less)
+            np.minimum(total, less, out=total)
         return total
 
 
