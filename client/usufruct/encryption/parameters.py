@@ -5,6 +5,7 @@ Needs neither SEAL nor torch: the aggregator and an auditor import this module.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ ERROR_STANDARD_DEVIATION = 3.2
 """Standard deviation of SEAL's fresh error (centred binomial, 21 bits)."""
 
 
+@functools.lru_cache(maxsize=256)  # planning meets the same few primes again and again
 def is_prime(n: int) -> bool:
     """Whether ``n`` < 2^64 is prime.
 
@@ -60,6 +62,7 @@ def is_prime(n: int) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=256)
 def _largest_prime(bits: int, step: int, least: int) -> int:
     """The largest prime of ``bits`` bits that is 1 modulo ``step``, above ``least``."""
     candidate = ((1 << bits) - 2) // step * step + 1
