@@ -81,12 +81,13 @@ class UsageLog:
         view_hash: bytes = b"",
         upload_digest: bytes = b"",
         document_hash: bytes = b"",
+        sum_digest: bytes = b"",
     ) -> None:
         """Records something that happened, durably and once: the same again is ignored."""
         record = UsageRecord(
             sequence=0, kind=kind, time_seconds=int(self._clock()), dataset_id=dataset_id, job_id=job_id, builder=builder,
             spec_hash=spec_hash, round=round, attempt=attempt, loss_micro=loss_micro, view_hash=view_hash,
-            upload_digest=upload_digest, document_hash=document_hash,
+            upload_digest=upload_digest, document_hash=document_hash, sum_digest=sum_digest,
         )  # fmt: skip
         with self._guard:
             if _key(record) in self._once:
