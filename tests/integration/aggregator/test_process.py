@@ -149,8 +149,11 @@ def test_after_a_restart_the_key_is_the_same_and_the_round_is_gone(
     r = first.new_round()
     with first.as_builder() as builder:
         builder.open_round(r, 60)
+        first.send(r, 5)
+        assert spools(process) == 1
     os.kill(process.pid, signal.SIGKILL)
     process.wait(10)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["tls.crt", "tls.key"]  # no upload is left behind
     _, line = serve(*arguments)
     assert PinnedEndpoint.parse(line["peer"]).fingerprint == first.peer.fingerprint
     first.server = Remote(line["peer"])
@@ -159,7 +162,7 @@ def test_after_a_restart_the_key_is_the_same_and_the_round_is_gone(
             builder.fetch_sum(r, 5)
         assert failed.value.reason == "ROUND_UNKNOWN"
         builder.open_round(r, 60)
-        assert first.send(r, 3) == 1
+        assert first.send(r, 3) == 1  # what arrived before is forgotten
 
 
 def test_a_port_in_use_is_one_sentence_and_a_failure(serve, tmp_path: Path) -> None:
