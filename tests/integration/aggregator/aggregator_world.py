@@ -19,7 +19,13 @@ from usufruct.encryption.layout import Kind
 from usufruct.encryption.linear_check import Challenge, check_sum, check_value
 from usufruct.encryption.update import encrypt_update
 from usufruct.v1 import aggregation_pb2
-from usufruct.wire.aggregation import BuilderAggregation, FetchedSum, HolderAggregation, RoundToSum
+from usufruct.wire.aggregation import (
+    BuilderAggregation,
+    FetchedSum,
+    HolderAggregation,
+    RoundToSum,
+    send_upload,
+)
 from usufruct.wire.channel import pinned_channel
 from usufruct.wire.raw import UPLOAD
 from usufruct.wire.signatures import signed_upload_header
@@ -94,8 +100,7 @@ class Network:
         path = self.outbox / f"{dataset_id}-{secrets.token_hex(4)}"
         path.write_bytes(upload)
         commitment = Commitment.over(CHUNKING, chunks_of(upload))
-        with HolderAggregation(self.peer, operator or self.operators[dataset_id]) as holder:
-            return holder.send_upload(r, dataset_id, path, commitment)
+        return send_upload(self.peer, operator or self.operators[dataset_id], r, dataset_id, path, commitment)
 
     def opened(self, fetched: FetchedSum) -> np.ndarray:
         """What the builder does with a sum: every holder answers a challenge, then the key opens it; once."""
