@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 import usufruct  # noqa: F401
 
-ONE_NETWORK = Path(__file__).parent / "integration" / "network"
+ONE_NETWORK = "tests/integration/network/"
 """Its files share one network of real processes, and the last of them ends its chain."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run on several cores, those of a file stay together, in their order."""
-    for item in items:
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group(str(folder if folder == ONE_NETWORK else item.path)))
+class FileByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Where tests run on several cores, those of a file stay together, in their order: they share what is slow to start."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return ONE_NETWORK if nodeid.startswith(ONE_NETWORK) else nodeid.split("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:
+    """The scheduler that ``--numprocesses`` uses here, whatever ``--dist`` says."""
+    return FileByFile(config, log)

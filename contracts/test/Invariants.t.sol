@@ -207,6 +207,24 @@ contract InvariantScenariosTest is Legs {
         registry.applyCap(datasetId);
     }
 
+    function test_Invariant08_a_budget_is_not_lowered_below_what_is_spent_and_reserved() public {
+        delivered(accepted(open(1)));
+        open(2);
+        open(3);
+        Terms memory t = terms();
+        (t.maxLossPerJobMicro, t.maxLossPerGrantMicro) = (1, 1); // so that nothing else keeps the budget up
+        vm.startPrank(admin);
+        registry.setTerms(datasetId, t);
+        vm.expectRevert(IRegistry.BadCap.selector);
+        registry.setCap(datasetId, 3 * LOSS - 1);
+        registry.setCap(datasetId, 3 * LOSS);
+        vm.stopPrank();
+        Dataset memory d = registry.dataset(datasetId);
+        vm.assertEq(d.lossCapMicro, 3 * LOSS);
+        vm.assertEq(d.spentMicro, LOSS);
+        vm.assertEq(d.reservedMicro, 2 * LOSS);
+    }
+
     // -- 9: every lock ends --------------------------------------------------------------------------------------------
 
     function test_Invariant09_whatever_is_locked_anyone_can_free_once_its_time_has_passed() public {

@@ -49,7 +49,8 @@ def main(arguments: list[str]) -> int:
         return 130
     finally:
         bench.close()
-    return report(verdicts, whole=len(mutants) == total, as_json=asked.json)
+    whole = asked.file is None and len(mutants) == total
+    return report(verdicts, whole=whole, as_json=asked.json)
 
 
 def _all(run: _Run, mutants: list[Mutant], jobs: int) -> dict[Mutant, Verdict]:

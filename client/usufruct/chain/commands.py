@@ -13,11 +13,12 @@ import typer
 
 from usufruct.chain.addresses import Addresses, read_addresses
 from usufruct.chain.connection import Chain
+from usufruct.chain.deploy import creations
 from usufruct.chain.deploy import deploy as deploy_contracts
 from usufruct.chain.interface import interface
 from usufruct.chain.keys import create_key, key_address, load_key, new_passphrase
 from usufruct.chain.pushing import due_steps
-from usufruct.chain.rehearsal import rehearse
+from usufruct.chain.rehearsal import PERFORMER, rehearse
 from usufruct.chain.rpc import Rpc
 from usufruct.chain.sender import Sender
 from usufruct.chain.verification import write_bundle
@@ -95,10 +96,11 @@ def deploy(
     guardian: Annotated[
         str,
         typer.Option(
-            help="Who may pause new jobs and registrations and set a fee of at most 5 %: an address; or none: nobody, ever.",
-            metavar="ADDRESS|none",
+            help="Who may pause new jobs and registrations and set a fee of at most 5 %: an address; the account that pays "
+            "(deployer); or nobody, ever (none).",
+            metavar="ADDRESS|none|deployer",
         ),
-    ],
+    ] = "deployer",
     key: Annotated[
         Path | None, typer.Option(help="Key file of the account that pays. A dry run needs none.")
     ] = None,
@@ -124,14 +126,14 @@ def deploy(
     Interrupted, it goes on where it was when it is called again with the same key and --out. Where the addresses file is
     there already, it only checks that the code on chain is this version's.
     """
-    who = ZERO_ADDRESS if guardian == "none" else address(guardian, "guardian")
-    if dry_run:
-        _rehearse(rpc, who, key, as_json)
-        return
+    who = _guardian(guardian, key)
     outbox = out.with_name(out.name + ".outbox")
+    if dry_run:
+        _rehearse(rpc, who, key, outbox, as_json)
+        return
     if out.exists():
         addresses = read_addresses(out)
-        if addresses.guardian != who:
+        if who is not None and addresses.guardian != who:
             raise ConfigError(
                 f"{out} is of a deployment with another guardian; choose another --out", path=str(out)
             )
@@ -272,26 +274,40 @@ def fund(
     )
 
 
-def _rehearse(rpc_url: str, guardian: str, key: Path | None, as_json: bool) -> None:
+def _guardian(text: str, key: Path | None) -> str | None:
+    """Whom ``--guardian`` names; None: the account that pays, where its address is not known yet."""
+    if text == "none":
+        return ZERO_ADDRESS
+    if text == "deployer":
+        return None if key is None else key_address(key)
+    return address(text, "guardian")
+
+
+def _rehearse(rpc_url: str, guardian: str | None, key: Path | None, outbox: Path, as_json: bool) -> None:
     rpc = Rpc(rpc_url, RPC_SECONDS)
-    rehearsal = rehearse(rpc, guardian)
-    payer = None if key is None else key_address(key)
-    in_hand = {} if payer is None else {"payer": payer, "balance_wei": str(rpc.balance_wei(payer))}
+    rehearsal = rehearse(rpc, guardian or PERFORMER)
     lines = [f"{contract:14}{gas:>10,} gas" for contract, gas in rehearsal.gas.items()]
     lines.append(
         f"{'together':14}{rehearsal.total_gas:>10,} gas, at present {rehearsal.cost_wei / 10**18:.6f} of the chain's coin"
     )
-    lines.append("Nothing was sent. On a rollup, a fee for the data comes on top.")
-    if payer is not None:
-        lines.append(f"{payer} has {rpc.balance_wei(payer) / 10**18:.6f}; keep three times the cost in hand.")
-    values = {
+    values: dict[str, Any] = {
         "chain_id": rpc.chain_id(),
         "gas": rehearsal.gas,
         "total_gas": rehearsal.total_gas,
         "gas_price_wei": str(rehearsal.gas_price_wei),
         "cost_wei": str(rehearsal.cost_wei),
-        **in_hand,
     }
+    payer = None if key is None else key_address(key)
+    if payer is not None:
+        balance_wei = rpc.balance_wei(payer)
+        values |= {"payer": payer, "balance_wei": str(balance_wei)}
+        lines.append(f"{payer} has {balance_wei / 10**18:.6f}; keep three times the cost in hand.")
+    if payer is not None and not outbox.exists():  # else the addresses are those of what was sent already
+        planned = creations(payer, rpc.nonce(payer, "pending"), guardian or payer)
+        values["addresses"] = {one.contract: one.address for one in planned}
+        lines.append("Unless the account sends something else before, the addresses will be:")
+        lines += [f"{one.contract:14}{one.address}" for one in planned]
+    lines.append("Nothing was sent. On a rollup, a fee for the data comes on top.")
     _print(values, "\n".join(lines), as_json)
 
 

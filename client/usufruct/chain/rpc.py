@@ -196,6 +196,19 @@ class Rpc:
         """How many transactions the account had sent by the end of a block."""
         return self._agreed(_small, "eth_getTransactionCount", address, hex(block))
 
+    def estimate_gas(self, transaction: dict[str, str]) -> int:
+        """Gas that a transaction needs after the newest block, the most that one says.
+
+        RpcRefused: it would revert, and why. For that all must say so alike.
+        """
+        estimates: list[int] = []
+
+        def read(value: Any) -> None:
+            estimates.append(_small(value))
+
+        self._agreed(read, "eth_estimateGas", transaction, "latest")
+        return max(estimates)
+
     # -- hints: the smallest -------------------------------------------------------------------------------------
 
     def newest(self) -> Block:
@@ -220,10 +233,6 @@ class Rpc:
     def tip_wei(self) -> int:
         """What the node suggests to pay for gas on top of the base fee."""
         return min(self._each(read_number, "eth_maxPriorityFeePerGas"))
-
-    def estimate_gas(self, transaction: dict[str, str]) -> int:
-        """Gas that a transaction needs after the newest block. RpcRefused: it would revert, and why."""
-        return max(self._each(_small, "eth_estimateGas", transaction, "latest"))
 
     def is_known(self, transaction_hash: bytes) -> bool:
         """Whether any endpoint knows the transaction, mined or not."""

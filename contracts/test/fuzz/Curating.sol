@@ -146,8 +146,9 @@ abstract contract Curating is Holding {
         t.minCohort = uint16(_once(2) ? 1 : 1 + _draw(3));
         t.maxLossPerGrantMicro = cap / uint64(2 + _draw(6)) + 1;
         if (t.maxLossPerGrantMicro > cap) t.maxLossPerGrantMicro = cap;
-        t.maxLossPerJobMicro = uint64(1 + _draw(t.maxLossPerGrantMicro));
-        if (!_once(4)) t.maxLossPerJobMicro = t.maxLossPerJobMicro / 8 + 1;
+        if (_once(3)) t.maxLossPerGrantMicro = cap; // one grant may take it all
+        t.maxLossPerJobMicro = t.maxLossPerGrantMicro;
+        if (!_once(3)) t.maxLossPerJobMicro = uint64(1 + _draw(t.maxLossPerGrantMicro)) / 8 + 1;
         if (t.maxLossPerJobMicro > t.maxLossPerGrantMicro) t.maxLossPerJobMicro = t.maxLossPerGrantMicro;
         t.maxGrantTermSeconds = uint32(1 days + _draw(30 days));
         t.policyHash = _word();

@@ -53,14 +53,14 @@ contract Handler is Trials {
         _list(this.fail.selector, 2);
         _list(this.expire.selector, 3);
         _list(this.settle.selector, 4);
-        _list(this.dispute.selector, 6);
-        _list(this.resolve.selector, 4);
-        _list(this.refundUnresolved.selector, 3);
+        _list(this.dispute.selector, 9);
+        _list(this.resolve.selector, 3);
+        _list(this.refundUnresolved.selector, 8);
         _list(this.deposit.selector, 2);
         _list(this.depositWithPermit.selector, 2);
         _list(this.withdraw.selector, 4);
         _list(this.withdrawEarnings.selector, 4);
-        _list(this.append.selector, 2);
+        _list(this.append.selector, 3);
         _list(this.wait.selector, 3);
         _list(this.replay.selector, 4);
     }
@@ -84,8 +84,8 @@ contract Handler is Trials {
         _list(this.setCap.selector, 1);
         _list(this.applyCap.selector, 1);
         _list(this.retireDataset.selector, 1);
-        _list(this.callRecord.selector, 1);
-        _list(this.showRecord.selector, 1);
+        _list(this.callRecord.selector, 2);
+        _list(this.showRecord.selector, 2);
         _list(this.recordSilence.selector, 1);
         _list(this.setPaused.selector, 1);
         _list(this.scheduleFee.selector, 1);

@@ -42,11 +42,14 @@ abstract contract Logging is Curating {
         bytes memory record = _record(id, sequence);
         bytes32[] memory proof = _proof(id, batch.firstSequence, batch.count, sequence);
         bool good = batch.provable;
-        if (_once(6)) {
+        uint64 later = _laterBatch(id, sequence);
+        if (later != 0 && !_once(4)) {
+            (batch.firstSequence, proof, good) = (later, new bytes32[](0), false);
+        } else if (_once(6)) {
             good = false;
             uint256 kind = _draw(3);
             if (kind == 0) record = _record(id, sequence + 1);
-            else if (kind == 1) batch.firstSequence += batch.count;
+            else if (kind == 1) batch.firstSequence += 1;
             else if (proof.length != 0) proof[0] = _word();
             else good = batch.provable;
         }
@@ -94,8 +97,11 @@ abstract contract Logging is Curating {
         a.count = uint32(1 << _draw(3));
         a.firstSequence = _nextSequence[a.holderId];
         if (before.length != 0) a.prevRoot = before[before.length - 1].root;
-        a.provable = !_once(8);
+        a.provable = !_once(4);
         a.root = a.provable ? _root(a.holderId, a.firstSequence, a.count) : _word();
+        uint64[] storage called = _called[a.holderId];
+        // a batch of its own for an old record, made when somebody called for that
+        if (!a.provable && called.length != 0) a.root = _leaf(a.holderId, called[called.length - 1]);
         a.good = !_once(8);
         if (a.good) return a;
         uint256 kind = _draw(5);
@@ -121,6 +127,15 @@ abstract contract Logging is Curating {
             batch = batches[i - 1];
             if (batch.firstSequence <= sequence) return batch;
         }
+    }
+
+    /// Where a later batch starts whose root the record leads to; zero if there is none.
+    function _laterBatch(uint32 id, uint64 sequence) private view returns (uint64) {
+        Batch[] storage batches = _batches[id];
+        for (uint256 i = batches.length; i != 0 && batches[i - 1].firstSequence > sequence; --i) {
+            if (batches[i - 1].root == _leaf(id, sequence)) return batches[i - 1].firstSequence;
+        }
+        return 0;
     }
 
     function _agreeCall(uint32 id, uint64 sequence) private view {

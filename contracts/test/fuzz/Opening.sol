@@ -44,7 +44,7 @@ abstract contract Opening is Calls {
             units: _priceOf(d, d.token, d.legs.length) + _draw(2),
             deadlineSeconds: uint40(block.timestamp + _draw(1 hours))
         });
-        if (_once(12)) d.good = _spoil(s, d) && d.good;
+        if (d.good && _once(12)) d.good = _spoil(s, d); // a wrong token could make a wrong job right
         (bytes memory sig, address by) = _signature(d.payer, sponsorshipHash(s));
         bool good = d.good && _takes(d.payer, by);
         bytes memory data = abi.encodeCall(access.openSponsoredJob, (d.init, d.legs, s, sig));
@@ -59,9 +59,7 @@ abstract contract Opening is Calls {
         else if (kind == 2) s.token = tokens[_draw(tokens.length)];
         else if (kind == 3) s.units = s.units / 2;
         else s.deadlineSeconds = uint40(block.timestamp - 1);
-        return kind == 2
-            ? s.token == d.token || d.legs.length == 0
-            : kind == 3 && s.units >= _priceOf(d, d.token, d.legs.length);
+        return kind == 2 ? s.token == d.token : kind == 3 && s.units >= _priceOf(d, d.token, d.legs.length);
     }
 
     function _openJob() internal {
@@ -183,8 +181,16 @@ abstract contract Opening is Calls {
         x.grant = s.grant;
         x.signature = s.sig;
         x.lossMicro = uint64(1 + _draw(s.grant.lossPerJobMicro));
+        if (_once(4)) x.lossMicro = _lastOf(datasetId, s.grant.lossPerJobMicro);
         if (_once(32)) x.lossMicro = _once(2) ? 0 : s.grant.lossPerJobMicro + 1;
         if (_once(32)) x.grant.priceUnits += 1; // not as signed, and the signature says so
+    }
+
+    /// All that is left of a budget, or one more, as far as a job may take it.
+    function _lastOf(uint64 datasetId, uint64 most) private returns (uint64 left) {
+        Dataset storage set = _datasets[datasetId];
+        left = set.lossCapMicro - set.spentMicro - set.reservedMicro + uint64(_draw(2));
+        if (left > most) left = most;
     }
 
     /// A dataset that fits into the job, if there is one; rarely any other.

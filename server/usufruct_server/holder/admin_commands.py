@@ -1,4 +1,4 @@
-"""``usufruct holder revoke|earnings|withdraw|payout``: what the admin key does on chain after registering."""
+"""``usufruct holder revoke|retire|earnings|withdraw|payout``: what the admin key does on chain after registering."""
 
 from __future__ import annotations
 
@@ -51,6 +51,24 @@ def revoke(
         text = f"Grant 0x{hash_.hex()} is withdrawn."
     chain.wait_final(sent.block_number, _tell)
     _print(values, f"{text} What was charged before stays charged, and is still paid for.", as_json)
+
+
+@app.command()
+def retire(
+    dataset: Annotated[int, typer.Argument(help="Number of the dataset.")],
+    config: Config = _HOLDER_TOML,
+    as_json: AsJson = False,
+) -> None:
+    """Gives a dataset up, for good: no job is opened on it any more. Running jobs end as they would."""
+    settings, chain, _ = _opened(config)
+    with _admin(settings, chain) as sender:
+        sent = sender.retire_dataset(dataset)
+    chain.wait_final(sent.block_number, _tell)
+    _print(
+        {"retired": dataset, "transaction": "0x" + sent.hash.hex()},
+        f"Dataset {dataset} is retired. Take it out of {settings.path.name} when its last job has ended.",
+        as_json,
+    )
 
 
 @app.command()

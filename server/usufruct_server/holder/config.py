@@ -102,6 +102,8 @@ class DatasetConfig:
         cap_micro: that budget, 10^-6 nat.
         delta: for translating epsilons at this dataset.
         max_loss_per_grant_micro: the most one grant may allow over all its jobs; None: as much as one job.
+        previous_id: number of the dataset that this is a new version of; None: of none. The loss of the earlier version
+            counts for this one, unless ``disjoint`` declares, on the record, that no unit is in both.
     """
 
     card: Path
@@ -114,6 +116,8 @@ class DatasetConfig:
     cap_micro: int
     delta: float
     max_loss_per_grant_micro: int | None = None
+    previous_id: int | None = None
+    disjoint: bool = False
 
 
 @dataclass(frozen=True)
@@ -301,7 +305,11 @@ def _dataset(table: Table) -> DatasetConfig:
         cap_micro=cap,
         delta=delta,
         max_loss_per_grant_micro=table.whole("max_loss_per_grant_micro", None, least=1, most=cap),
+        previous_id=table.whole("previous_id", None, least=1),
+        disjoint=table.flag("disjoint", False),
     )
+    if dataset.disjoint and dataset.previous_id is None:
+        raise table.error("disjoint", "says something about previous_id, which is missing")
     if dataset.data.suffix.lower() not in (".csv", ".parquet"):
         raise table.error("data", "must end in .csv or .parquet")
     table.only_known()

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 
 from usufruct.chain import Chain, HolderEntry, Sender
+from usufruct.chain.events import LegAccepted
 from usufruct.domain.ids import ZERO_HASH
 from usufruct.errors import ChainError, LedgerError, Refused
 from usufruct_server.holder.ledger import Ledger, LedgerReader
@@ -100,6 +101,14 @@ def require_history(chain: Chain, entry: HolderEntry, ledger: LedgerReader) -> N
         raise _behind(ledger, "the chain names a row that it does not have")
     following, low = chain.usage_head(entry.holder_id)
     ends = {batch.first_seq + batch.count: batch.root for batch in ledger.usage_batches()}
+    block = chain.final_block()[0]
+    for dataset_id in ledger.datasets():
+        accepted = chain.find_events(
+            "ComputeAccess", "LegAccepted", None, dataset_id.to_bytes(32, "big"), block=block
+        )
+        known = {leg.job_id for leg in ledger.jobs() if leg.dataset_id == dataset_id}
+        if any(isinstance(event, LegAccepted) and event.job_id not in known for event in accepted):
+            raise _behind(ledger, f"a leg of dataset {dataset_id} was accepted of which it has no row")
     if following and (following not in ends or int.from_bytes(ends[following][-4:], "big") != low):
         raise _behind(
             ledger, f"the chain has {following} usage records of this holder, and it has others or fewer"

@@ -70,9 +70,11 @@ class Following:
             ChainError: CHAIN_UNREACHABLE, CHAIN_DISAGREES; try again later.
         """
         following: int | None = None
+        # read before the legs: one that is then not delivered before its deadline never will be
+        now = self._chain.block_time_seconds()
         for leg in self._store.legs(*_FOLLOWED):
             try:
-                due = self._look(leg)
+                due = self._look(leg, now)
             except RoundFailed:
                 due = int(self._clock())  # an attempt is still being worked on: look again
             except UsufructError as error:
@@ -89,10 +91,8 @@ class Following:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _look(self, leg: StoredLeg) -> int | None:
+    def _look(self, leg: StoredLeg, now: int) -> int | None:
         key = (leg.job_id, leg.dataset_id)
-        # read before the leg: what is then not delivered before its deadline never will be
-        now = self._chain.block_time_seconds()
         if now <= self._sleeping.get(key, -1):
             return None
         entry = self._chain.leg(*key)
@@ -132,7 +132,7 @@ class Following:
         if entry.state is not ChainLegState.ACCEPTED or not job.started:
             return None
         if now > entry.deliver_by_seconds:
-            self._expire(leg)
+            self._expire(leg, entry)
             return None
         due = _due(entry, leg)
         if due > self._clock():
@@ -162,8 +162,8 @@ class Following:
             lock.release()
         _log.warning("event=leg_delivered_unasked job=%s dataset=%d", leg.job_id.hex(), leg.dataset_id)
 
-    def _expire(self, leg: StoredLeg) -> None:
-        """The deadline has passed without a receipt: the chain keeps the whole loss, and so does the ledger."""
+    def _expire(self, leg: StoredLeg, entry: LegEntry) -> None:
+        """The deadline has passed without a receipt: the chain keeps the whole loss, and before it the ledger."""
         key = (leg.job_id, leg.dataset_id)
         lock = self._legs.lock(key)
         if not lock.acquire(timeout=LOCK_SECONDS):
@@ -172,11 +172,12 @@ class Following:
             self._rounds.wait_idle(key, LOCK_SECONDS)
             self._settlement.settle_attempts(key)
             self._ledger.commit(leg.dataset_id, leg.job_id)
-            self._store.update_leg(*key, state=LegStatus.FAILED)
         finally:
             lock.release()
         self._trainers.end(key)
-        _log.warning("event=leg_expired job=%s dataset=%d", leg.job_id.hex(), leg.dataset_id)
+        if self._unchanged(entry):
+            self._sender.expire(entry)
+            _log.warning("event=leg_expired job=%s dataset=%d", leg.job_id.hex(), leg.dataset_id)
 
     def _close(self, entry: LegEntry) -> LegStatus:
         """Brings the ledger to what a final block says; how the leg then stands here. The leg's lock is held."""

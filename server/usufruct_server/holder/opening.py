@@ -92,12 +92,15 @@ def registration_problems(
                 f"{where}: the card is not the one that was registered; put the old card back, or register it as a new dataset."
             )
         mine = served.config
-        here = (mine.order, mine.cap_micro, mine.token)
-        there = (entry.order, entry.cap_micro, entry.token)
+        here, there = (mine.order, mine.token), (entry.order, entry.token)
         if here != there:
             problems.append(
-                f"{where}: order, budget and token are {here} here and {there} on chain; make holder.toml say what is on "
-                "chain."
+                f"{where}: order and token are {here} here and {there} on chain; make holder.toml say what is on chain."
+            )
+        if mine.cap_micro > entry.cap_micro:
+            problems.append(
+                f"{where}: the budget is {mine.cap_micro} here and {entry.cap_micro} on chain, and a server never has more "
+                f"than the chain; set cap_micro = {entry.cap_micro} in holder.toml."
             )
         if served.terms != entry.terms:
             problems.append(

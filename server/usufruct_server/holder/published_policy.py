@@ -32,7 +32,7 @@ def published_policy(policy: Policy, dataset: DatasetConfig, card_hash: bytes) -
         "max_attempts_per_job": policy.max_rounds,
         "min_cohort": dataset.min_cohort,
         "token": dataset.token,
-        "price_units": str(max(dataset.price_units, policy.min_price_units)),
+        "price_units": str(_price_units(policy, dataset)),
         "grant_term_seconds": policy.grant_term_seconds,
         "arbiters": sorted(policy.arbiters),
         "longest_challenge_seconds": policy.longest_challenge_seconds,
@@ -43,13 +43,17 @@ def published_policy(policy: Policy, dataset: DatasetConfig, card_hash: bytes) -
 def dataset_terms(policy: Policy, dataset: DatasetConfig, card_hash: bytes) -> DatasetTerms:
     """What is registered on chain for a dataset, the hash of its published policy included."""
     return DatasetTerms(
-        price_units=dataset.price_units,
+        price_units=_price_units(policy, dataset),
         min_cohort=dataset.min_cohort,
         max_loss_per_job_micro=_max_loss_per_job_micro(policy, dataset),
         max_loss_per_grant_micro=_max_loss_per_grant_micro(policy, dataset),
         max_grant_term_seconds=policy.grant_term_seconds + GRANT_TERM_SLACK_SECONDS,
         policy_hash=keccak(published_policy(policy, dataset, card_hash)),
     )
+
+
+def _price_units(policy: Policy, dataset: DatasetConfig) -> int:
+    return max(dataset.price_units, policy.min_price_units)
 
 
 def _max_loss_per_job_micro(policy: Policy, dataset: DatasetConfig) -> int:

@@ -58,17 +58,44 @@ def _register(
         if (entry.endpoint, entry.fingerprint) != (config.endpoint, fingerprint):
             sender.update_endpoint(found.holder_id, config.endpoint, fingerprint)
             tell(f"changed the endpoint to {config.endpoint}")
+    _require_accounted(chain, found, cards)
     for card, dataset in cards:
         terms = dataset_terms(config.policy, dataset, card.hash)
         dataset_id = dataset.dataset_id or found.dataset_id(card.hash)
         if dataset_id is None:
             dataset_id = sender.register_dataset(
-                found.holder_id, card.hash, dataset.token, dataset.order, dataset.cap_micro, terms
-            )
+                found.holder_id, card.hash, dataset.token, dataset.order, dataset.cap_micro, terms,
+                previous_id=dataset.previous_id or 0, disjoint=dataset.disjoint,
+            )  # fmt: skip
             found = found.with_dataset(card.hash, dataset_id)
             write_registration(config.registration_path, found)
             tell(f"registered {card.path.name} as dataset {dataset_id}")
-        elif chain.dataset(dataset_id).terms != terms:
+            continue
+        there = chain.dataset(dataset_id)
+        if there.terms != terms:
             sender.set_terms(dataset_id, terms)
             tell(f"changed the terms of dataset {dataset_id}, for jobs that are opened from now on")
+        if dataset.cap_micro < there.cap_micro:
+            sender.set_cap(dataset_id, dataset.cap_micro)
+            tell(f"lowered the budget of dataset {dataset_id}")
     return found
+
+
+def _require_accounted(
+    chain: Chain, found: Registration, cards: list[tuple[CardFile, DatasetConfig]]
+) -> None:
+    """A changed card must not become a dataset with a fresh budget over the same people without anybody saying so."""
+    fresh = [
+        (card, dataset)
+        for card, dataset in cards
+        if dataset.dataset_id is None and found.dataset_id(card.hash) is None
+    ]
+    named = {dataset.dataset_id or found.dataset_id(card.hash) for card, dataset in cards}
+    named |= {dataset.previous_id for _, dataset in fresh}
+    for dataset_id in sorted(set(found.datasets.values()) - named):
+        if fresh and chain.dataset(dataset_id).active:
+            raise ConfigError(
+                f"{fresh[0][0].path.name} is not registered, and dataset {dataset_id} is active and in no [[datasets]] table "
+                f"any more. If the card is a new version of it, say so with previous_id = {dataset_id}: what was spent of "
+                f"the one is then spent of the other. Otherwise give it up first: `usufruct holder retire {dataset_id}`."
+            )

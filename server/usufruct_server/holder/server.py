@@ -102,7 +102,6 @@ class HolderServer:
         looks = {s.dataset_id: DataCheck(s.card.path, s.config.data) for s in catalogue.all()}
         trainers = Trainers()
         undo.callback(trainers.close)
-        trainers.warm_up()
         chain = open_chain(config)
         problems = registration_problems(
             config, chain, registration, catalogue, operator.address, self.identity.fingerprint
@@ -116,7 +115,10 @@ class HolderServer:
         sender = Sender(chain, operator, config.outbox_path)
         undo.callback(sender.close)
         for served in catalogue.all():
-            ledger.register_dataset(served.dataset_id, served.config.cap_micro, served.config.order)
+            entry = chain.dataset(served.dataset_id)
+            ledger.register_dataset(
+                served.dataset_id, served.config.cap_micro, served.config.order, entry.reserved_micro + entry.spent_micro
+            )  # fmt: skip
         require_free(config.listen)  # before the server that may be there is fenced out
         self.fencing = take_over(chain, sender, registration.holder_id, ledger, tell)
         self.trainers, self.ledger, self.store, self.catalogue = trainers, ledger, store, catalogue

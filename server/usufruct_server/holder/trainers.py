@@ -1,7 +1,4 @@
-"""The warm trainer children of this server: one for each running leg, and a spare one that is warm before a leg needs it.
-
-The spare is started with the server and again with the next proposal, not while a new leg has its first rounds.
-"""
+"""The trainer children of this server: one for each running leg, and one for each look at a proposed graph."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from usufruct_server.holder.appraisal import graph_of, plan_of
 from usufruct_server.holder.catalogue import ServedDataset
 from usufruct_server.holder.training.messages import TrainerTask
 from usufruct_server.holder.training.trainer import Trainer
+from usufruct_server.holder.training.zygote import Zygote
 
 MOST_LEGS = 16
 """Legs that train on one server at a time; each has a process of its own."""
@@ -29,15 +27,8 @@ class Trainers:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._appraising = threading.Lock()
+        self._zygote = Zygote()
         self._legs: dict[LegKey, Trainer] = {}
-        self._spare: Trainer | None = None
-        self._closed = False
-
-    def warm_up(self) -> None:
-        """Starts the spare child, if there is none; returns at once."""
-        with self._guard:
-            if not self._closed and (self._spare is None or not self._spare.alive):
-                self._spare = Trainer.spawn()
 
     def appraise_graph(self, graph: ModelGraph, micro_batch_size: int, loss: str, classes: int) -> int:
         """Has a child without data look at a proposed graph; returns its parameters.
@@ -45,21 +36,11 @@ class Trainers:
         Raises:
             InvalidInput: GRAPH_NOT_ALLOWED or SPEC_INVALID. TrainerFailed: no answer in time.
         """
-        with self._appraising:  # the spare child is nobody's leg until this look has ended
-            self.warm_up()
-            with self._guard:
-                trainer, self._spare = self._spare, None
-            if trainer is None:
-                trainer = Trainer.spawn()
-            try:
-                return trainer.appraise(graph, micro_batch_size, loss, classes)
-            finally:
-                with self._guard:
-                    keep = self._spare is None and trainer.alive and not self._closed
-                    if keep:
-                        self._spare = trainer
-                if not keep:
-                    trainer.stop()
+        with (
+            self._appraising,
+            self._zygote.spawn() as trainer,
+        ):  # one at a time: a stranger's graph costs memory
+            return trainer.appraise(graph, micro_batch_size, loss, classes)
 
     def for_leg(self, spec: TrainingJobSpec, served: ServedDataset) -> Trainer:
         """The leg's child, started and with the data read; a new one where the old one is dead.
@@ -76,10 +57,7 @@ class Trainers:
                 raise Refused("too many legs train here at the moment", reason="TOO_MANY", limit=MOST_LEGS)
             if known is not None:
                 known.stop()
-            trainer, self._spare = self._spare, None
-            if trainer is None or not trainer.alive:
-                trainer = Trainer.spawn()
-            self._legs[key] = trainer
+            trainer = self._legs[key] = self._zygote.spawn()
         try:
             trainer.start(task_for(spec, served))
         except BaseException:
@@ -100,11 +78,10 @@ class Trainers:
     def close(self) -> None:
         """Ends all children."""
         with self._guard:
-            self._closed = True
-            trainers = [*self._legs.values(), *([self._spare] if self._spare else [])]
-            self._legs, self._spare = {}, None
+            trainers, self._legs = [*self._legs.values()], {}
         for trainer in trainers:
             trainer.stop()
+        self._zygote.close()
 
 
 def task_for(spec: TrainingJobSpec, served: ServedDataset) -> TrainerTask:

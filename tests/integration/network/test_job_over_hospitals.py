@@ -51,7 +51,8 @@ def test_the_charged_integer_is_one_and_the_same_in_every_book(
     reserved, each = job.spec.reservation_micro(dataset_id), job.spec.leg(dataset_id).loss_per_attempt_micro
     loss = len(finished.results) * each
     assert reserved == plan.attempts * each > loss > 0, "spare attempts that were not used are free again"
-    # the holder's ledger
+    # the holder's ledger, once it has seen the receipt at a final block
+    clinics.until_followed()
     with clinics.ledger(name) as book:
         leg, budget = book.leg(dataset_id, job_id), book.budget(dataset_id)
         assert (leg.state, leg.reservation_micro, leg.loss_per_attempt_micro) == (

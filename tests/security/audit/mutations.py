@@ -7,11 +7,28 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, replace
 from typing import Any
 
-from usufruct.audit.evidence import CallFacts, Evidence, HolderRecords, KeptRecord
-from usufruct.chain import Event, LegState, receipt_hash
+from changes import (
+    Mutation,
+    change_event,
+    drop_event,
+    flip_bit,
+    other_value,
+    pick_event,
+    pick_record,
+    place_of,
+    some_address,
+    superseded,
+    with_all_records,
+    with_call,
+    with_event,
+    with_records,
+)
+
+from usufruct.audit.evidence import Evidence, KeptRecord
+from usufruct.chain import LegState, receipt_hash
 from usufruct.chain.events import (
     AdminChanged,
     AdminOffered,
@@ -49,18 +66,6 @@ from usufruct.chain.events import (
 from usufruct.domain.usage_record import UsageKind, leaf
 from usufruct.wire.usage import record_from_bytes, record_to_bytes
 
-WHERE_ON_CHAIN = {"block_number", "transaction_hash", "log_index"}
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """One change: what was done, to which record (holder, number) if to one, and the evidence after it."""
-
-    what: str
-    evidence: Evidence
-    record: tuple[int, int] | None = None
-
-
 Mutator = Callable[[random.Random, Evidence], Mutation]
 
 
@@ -68,33 +73,35 @@ Mutator = Callable[[random.Random, Evidence], Mutation]
 
 
 def flip_record_bit(rng: random.Random, evidence: Evidence) -> Mutation:
-    holder, index = _pick_record(rng, evidence)
+    holder, index = pick_record(rng, evidence)
     kept = evidence.records[holder].records[index]
-    changed = replace(kept, data=_flip(rng, kept.data))
-    return Mutation("one bit of a record", _with(evidence, holder, {index: changed}), (holder, index))
+    changed = replace(kept, data=flip_bit(rng, kept.data))
+    return Mutation("one bit of a record", with_records(evidence, holder, {index: changed}), (holder, index))
 
 
 def flip_record_bit_and_fix_leaf(rng: random.Random, evidence: Evidence) -> Mutation:
-    holder, index = _pick_record(rng, evidence)
-    data = _flip(rng, evidence.records[holder].records[index].data)
+    holder, index = pick_record(rng, evidence)
+    data = flip_bit(rng, evidence.records[holder].records[index].data)
     changed = KeptRecord(index, data, leaf(index, data))
     return Mutation(
         "one bit of a record, its leaf made to fit",
-        _with(evidence, holder, {index: changed}),
+        with_records(evidence, holder, {index: changed}),
         (holder, index),
     )
 
 
 def flip_leaf_bit(rng: random.Random, evidence: Evidence) -> Mutation:
-    holder, index = _pick_record(rng, evidence)
+    holder, index = pick_record(rng, evidence)
     kept = evidence.records[holder].records[index]
-    changed = replace(kept, leaf=_flip(rng, kept.leaf))
-    return Mutation("one bit of a record's leaf", _with(evidence, holder, {index: changed}), (holder, index))
+    changed = replace(kept, leaf=flip_bit(rng, kept.leaf))
+    return Mutation(
+        "one bit of a record's leaf", with_records(evidence, holder, {index: changed}), (holder, index)
+    )
 
 
 def forge_record(rng: random.Random, evidence: Evidence) -> Mutation:
     """A well-formed record that says something else."""
-    holder, index = _pick_record(rng, evidence)
+    holder, index = pick_record(rng, evidence)
     record = record_from_bytes(evidence.records[holder].records[index].data)
     change: dict[str, Any] = rng.choice(
         [
@@ -116,39 +123,47 @@ def forge_record(rng: random.Random, evidence: Evidence) -> Mutation:
     data = record_to_bytes(replace(record, **change))
     changed = KeptRecord(index, data, leaf(index, data))
     return Mutation(
-        f"forged {', '.join(change)} of a record", _with(evidence, holder, {index: changed}), (holder, index)
+        f"forged {', '.join(change)} of a record",
+        with_records(evidence, holder, {index: changed}),
+        (holder, index),
     )
 
 
 def lengthen_or_shorten_record(rng: random.Random, evidence: Evidence) -> Mutation:
-    holder, index = _pick_record(rng, evidence)
+    holder, index = pick_record(rng, evidence)
     kept = evidence.records[holder].records[index]
     data = kept.data + rng.randbytes(1) if rng.random() < 0.5 else kept.data[:-1]
     changed = replace(kept, data=data)
-    return Mutation("a record of another length", _with(evidence, holder, {index: changed}), (holder, index))
+    return Mutation(
+        "a record of another length", with_records(evidence, holder, {index: changed}), (holder, index)
+    )
 
 
 def drop_record(rng: random.Random, evidence: Evidence) -> Mutation:
-    holder, index = _pick_record(rng, evidence)
-    return Mutation("a record less", _with(evidence, holder, {index: None}), (holder, index))
+    holder, index = pick_record(rng, evidence)
+    if any(
+        isinstance(e, RecordShown) and (e.holder_id, e.sequence) == (holder, index) for e in evidence.events
+    ):
+        return duplicate_record(rng, evidence)  # the chain still has it
+    return Mutation("a record less", with_records(evidence, holder, {index: None}), (holder, index))
 
 
 def drop_record_and_close_gap(rng: random.Random, evidence: Evidence) -> Mutation:
     """What is left is renumbered, as if the record had never been."""
-    holder, index = _pick_record(rng, evidence)
+    holder, index = pick_record(rng, evidence)
     left = [kept for kept in evidence.records[holder].records if kept.sequence != index]
     renumbered = []
     for number, kept in enumerate(left):
         data = record_to_bytes(replace(record_from_bytes(kept.data), sequence=number))
         renumbered.append(KeptRecord(number, data, leaf(number, data)))
-    return Mutation("a record less, the others renumbered", _with_all(evidence, holder, renumbered))
+    return Mutation("a record less, the others renumbered", with_all_records(evidence, holder, renumbered))
 
 
 def duplicate_record(rng: random.Random, evidence: Evidence) -> Mutation:
-    holder, index = _pick_record(rng, evidence)
+    holder, index = pick_record(rng, evidence)
     records = list(evidence.records[holder].records)
     records.insert(index, records[index])
-    return Mutation("a record twice", _with_all(evidence, holder, records), (holder, index))
+    return Mutation("a record twice", with_all_records(evidence, holder, records), (holder, index))
 
 
 def swap_records(rng: random.Random, evidence: Evidence) -> Mutation:
@@ -159,7 +174,7 @@ def swap_records(rng: random.Random, evidence: Evidence) -> Mutation:
         first: KeptRecord(first, b.data, leaf(first, b.data)),
         second: KeptRecord(second, a.data, leaf(second, a.data)),
     }
-    return Mutation("two records swapped", _with(evidence, holder, swapped))
+    return Mutation("two records swapped", with_records(evidence, holder, swapped))
 
 
 def drop_holders_records(rng: random.Random, evidence: Evidence) -> Mutation:
@@ -171,59 +186,59 @@ def drop_holders_records(rng: random.Random, evidence: Evidence) -> Mutation:
 
 
 def change_batch(rng: random.Random, evidence: Evidence) -> Mutation:
-    return _change_event(rng, evidence, (UsageBatch,))
+    return change_event(rng, evidence, (UsageBatch,))
 
 
 def drop_batch(rng: random.Random, evidence: Evidence) -> Mutation:
-    return _drop_event(rng, evidence, (UsageBatch,))
+    return drop_event(rng, evidence, (UsageBatch,))
 
 
 # -- receipts ----------------------------------------------------------------------------------------------------
 
 
 def change_receipt_field(rng: random.Random, evidence: Evidence) -> Mutation:
-    event = _pick_event(rng, evidence, (LegDelivered,))
+    event = pick_event(rng, evidence, (LegDelivered,))
     receipt = event.receipt
     name = rng.choice([field.name for field in fields(receipt)])
-    changed = replace(event, receipt=replace(receipt, **{name: _other(rng, getattr(receipt, name))}))
-    return Mutation(f"receipt's {name}", _with_event(evidence, event, changed))
+    changed = replace(event, receipt=replace(receipt, **{name: other_value(rng, getattr(receipt, name))}))
+    return Mutation(f"receipt's {name}", with_event(evidence, event, changed))
 
 
 def forge_receipt_with_its_hash(rng: random.Random, evidence: Evidence) -> Mutation:
-    event = _pick_event(rng, evidence, (LegDelivered,))
+    event = pick_event(rng, evidence, (LegDelivered,))
     name = rng.choice([field.name for field in fields(event.receipt)])
-    receipt = replace(event.receipt, **{name: _other(rng, getattr(event.receipt, name))})
+    receipt = replace(event.receipt, **{name: other_value(rng, getattr(event.receipt, name))})
     named = receipt_hash(receipt, evidence.chain_id, evidence.compute_access)
     return Mutation(
         f"receipt's {name}, with its hash",
-        _with_event(evidence, event, replace(event, receipt=receipt, receipt_hash=named)),
+        with_event(evidence, event, replace(event, receipt=receipt, receipt_hash=named)),
     )
 
 
 def change_delivery(rng: random.Random, evidence: Evidence) -> Mutation:
-    event = _pick_event(rng, evidence, (LegDelivered,))
+    event = pick_event(rng, evidence, (LegDelivered,))
     name = rng.choice(
-        sorted({"job_id", "dataset_id", "until_seconds", "receipt_hash"} - _superseded(evidence, event))
+        sorted({"job_id", "dataset_id", "until_seconds", "receipt_hash"} - superseded(evidence, event))
     )
     return Mutation(
         f"delivery's {name}",
-        _with_event(evidence, event, replace(event, **{name: _other(rng, getattr(event, name))})),
+        with_event(evidence, event, replace(event, **{name: other_value(rng, getattr(event, name))})),
     )
 
 
 def drop_delivery(rng: random.Random, evidence: Evidence) -> Mutation:
-    return _drop_event(rng, evidence, (LegDelivered,))
+    return drop_event(rng, evidence, (LegDelivered,))
 
 
 def change_signer(rng: random.Random, evidence: Evidence) -> Mutation:
     """Somebody else sent the transaction, or the signature in it is another one."""
-    event = _pick_event(rng, evidence, (LegAccepted, LegDelivered, UsageBatch, JobOpened))
+    event = pick_event(rng, evidence, (LegAccepted, LegDelivered, UsageBatch, JobOpened))
     call = evidence.calls[event.transaction_hash]
     if call.statement and rng.random() < 0.5:
-        changed = replace(call, statement=_flip(rng, call.statement[:64]) + call.statement[64:])
+        changed = replace(call, statement=flip_bit(rng, call.statement[:64]) + call.statement[64:])
     else:
-        changed = replace(call, sender=_address(rng), statement=b"")
-    return _with_call(evidence, event, changed, f"signer of {type(event).__name__}")
+        changed = replace(call, sender=some_address(rng), statement=b"")
+    return with_call(evidence, event, changed, f"signer of {type(event).__name__}")
 
 
 def change_consent(rng: random.Random, evidence: Evidence) -> Mutation:
@@ -238,29 +253,29 @@ def change_consent(rng: random.Random, evidence: Evidence) -> Mutation:
     old = getattr(call, name)
     if name == "sponsorship":
         changed = replace(
-            call, sponsorship=replace(old, signature=_flip(rng, old.signature[:64]) + old.signature[64:])
+            call, sponsorship=replace(old, signature=flip_bit(rng, old.signature[:64]) + old.signature[64:])
         )
     else:
-        changed = replace(call, **{name: _flip(rng, old[:64]) + old[64:], "sender": _address(rng)})
+        changed = replace(call, **{name: flip_bit(rng, old[:64]) + old[64:], "sender": some_address(rng)})
     return Mutation(
         f"signature of a {name}", replace(evidence, calls={**evidence.calls, transaction: changed})
     )
 
 
 def change_grant(rng: random.Random, evidence: Evidence) -> Mutation:
-    event = _pick_event(rng, evidence, (JobOpened,))
+    event = pick_event(rng, evidence, (JobOpened,))
     call = evidence.calls[event.transaction_hash]
     index = rng.randrange(len(call.grants))
     signed = call.grants[index]
     if rng.random() < 0.3:
-        changed = replace(signed, signature=_flip(rng, signed.signature[:64]) + signed.signature[64:])
+        changed = replace(signed, signature=flip_bit(rng, signed.signature[:64]) + signed.signature[64:])
     else:
         name = rng.choice([field.name for field in fields(signed.grant)])
         changed = replace(
-            signed, grant=replace(signed.grant, **{name: _other(rng, getattr(signed.grant, name))})
+            signed, grant=replace(signed.grant, **{name: other_value(rng, getattr(signed.grant, name))})
         )
     grants = (*call.grants[:index], changed, *call.grants[index + 1 :])
-    return _with_call(evidence, event, replace(call, grants=grants), "a grant")
+    return with_call(evidence, event, replace(call, grants=grants), "a grant")
 
 
 def change_budget(rng: random.Random, evidence: Evidence) -> Mutation:
@@ -282,7 +297,7 @@ def change_budget(rng: random.Random, evidence: Evidence) -> Mutation:
             "next_id",
         ]
     )
-    changed = replace(entry, **{name: _other(rng, getattr(entry, name))})
+    changed = replace(entry, **{name: other_value(rng, getattr(entry, name))})
     storage = replace(evidence.storage, datasets={**evidence.storage.datasets, number: changed})
     return Mutation(f"stored {name} of a dataset", replace(evidence, storage=storage))
 
@@ -301,34 +316,34 @@ TIMED = (LegDelivered, LegDisputed, PayoutScheduled, CapScheduled, FeeScheduled,
 
 
 def change_payment(rng: random.Random, evidence: Evidence) -> Mutation:
-    return _change_event(rng, evidence, MONEY)
+    return change_event(rng, evidence, MONEY)
 
 
 def drop_payment(rng: random.Random, evidence: Evidence) -> Mutation:
-    return _drop_event(rng, evidence, MONEY)
+    return drop_event(rng, evidence, MONEY)
 
 
 def repeat_payment(rng: random.Random, evidence: Evidence) -> Mutation:
     """The same event once more, as a later log entry."""
-    event = _pick_event(rng, evidence, MONEY)
+    event = pick_event(rng, evidence, MONEY)
     last = evidence.events[-1]
     again = replace(event, block_number=last.block_number + 1, log_index=0)
     return Mutation(f"{type(event).__name__} twice", replace(evidence, events=(*evidence.events, again)))
 
 
 def change_leg(rng: random.Random, evidence: Evidence) -> Mutation:
-    event = _pick_event(rng, evidence, (LegLocked,))
+    event = pick_event(rng, evidence, (LegLocked,))
     name = rng.choice([field.name for field in fields(event.leg) if field.name != "state"])
-    changed = replace(event, leg=replace(event.leg, **{name: _other(rng, getattr(event.leg, name))}))
-    return Mutation(f"leg's {name}", _with_event(evidence, event, changed))
+    changed = replace(event, leg=replace(event.leg, **{name: other_value(rng, getattr(event.leg, name))}))
+    return Mutation(f"leg's {name}", with_event(evidence, event, changed))
 
 
 def change_opening(rng: random.Random, evidence: Evidence) -> Mutation:
-    return _change_event(rng, evidence, (JobOpened, HolderRegistered, DatasetRegistered))
+    return change_event(rng, evidence, (JobOpened, HolderRegistered, DatasetRegistered))
 
 
 def drop_opening(rng: random.Random, evidence: Evidence) -> Mutation:
-    return _drop_event(rng, evidence, (JobOpened, LegLocked, HolderRegistered, DatasetRegistered))
+    return drop_event(rng, evidence, (JobOpened, LegLocked, HolderRegistered, DatasetRegistered))
 
 
 def change_stored_money(rng: random.Random, evidence: Evidence) -> Mutation:
@@ -336,7 +351,7 @@ def change_stored_money(rng: random.Random, evidence: Evidence) -> Mutation:
     name = rng.choice(["deposits", "earnings"])
     words = dict(getattr(storage, name))
     key = rng.choice(sorted(words))
-    words[key] = _other(rng, words[key])
+    words[key] = other_value(rng, words[key])
     return Mutation(f"stored {name}", replace(evidence, storage=replace(storage, **{name: words})))
 
 
@@ -345,13 +360,13 @@ def change_stored_hash(rng: random.Random, evidence: Evidence) -> Mutation:
     name = rng.choice(["leg_hashes", "usage_roots"])
     words = dict(getattr(storage, name))
     key = rng.choice(sorted(words))
-    words[key] = _flip(rng, words[key])
+    words[key] = flip_bit(rng, words[key])
     return Mutation(f"stored {name}", replace(evidence, storage=replace(storage, **{name: words})))
 
 
 def swap_payments(rng: random.Random, evidence: Evidence) -> Mutation:
     """A payment before its delivery."""
-    delivered = _pick_event(rng, evidence, (LegDelivered,))
+    delivered = pick_event(rng, evidence, (LegDelivered,))
     paid = next(
         
             e for e in evidence.events
@@ -363,8 +378,8 @@ def swap_payments(rng: random.Random, evidence: Evidence) -> Mutation:
         return change_rule(rng, evidence)
     places = [(e.block_number, e.transaction_hash, e.log_index) for e in (paid, delivered)]
     moved = {
-        id(paid): replace(paid, **_place(places[1])),
-        id(delivered): replace(delivered, **_place(places[0])),
+        id(paid): replace(paid, **place_of(places[1])),
+        id(delivered): replace(delivered, **place_of(places[0])),
     }
     events = [moved.get(id(event), event) for event in evidence.events]
     events.sort(key=lambda e: (e.block_number, e.log_index))
@@ -375,11 +390,11 @@ def swap_payments(rng: random.Random, evidence: Evidence) -> Mutation:
 
 
 def change_rule(rng: random.Random, evidence: Evidence) -> Mutation:
-    return _change_event(rng, evidence, RULES)
+    return change_event(rng, evidence, RULES)
 
 
 def change_endpoint(rng: random.Random, evidence: Evidence) -> Mutation:
-    return _change_event(rng, evidence, (EndpointChanged,))
+    return change_event(rng, evidence, (EndpointChanged,))
 
 
 def change_call(rng: random.Random, evidence: Evidence) -> Mutation:
@@ -403,8 +418,8 @@ def change_call(rng: random.Random, evidence: Evidence) -> Mutation:
     )
     event = rng.choice(events)
     call = evidence.calls[event.transaction_hash]
-    changed = replace(call, **{name: _other(rng, getattr(call, name))})
-    return _with_call(evidence, event, changed, f"{name} of the transaction of {type(event).__name__}")
+    changed = replace(call, **{name: other_value(rng, getattr(call, name))})
+    return with_call(evidence, event, changed, f"{name} of the transaction of {type(event).__name__}")
 
 
 def drop_call(rng: random.Random, evidence: Evidence) -> Mutation:
@@ -417,7 +432,7 @@ def drop_call(rng: random.Random, evidence: Evidence) -> Mutation:
 
 
 def change_time(rng: random.Random, evidence: Evidence) -> Mutation:
-    event = _pick_event(rng, evidence, TIMED)
+    event = pick_event(rng, evidence, TIMED)
     seconds = evidence.block_times[event.block_number] + rng.choice([-1, 1]) * rng.randrange(1, 100_000)
     times = {**evidence.block_times, event.block_number: seconds}
     return Mutation(f"time of {type(event).__name__}", replace(evidence, block_times=times))
@@ -438,7 +453,7 @@ def drop_time(rng: random.Random, evidence: Evidence) -> Mutation:
 
 
 def drop_rule(rng: random.Random, evidence: Evidence) -> Mutation:
-    return _drop_event(rng, evidence, RULES)
+    return drop_event(rng, evidence, RULES)
 
 
 def change_stored_rule(rng: random.Random, evidence: Evidence) -> Mutation:
@@ -457,7 +472,7 @@ def change_stored_rule(rng: random.Random, evidence: Evidence) -> Mutation:
     name = rng.choice(names)
     if name == "settings":
         field_ = rng.choice(["guardian", "paused", "fee_bps", "next_fee_bps", "fee_from_seconds"])
-        settings = replace(storage.settings, **{field_: _other(rng, getattr(storage.settings, field_))})
+        settings = replace(storage.settings, **{field_: other_value(rng, getattr(storage.settings, field_))})
         return Mutation(f"stored {field_}", replace(evidence, storage=replace(storage, settings=settings)))
     words: dict[Any, Any] = dict(getattr(storage, name))
     key = rng.choice(sorted(words))
@@ -470,7 +485,7 @@ def change_stored_rule(rng: random.Random, evidence: Evidence) -> Mutation:
     else:
         given = {"holder_id", "job_id", "state"}
         what = rng.choice([field.name for field in fields(words[key]) if field.name not in given])
-        words[key] = replace(words[key], **{what: _other(rng, getattr(words[key], what))})
+        words[key] = replace(words[key], **{what: other_value(rng, getattr(words[key], what))})
     return Mutation(f"stored {what} of {name}", replace(evidence, storage=replace(storage, **{name: words})))
 
 
@@ -501,110 +516,3 @@ TRANSACTIONS: tuple[Mutator, ...] = (
     shift_times,
     drop_time,
 )
-
-
-# -- inside ------------------------------------------------------------------------------------------------------
-
-
-def _pick_record(rng: random.Random, evidence: Evidence) -> tuple[int, int]:
-    holder = rng.choice(sorted(evidence.records))
-    return holder, rng.randrange(len(evidence.records[holder].records))
-
-
-def _with(evidence: Evidence, holder: int, changes: dict[int, KeptRecord | None]) -> Evidence:
-    kept = [changes.get(i, record) for i, record in enumerate(evidence.records[holder].records)]
-    return _with_all(evidence, holder, [record for record in kept if record is not None])
-
-
-def _with_all(evidence: Evidence, holder: int, records: list[KeptRecord]) -> Evidence:
-    log: HolderRecords = replace(evidence.records[holder], records=tuple(records))
-    return replace(evidence, records={**evidence.records, holder: log})
-
-
-def _pick_event(rng: random.Random, evidence: Evidence, kinds: tuple[type[Event], ...]) -> Any:
-    present = [kind for kind in kinds if any(isinstance(event, kind) for event in evidence.events)]
-    kind = rng.choice(present)
-    return rng.choice([event for event in evidence.events if isinstance(event, kind)])
-
-
-def _change_event(rng: random.Random, evidence: Evidence, kinds: tuple[type[Event], ...]) -> Mutation:
-    event = _pick_event(rng, evidence, kinds)
-    left_out = WHERE_ON_CHAIN | _superseded(evidence, event)
-    name = rng.choice([f.name for f in fields(event) if f.name not in left_out])
-    changed = replace(event, **{name: _other(rng, getattr(event, name))})
-    return Mutation(f"{type(event).__name__}.{name}", _with_event(evidence, event, changed))
-
-
-def _superseded(evidence: Evidence, event: Event) -> set[str]:
-    """Fields that a later event replaced, or that mean nothing here: nothing else depends on them."""
-    replaced: set[str] = set()
-    for later in evidence.events:
-        same = isinstance(event, DatasetRegistered) and getattr(later, "dataset_id", 0) == event.dataset_id
-        if same and isinstance(later, CapChanged):
-            replaced.add("cap_micro")
-        if same and isinstance(later, TermsChanged):
-            replaced.add("terms")
-        same = isinstance(event, HolderRegistered) and getattr(later, "holder_id", 0) == event.holder_id
-        if same and isinstance(later, PayoutChanged):
-            replaced.add("payout")
-        if same and isinstance(later, AdminChanged):
-            replaced.add("admin")
-        if same and isinstance(later, EndpointChanged):
-            replaced |= {"endpoint", "fingerprint"}
-        after = (later.block_number, later.log_index) > (event.block_number, event.log_index)
-        if after and isinstance(event, FencingEpochTaken) and isinstance(later, FencingEpochTaken):
-            replaced |= {"ledger_head"} if later.holder_id == event.holder_id else set()
-        if after and isinstance(event, EndpointChanged) and isinstance(later, EndpointChanged):
-            replaced |= {"endpoint", "fingerprint"}
-        if after and isinstance(event, LegDelivered) and isinstance(later, LegDisputed):
-            replaced |= {"until_seconds"} if later.job_id == event.job_id else set()
-    if isinstance(event, DatasetRegistered) and not event.previous_id:
-        replaced.add("disjoint")
-    return replaced
-
-
-def _drop_event(rng: random.Random, evidence: Evidence, kinds: tuple[type[Event], ...]) -> Mutation:
-    event = _pick_event(rng, evidence, kinds)
-    left = tuple(other for other in evidence.events if other is not event)
-    return Mutation(f"{type(event).__name__} missing", replace(evidence, events=left))
-
-
-def _with_event(evidence: Evidence, event: Event, changed: Event) -> Evidence:
-    return replace(evidence, events=tuple(changed if other is event else other for other in evidence.events))
-
-
-def _with_call(evidence: Evidence, event: Event, call: CallFacts, what: str) -> Mutation:
-    return Mutation(what, replace(evidence, calls={**evidence.calls, event.transaction_hash: call}))
-
-
-def _place(values: tuple[int, bytes, int]) -> dict[str, Any]:
-    return dict(zip(("block_number", "transaction_hash", "log_index"), values, strict=True))
-
-
-def _other(rng: random.Random, value: Any) -> Any:
-    """Another value of the same kind, one bit or one address away."""
-    if is_dataclass(value) and not isinstance(value, type):
-        name = rng.choice([field.name for field in fields(value)])
-        return replace(value, **{name: _other(rng, getattr(value, name))})
-    if isinstance(value, LegState):
-        return rng.choice([state for state in LegState if state is not value])
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int):
-        return value ^ 1 << rng.randrange(8)
-    if isinstance(value, bytes):
-        return _flip(rng, value)
-    return _address(rng) if value.startswith("0x") else value + "0"
-
-
-def _flip(rng: random.Random, data: bytes) -> bytes:
-    bit = rng.randrange(8 * len(data))
-    changed = bytearray(data)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
-
-
-def _address(rng: random.Random) -> str:
-    from usufruct.domain.ids import address
-
-    return address("0x" + rng.randbytes(20).hex(), "address")

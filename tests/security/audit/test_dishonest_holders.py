@@ -83,12 +83,6 @@ def dishonest(tmp_path_factory: pytest.TempPathFactory, jobs: dict[str, Job]) ->
         network.finish(jobs[what], last)
     for what in CHECKS:
         network.finish(jobs[what], last)
-    jobs["two rosters"] = together = network.open_job(list(holders[:2]))
-    for round_ in range(1, ROUNDS + 1):
-        network.charge(together, holders[0], round_, round_)
-        network.charge(together, holders[1], round_, round_, view=bytes(32) if round_ == 2 else b"")
-    for holder in together.holders:
-        network.finish(together, holder)
     stranger = Job(secrets.token_bytes(32), secrets.token_bytes(32), {}, [last])
     jobs["a charge without a leg"] = stranger
     about = {**network.about(stranger, last), "round": 1, "attempt": 1, "view_hash": bytes(32)}
@@ -122,7 +116,6 @@ def test_a_receipt_that_lies_is_found(
         ("a grant that was not logged", "grant-unlogged"),
         ("a charge without a leg", "record-without-leg"),
         *((what, "attempt-check") for what in CHECKS),
-        ("two rosters", "attempt-view"),
     ],
 )
 def test_a_usage_log_that_lies_is_found(

@@ -33,7 +33,7 @@ from usufruct.graph.operations import FUNCTIONS, MODULES, Flag, Real, SettingRul
 BATCH = 6
 LIMITS = GraphLimits(physical_batch=BATCH)
 SIZES = (1, 2, 3, BATCH, BATCH * 2)
-COUNT = int(os.environ.get("USUFRUCT_FUZZ_GRAPHS", "2000"))
+COUNT = int(os.environ.get("USUFRUCT_FUZZ_GRAPHS", "1000"))
 
 
 Value = tuple[int, ...]
@@ -152,10 +152,10 @@ def test_no_accepted_graph_leaks_across_records() -> None:
             for parameter in module.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
         module.double().eval()
-        for batch in (1, 2, BATCH, BATCH + 1):
-            assert not _leaks(module, candidate.input_shape, batch, generator), candidate
+        batch = chance.choice((1, 2, BATCH, BATCH + 1))
+        assert not _leaks(module, candidate.input_shape, batch, generator), candidate
     assert accepted >= COUNT // 10
-    if COUNT >= 2000:
+    if COUNT >= 1000:
         assert used - {""} == set(MODULES) | set(FUNCTIONS)  # every operation of the list was part of the run
 
 
@@ -184,7 +184,9 @@ def test_the_search_finds_leaks_where_the_rules_are_off(monkeypatch: pytest.Monk
             leaks += _leaks(module, candidate.input_shape, BATCH, generator)
         except (InvalidInput, RuntimeError):
             continue
-    assert leaks >= 20
+        if leaks >= 20:
+            return
+    raise AssertionError(f"{leaks} leaks in {COUNT} graphs: the search is blind")
 
 
 def _mutated(value: Any, chance: random.Random, depth: int = 0) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from eth_account import Account
-from holder_world import ACCEPT_SECONDS, Builder, Place, round_parts
+from holder_world import ACCEPT_SECONDS, Builder, Place, free_port, round_parts
 
 from usufruct.chain import LegState as ChainLegState
 from usufruct.chain import Sender, acceptance_hash, signer
@@ -16,7 +16,8 @@ from usufruct.errors import UsufructError
 from usufruct.wire.jobs import signed_grant_from_proto, spec_to_bytes
 from usufruct_server.holder.job_store import LegStatus
 from usufruct_server.holder.ledger import LegState, LegUnknown
-from usufruct_server.holder.opening import open_admin
+from usufruct_server.holder.opening import open_admin, open_operator
+from usufruct_server.holder.server import HolderServer
 
 
 def _reason(call: Any, *arguments: Any, **named: Any) -> str:
@@ -132,21 +133,30 @@ def test_no_round_runs_before_the_leg_is_accepted(quiet: Place, customer: Builde
     assert _charged(quiet, spec) == 0
 
 
-def test_no_round_runs_and_nothing_is_spent_while_too_few_are_accepted(
+def test_nothing_runs_or_is_spent_while_too_few_are_accepted_and_then_all_is_free_again(
     quiet: Place, customer: Builder
 ) -> None:
-    spec = customer.granted_and_open(quiet.peer, quiet.dataset_id)
+    config = quiet.world.holder("absent", port=free_port())
+    absent = Place(quiet.world, HolderServer(config, open_operator(config)))
+    absent.server.start()
+    before = quiet.budgets()
+    spec = customer.spec(quiet.dataset_id, absent.dataset_id)
+    data = spec_to_bytes(spec)
+    proposals = [customer.propose(p.peer, p.dataset_id, data, "two") for p in (quiet, absent)]
+    customer.open(spec, data, *proposals)
+    absent.server.stop()
     customer.accept(quiet.peer, spec.job_id, quiet.dataset_id)
-    chain = quiet.server.legs._chain
-    read = chain.job
-    chain.job = lambda job_id: replace(job, min_legs=2) if (job := read(job_id)) else None  # type: ignore[method-assign]
-    try:
-        assert _round(quiet, customer, spec) == "TOO_FEW_ACCEPTED"
-        assert _reason(customer.finish, quiet.peer, spec.job_id, quiet.dataset_id, 0) == "TOO_FEW_ACCEPTED"
-    finally:
-        del chain.job  # type: ignore[method-assign]
+    assert _round(quiet, customer, spec) == "TOO_FEW_ACCEPTED"
+    assert _reason(customer.finish, quiet.peer, spec.job_id, quiet.dataset_id, 0) == "TOO_FEW_ACCEPTED"
     assert _charged(quiet, spec) == 0
-    assert quiet.server.ledger.leg(quiet.dataset_id, spec.job_id).state is LegState.RESERVED
+    quiet.world.pass_time(ACCEPT_SECONDS + 1)
+    quiet.server.following.follow()
+    assert customer.leg(spec.job_id, quiet.dataset_id).state is ChainLegState.RELEASED
+    quiet.server.following.follow()
+    assert quiet.status(spec) is LegStatus.RELEASED
+    assert quiet.server.ledger.leg(quiet.dataset_id, spec.job_id).state is LegState.RELEASED
+    after = quiet.budgets()
+    assert (after[1], after[3]) == (before[1], before[3]), "nothing was spent in either book"
 
 
 @pytest.mark.parametrize("how", ["all", "one"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from eth_account import Account
 from eth_utils.crypto import keccak
-from holder_world import Builder, Place
+from holder_world import GRANT_ALL, Builder, Place, World, free_port, registered
 from typer.testing import CliRunner
 
 from usufruct.errors import ConfigError, InvalidInput, UsufructError
@@ -19,7 +19,8 @@ from usufruct.wire.jobs import spec_to_bytes
 from usufruct_server.holder.commands import app
 from usufruct_server.holder.config import read_config
 from usufruct_server.holder.doctor import Doctor
-from usufruct_server.holder.opening import open_operator
+from usufruct_server.holder.opening import open_admin, open_operator
+from usufruct_server.holder.register import register
 from usufruct_server.holder.server import HolderServer
 
 DAY = 86_400
@@ -104,6 +105,68 @@ def test_a_changed_policy_is_found_and_put_on_chain_by_register(quiet: Place) ->
     (finding,) = (f for f in Doctor(config).findings() if f.check == "registration")
     assert finding.ok, finding.text
     assert _run(quiet, "register")["steps"] == []
+
+
+def test_a_changed_card_is_registered_as_what_somebody_says_it_is(world: World) -> None:
+    config = world.holder("versions", port=free_port())
+    first, card, text = registered(config), config.datasets[0].card, config.path.read_text()
+    card.write_bytes(card.read_bytes().replace(b'"nominal_size":60', b'"nominal_size":61'))
+
+    def put() -> set[int]:
+        return set(
+            register(
+                read_config(config.path), world.chain, open_admin(config), None, list[str]().append
+            ).datasets.values()
+        )
+
+    with pytest.raises(ConfigError, match=f"previous_id = {first}.*retire {first}"):
+        put()
+    config.path.write_text(text.replace("min_cohort = 1", f"min_cohort = 1\nprevious_id = {first}"))
+    (second,) = put() - {first}
+    entry = world.chain.dataset(second)
+    assert (entry.previous_id, world.chain.dataset(first).active) == (first, False)
+    assert put() == {first, second}, "registered once"
+
+
+def test_a_ledger_starts_with_what_the_chain_says_is_spent_of_an_earlier_version(
+    quiet: Place, customer: Builder
+) -> None:
+    """The same people are behind both: what one version lost, the other cannot lose again."""
+    config = quiet.world.holder("older", port=free_port())
+    server = HolderServer(config, open_operator(config))
+    server.start()
+    place = Place(quiet.world, server)
+    spec = customer.started(place.peer, place.dataset_id)
+    customer.deliver(
+        spec.job_id, place.dataset_id, customer.finish(place.peer, spec.job_id, place.dataset_id, 0)
+    )
+    server.stop()
+    lost = spec.reservation_micro(place.dataset_id)
+    card, first = config.datasets[0].card, place.dataset_id
+    card.write_bytes(card.read_bytes().replace(b'"nominal_size":60', b'"nominal_size":61'))
+    text = config.path.read_text()
+    config.path.write_text(text.replace("min_cohort = 1", f"min_cohort = 1\nprevious_id = {first}"))
+    newer = read_config(config.path)
+    found = register(newer, quiet.world.chain, open_admin(config), None, list[str]().append)
+    (second,) = set(found.datasets.values()) - {first}
+    server = HolderServer(newer, open_operator(config))
+    assert server.ledger.budget(second).spent_micro == lost == quiet.world.chain.dataset(second).spent_micro
+    server.close()
+
+
+def test_a_dataset_is_retired_for_good(quiet: Place) -> None:
+    config = quiet.world.holder("retiring", port=free_port())
+    done = CliRunner().invoke(
+        app, ["retire", str(registered(config)), "--config", str(config.path), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    assert not quiet.world.chain.dataset(registered(config)).active
+
+
+def test_the_registered_price_is_the_one_that_is_asked(quiet: Place) -> None:
+    policy = f"{GRANT_ALL}\nmin_price_units = {10**9}"
+    config = quiet.world.holder("dear", port=free_port(), policy=policy)
+    assert quiet.world.chain.dataset(registered(config)).price_units == 10**9
 
 
 def test_the_published_policy_is_the_one_that_is_registered_and_names_no_builder(quiet: Place) -> None:

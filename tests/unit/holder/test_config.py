@@ -85,6 +85,7 @@ def test_a_good_file_means_what_it_says(tmp_path: Path) -> None:
         ("auto_grant = true", 'noise_modes = ["none"]', 16, "noise_modes"),
         ("auto_grant = true", 'unknown_builders = "ask"', 16, "unknown_builders"),
         ("auto_grant = true", "max_loss_per_job_micro = 5", 16, "max_loss_per_job_micro"),
+        ("price_units = 5", "price_units = 5\ndisjoint = true", 32, "disjoint"),
         ("auto_grant = true", 'arbiters = ["0x12"]', 16, "arbiters"),
         ("auto_grant = true", "longest_challenge_seconds = 60", 16, "longest_challenge_seconds"),
         (

@@ -50,9 +50,7 @@ def test_every_start_takes_the_next_epoch_and_names_the_ledgers_head(
     operator, told = open_operator(config), list[str]()
     for epoch in (1, 2):
         server = HolderServer(config, operator, told.append)
-        entry = world.chain.holder(
-            server.catalogue.all()[0].dataset_id
-        )  # one dataset each: numbers are alike
+        entry = world.chain.holder(world.chain.dataset(registered(config)).holder_id)
         assert (entry.fencing_epoch, server.fencing.epoch) == (epoch, epoch)
         assert server.ledger.has_row(entry.ledger_head)
         server.close()
@@ -80,12 +78,25 @@ def test_a_ledger_that_lacks_published_usage_records_is_not_served(
     world: World, config: HolderConfig, tmp_path: Path
 ) -> None:
     server, builder = _serve(config), Builder(world)
-    backup = _copy(config, tmp_path / "backup")  # has the row that the chain names
     peer = PinnedEndpoint(config.endpoint, server.identity.fingerprint)
     spec = builder.started(peer, registered(config))
+    backup = _copy(config, tmp_path / "backup")  # knows the leg, and the row that the chain names
     builder.finish(peer, spec.job_id, registered(config), 0)  # publishes
     server.stop()
     with pytest.raises(LedgerError, match="usage records") as caught:
+        HolderServer(backup, open_operator(config))
+    assert caught.value.reason == "LEDGER_BEHIND_CHAIN"
+    builder.close()
+
+
+def test_a_ledger_that_lacks_an_accepted_leg_is_not_served(
+    world: World, config: HolderConfig, tmp_path: Path
+) -> None:
+    server, builder = _serve(config), Builder(world)
+    backup = _copy(config, tmp_path / "backup")
+    builder.started(PinnedEndpoint(config.endpoint, server.identity.fingerprint), registered(config))
+    server.stop()
+    with pytest.raises(LedgerError, match="was accepted of which it has no row") as caught:
         HolderServer(backup, open_operator(config))
     assert caught.value.reason == "LEDGER_BEHIND_CHAIN"
     builder.close()
@@ -158,7 +169,7 @@ def test_of_two_servers_that_start_at_one_moment_one_gives_way(
     HolderServer(config, operator).close()
     copy = _copy(config, tmp_path / "copy")
     read = type(world.chain).holder
-    before = world.chain.holder(registered(config))
+    before = world.chain.holder(world.chain.dataset(registered(config)).holder_id)
     server, looks = HolderServer(config, operator), list[int]()
 
     def late(self: Chain, holder_id: int, block: int | str | None = None) -> HolderEntry:

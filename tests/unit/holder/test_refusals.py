@@ -209,9 +209,7 @@ def test_a_server_refuses_to_start_when_the_chain_says_otherwise(
 def test_a_taken_port_is_named(cautious: tuple[World, HolderServer, DevChain]) -> None:
     world, first, _ = cautious
     config = replace(world.holder("sixth", port=free_port()), listen=first.config.listen)
-    server = HolderServer(config, open_operator(config))
-    assert _reason(server.start) == "PORT_IN_USE"
-    server.close()
+    assert _reason(HolderServer, config, open_operator(config)) == "PORT_IN_USE"
 
 
 def test_without_the_chain_new_work_is_refused_at_once(

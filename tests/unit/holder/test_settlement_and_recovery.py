@@ -129,6 +129,8 @@ def test_a_leg_whose_deadline_passes_is_closed_at_its_whole_reservation(
     spec = customer.started(quiet.peer, quiet.dataset_id)
     quiet.world.pass_time(3700)  # the server was down, say
     quiet.server.following.follow()
+    assert customer.leg(spec.job_id, quiet.dataset_id).state is ChainLegState.EXPIRED
+    quiet.server.following.follow()
     assert quiet.status(spec) is LegStatus.FAILED
     assert _reserved_and_spent(quiet, spec) == (0, spec.reservation_micro(quiet.dataset_id))
     with pytest.raises(UsufructError) as caught:

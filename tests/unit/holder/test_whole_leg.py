@@ -68,7 +68,8 @@ def test_a_leg_runs_is_logged_and_delivered_at_its_whole_reservation(
         UsageKind.SUBMITTED,
         UsageKind.DELIVERED,
     ]
+    holder_id = world.chain.dataset(dataset_id).holder_id
     for batch in served.ledger.usage_batches():
         covered = records[batch.first_seq : batch.first_seq + batch.count]
         assert batch.root == merkle_root([leaf(batch.first_seq + i, r) for i, r in enumerate(covered)])
-        assert batch.root == world.chain.usage_root(1, batch.first_seq)
+        assert batch.root == world.chain.usage_root(holder_id, batch.first_seq)

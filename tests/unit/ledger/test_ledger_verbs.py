@@ -85,6 +85,28 @@ def test_a_leg_cannot_end_below_its_charges_or_above_its_reservation(ledger: Led
     assert ledger.budget(DATASET) == Budget(CAP, 200, 200)
 
 
+def test_a_dataset_starts_with_the_loss_of_its_earlier_version(ledger: Ledger, path: Path) -> None:
+    assert ledger.register_dataset(DATASET + 1, CAP, ORDER, inherited_micro=70) == Budget(CAP, 0, 70)
+    assert ledger.register_dataset(DATASET + 1, CAP, ORDER, inherited_micro=90) == Budget(CAP, 0, 70), "once"
+    with pytest.raises(BudgetShort):
+        ledger.register_dataset(DATASET + 2, CAP, ORDER, inherited_micro=CAP + 1)
+    ledger.close()
+    with Ledger(path) as again:
+        assert set(again.datasets()) == {DATASET, DATASET + 1}
+        assert again.budget(DATASET + 1) == Budget(CAP, 0, 70)
+
+
+def test_every_start_is_a_row_that_no_earlier_copy_has(ledger: Ledger, path: Path) -> None:
+    first, second = ledger.note_start(), ledger.note_start()
+    assert first != second
+    assert ledger.head()[1] == second
+    ledger.close()
+    with Ledger(path) as again:
+        assert again.has_row(first)
+        assert again.has_row(second)
+        assert not again.has_row(bytes(32))
+
+
 def test_a_charge_is_readable_by_others_before_it_returns_to_the_caller(ledger: Ledger, path: Path) -> None:
     ledger.reserve(DATASET, JOB, 100, 4, SPEC)
     for attempt in range(4):

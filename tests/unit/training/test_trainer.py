@@ -34,6 +34,7 @@ from usufruct_server.holder.training.messages import (
     task_to_header,
 )
 from usufruct_server.holder.training.trainer import Trainer, TrainerFailed
+from usufruct_server.holder.training.zygote import Zygote
 
 WIDTH = 3
 CARD = DatasetCard(
@@ -96,8 +97,15 @@ def task(folder: Path) -> TrainerTask:
 
 
 @pytest.fixture(scope="module")
-def trainer() -> Iterator[Trainer]:
-    with Trainer.spawn() as trainer:
+def zygote() -> Iterator[Zygote]:
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="module")
+def trainer(zygote: Zygote) -> Iterator[Trainer]:
+    with zygote.spawn() as trainer:
         yield trainer
 
 
@@ -250,7 +258,7 @@ def test_the_child_is_confined_and_sees_nothing_of_the_servers_environment(
         b"HOME",
     }
     allowed |= {b"TMPDIR", b"HF_HOME", b"HF_HUB_OFFLINE", b"HF_DATASETS_OFFLINE", b"HF_HUB_DISABLE_TELEMETRY"}
-    allowed |= {b"OMP_NUM_THREADS", b"MKL_NUM_THREADS", b""}
+    allowed |= {b"OMP_NUM_THREADS", b"MKL_NUM_THREADS", b"OPENBLAS_NUM_THREADS", b"JE_ARROW_MALLOC_CONF", b""}
     assert {entry.split(b"=")[0] for entry in environment} <= allowed
     for stream in (0, 1, 2):
         assert os.readlink(f"/proc/{trainer.pid}/fd/{stream}") == "/dev/null"
@@ -266,8 +274,10 @@ def test_a_round_is_fast(trainer: Trainer, task: TrainerTask) -> None:
     assert sorted(seconds)[5] < 0.1  # 4 ms on a quiet two-core machine
 
 
-def test_a_task_that_was_refused_leaves_none_behind_not_the_one_before(task: TrainerTask) -> None:
-    with Trainer.spawn() as trainer:
+def test_a_task_that_was_refused_leaves_none_behind_not_the_one_before(
+    zygote: Zygote, task: TrainerTask
+) -> None:
+    with zygote.spawn() as trainer:
         trainer.start(task)
         with pytest.raises(InvalidInput):
             trainer.start(dataclasses.replace(task, loss="hinge"))
@@ -290,8 +300,8 @@ def _wait_gone(pid: int, seconds: float) -> bool:
         os.close(descriptor)
 
 
-def test_a_killed_child_is_a_clear_error_at_once_and_for_ever(task: TrainerTask) -> None:
-    with Trainer.spawn() as trainer:
+def test_a_killed_child_is_a_clear_error_at_once_and_for_ever(zygote: Zygote, task: TrainerTask) -> None:
+    with zygote.spawn() as trainer:
         trainer.start(task)
         timer = threading.Timer(0.0, os.kill, (trainer.pid, signal.SIGKILL))
         long = dataclasses.replace(task, plan=dataclasses.replace(PLAN, local_steps=10_000))
@@ -307,8 +317,8 @@ def test_a_killed_child_is_a_clear_error_at_once_and_for_ever(task: TrainerTask)
             trainer.check_weights(WEIGHTS, 1, 1, timeout_seconds=1)
 
 
-def test_stopping_ends_a_call_that_waits_in_another_thread(task: TrainerTask) -> None:
-    trainer = Trainer.spawn()
+def test_stopping_ends_a_call_that_waits_in_another_thread(zygote: Zygote, task: TrainerTask) -> None:
+    trainer = zygote.spawn()
     trainer.start(dataclasses.replace(task, plan=dataclasses.replace(PLAN, local_steps=10_000)))
     stopper = threading.Thread(target=trainer.stop)
     threading.Timer(0.1, stopper.start).start()
@@ -320,8 +330,8 @@ def test_stopping_ends_a_call_that_waits_in_another_thread(task: TrainerTask) ->
     assert not trainer.alive
 
 
-def test_a_child_that_hangs_is_killed_at_the_deadline(task: TrainerTask) -> None:
-    trainer = Trainer.spawn()
+def test_a_child_that_hangs_is_killed_at_the_deadline(zygote: Zygote, task: TrainerTask) -> None:
+    trainer = zygote.spawn()
     trainer.start(task)
     scratch = Path(os.readlink(f"/proc/{trainer.pid}/cwd"))
     assert scratch.stat().st_mode & 0o777 == 0o700
@@ -338,9 +348,9 @@ def test_a_child_that_hangs_is_killed_at_the_deadline(task: TrainerTask) -> None
 
 def test_the_child_ends_when_the_server_is_killed() -> None:
     program = (
-        "from usufruct_server.holder.training.trainer import Trainer\n"
+        "from usufruct_server.holder.training.zygote import Zygote\n"
         "import sys, threading\n"
-        "trainer = Trainer.spawn(); trainer.wait_ready(); print(trainer.pid, flush=True); sys.stdin.read()\n"
+        "trainer = Zygote().spawn(); trainer.wait_ready(); print(trainer.pid, flush=True); sys.stdin.read()\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     server = subprocess.Popen(
@@ -361,6 +371,6 @@ def test_the_child_ends_when_the_server_is_killed() -> None:
 
 
 def test_the_servers_end_needs_no_torch() -> None:
-    program = "import sys, usufruct_server.holder.training.trainer; sys.exit('torch' in sys.modules)"
+    program = "import sys, usufruct_server.holder.training.zygote; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0

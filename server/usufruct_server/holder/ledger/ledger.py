@@ -111,14 +111,21 @@ class Ledger(LedgerReader):
 
     # -- budgets --------------------------------------------------------------------------------------------
 
-    def register_dataset(self, dataset_id: int, cap_micro: int, order: int) -> Budget:
+    def register_dataset(
+        self, dataset_id: int, cap_micro: int, order: int, inherited_micro: int = 0
+    ) -> Budget:
         """Give a dataset its lifetime budget at one order. Again with the same figures: nothing happens.
 
         A lower cap than before takes effect at once, as long as what is reserved and spent fits under it; a
         higher one is refused here.
 
+        Args:
+            inherited_micro: what is spent of it already when this ledger first meets it: by an earlier version of the
+                dataset. Later it is ignored.
+
         Raises:
             DatasetConflict: other order, higher cap, or a cap below what is reserved and spent.
+            BudgetShort: more is inherited than the cap.
         """
         _check_dataset_id(dataset_id)
         checked_integer("cap_micro", cap_micro, 1, MAXIMUM_BUDGET_MICRO, InvalidInput)
@@ -128,8 +135,12 @@ class Ledger(LedgerReader):
             if known is None:
                 budget = Budget(cap_micro)
                 self._append(Kind.REGISTER, dataset_id, cap_micro, order=order)
+                if inherited_micro:
+                    budget = budget.reserve(inherited_micro).charge(inherited_micro)
+                    self._append(Kind.INHERIT, dataset_id, inherited_micro)
                 self._connection.execute(
-                    "INSERT INTO budgets VALUES (?, ?, ?, 0, 0)", (dataset_id, order, cap_micro)
+                    "INSERT INTO budgets VALUES (?, ?, ?, 0, ?)",
+                    (dataset_id, order, cap_micro, budget.spent_micro),
                 )
                 return budget
             known_order, budget = known

@@ -19,6 +19,7 @@ class Kind(StrEnum):
 
     START = "start"
     REGISTER = "register"
+    INHERIT = "inherit"
     LOWER_CAP = "lower_cap"
     RESERVE = "reserve"
     CHARGE = "charge"
@@ -41,10 +42,10 @@ class LedgerRow:
     Attributes:
         seq: gapless, from 0. version: of this layout. time_seconds: UTC, for people; nothing is decided by
         it. kind: what happened. dataset_id: the dataset's id on chain. amount_micro: cap (register,
-        lower_cap), whole reservation (reserve), loss charged (charge; commit: beyond the charges before) or
+        lower_cap), loss of an earlier version (inherit), whole reservation (reserve), loss charged (charge; commit: beyond the charges before) or
             given back (release), in 10^-6 nat.
         order: Rényi order (register only).
-        job_id: 32 bytes; None for register and lower_cap; random for start.
+        job_id: 32 bytes; None for register, inherit and lower_cap; random for start.
         attempts: attempts reserved (reserve only).
         round, attempt: what was charged (charge only).
         spec_hash: 32 bytes (reserve only).

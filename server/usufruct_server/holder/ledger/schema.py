@@ -23,7 +23,7 @@ CREATE TABLE entries (
     seq INTEGER PRIMARY KEY CHECK (seq >= 0),
     version INTEGER NOT NULL,
     time_seconds INTEGER NOT NULL,
-    kind TEXT NOT NULL CHECK (kind IN ('start', 'register', 'lower_cap', 'reserve', 'charge', 'commit', 'release')),
+    kind TEXT NOT NULL CHECK (kind IN ('start', 'register', 'inherit', 'lower_cap', 'reserve', 'charge', 'commit', 'release')),
     dataset_id INTEGER NOT NULL CHECK (dataset_id >= 0),
     amount_micro INTEGER NOT NULL CHECK (amount_micro >= 0),
     renyi_order INTEGER,

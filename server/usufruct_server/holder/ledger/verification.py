@@ -124,6 +124,10 @@ class _Replay:
             self.budgets[row.dataset_id] = (int(row.order or 0), Budget(row.amount_micro))
             return
         order, budget = self.budgets[row.dataset_id]
+        if row.kind is Kind.INHERIT:
+            _require(budget == Budget(budget.cap_micro) and row.amount_micro > 0)
+            self.budgets[row.dataset_id] = (order, budget.reserve(row.amount_micro).charge(row.amount_micro))
+            return
         if row.kind is Kind.LOWER_CAP:
             self.budgets[row.dataset_id] = (order, budget.lower_cap(row.amount_micro))
             return

@@ -1,26 +1,26 @@
-"""The trainer child: ``python -m usufruct_server.holder.training.child``, started by :class:`trainer.Trainer`.
+"""The zygote's and the trainer child's process: ``python -m usufruct_server.holder.training.child``, started by
+:class:`zygote.Zygote`, whose orders it takes from the socket whose descriptor is its only argument.
 
-One process for one leg of one job. It speaks ``messages`` over the socket whose descriptor is its only argument, and
-ends when that socket closes. It holds the only copy of the rows in the clear; what it sends are updates that already
+A child is one process for one leg of one job. It speaks ``messages`` over the socket that came with the order to fork
+it, and ends when that socket closes. It holds the only copy of the rows in the clear; what it sends are updates that already
 carry their noise, rounded to integers, and errors of the catalogue. Its standard streams are closed to data: they go
 nowhere, and an unexpected failure is reported by the type of the exception and a line of this code.
 
-Order of life: imports (slow, before it is needed) → confinement → ``appraise`` of proposed graphs → ``start`` → ``weights``
-and ``run`` in turn.
+Order of life: imports (slow, once for all children) → fork → confinement → ``appraise`` of proposed graphs → ``start`` →
+``weights`` and ``run`` in turn. The zygote has one thread, as what forks must. Privacy rests on nothing that a fork copies:
+every draw of noise has a fresh key of the system's.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 import sys
+import tempfile
 import traceback
 from typing import Any
-
-from usufruct_server.holder.training.confinement import TrainerLimits, confine, end_with
-
-if __name__ == "__main__":
-    end_with(int(sys.argv[1]))  # before the slow imports
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from usufruct.errors import UsufructError
 from usufruct.graph.model_graph import not_allowed
 from usufruct.privacy.rounding import round_update
 from usufruct_server.holder.training.card_data import load_card_data
+from usufruct_server.holder.training.confinement import TrainerLimits, confine, end_with
 from usufruct_server.holder.training.dpsgd import train_round
 from usufruct_server.holder.training.losses import checked_loss
 from usufruct_server.holder.training.messages import (
@@ -93,7 +94,7 @@ def appraise(header: dict[str, Any]) -> int:
 def serve(connection: socket.socket) -> None:
     """Answers requests until the server closes the socket."""
     session: Session | None = None
-    send(connection, {"answer": "ready"})
+    send(connection, {"answer": "ready", "pid": os.getpid()})
     while True:
         header, body = receive(connection)
         try:
@@ -155,17 +156,73 @@ def _warm_up() -> None:
     graph.load_flat(graph.rebuild(traced.graph), np.zeros(2, dtype=np.float32))
 
 
-def main() -> None:
-    """Entry point of the process."""
-    torch.set_num_threads(1)
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    limits = TrainerLimits(address_space_bytes=int(sys.argv[2]), open_files=int(sys.argv[3]))
-    _warm_up()
-    confine(limits)
+class Children:
+    """The children that this process has forked and that have not ended."""
+
+    def __init__(self) -> None:
+        self._pids: dict[int, int] = {}
+        signal.signal(signal.SIGCHLD, lambda *_: self._reap())
+
+    def fork(self, order: dict[str, Any], connection: socket.socket, control: socket.socket) -> None:
+        """Forks the child of an order. In the child this does not return."""
+        pid = os.fork()
+        if pid:
+            self._pids[order["fork"]] = pid
+            connection.close()
+            self._reap()  # it may have ended before it was noted
+            return
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            control.close()
+            live(connection, order)
+        finally:
+            os._exit(0)
+
+    def end(self, number: int) -> None:
+        """Kills a child, if it has not ended."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # a number is its own until it is reaped
+        if number in self._pids:
+            os.kill(self._pids[number], signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+    def _reap(self) -> None:
+        for number, pid in [*self._pids.items()]:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                del self._pids[number]
+
+
+def live(connection: socket.socket, order: dict[str, Any]) -> None:
+    """A child's whole life, in a scratch directory of its own."""
+    end_with(connection.fileno())
+    os.setsid()
+    os.chdir(order["scratch"])
+    os.environ.update(HOME=order["scratch"], TMPDIR=order["scratch"])
+    tempfile.tempdir = None
+    torch.manual_seed(int.from_bytes(os.urandom(8), "big") >> 1)  # dropout: not the same in every child
+    confine(TrainerLimits(order["address_space_bytes"], order["open_files"]))
     try:
         serve(connection)
     except ConnectionEnded:
         return
+
+
+def main() -> None:
+    """Entry point of the process: forks until its socket closes."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    torch.set_num_threads(1)
+    _warm_up()
+    children, text, connections = Children(), b"", list[int]()
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 64)
+        if not data:
+            return
+        connections += descriptors
+        *lines, text = (text + data).split(b"\n")
+        for order in map(json.loads, lines):
+            if "fork" in order:
+                children.fork(order, socket.socket(fileno=connections.pop(0)), control)
+            else:
+                children.end(order["end"])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What a trainer child may do to the machine. The one place where its walls stand.
 
 This version sets resource limits and ends the child with its parent. A sandbox without network (bubblewrap, seccomp,
-Landlock) belongs into :func:`confine`, which runs when all imports are done and before a byte of the data or of another
-party is read; what has to wrap the command line belongs into ``trainer.Trainer._command``.
+Landlock) belongs into :func:`confine`, which runs after the fork and before a byte of the data or of another
+party is read; what has to wrap the command line belongs into ``zygote.Zygote._start``.
 """
 
 from __future__ import annotations

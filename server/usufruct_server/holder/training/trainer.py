@@ -1,19 +1,17 @@
-"""The server's end of a trainer child: starts it, tells it what to do, and never waits longer than it said.
+"""The server's end of a trainer child: tells it what to do, and never waits longer than it said.
 
 Imports no torch. Calls block, so an asynchronous server runs them in a thread; one call at a time on one trainer.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import select
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +22,6 @@ from numpy.typing import NDArray
 from usufruct import errors
 from usufruct.errors import RoundFailed, UsufructError
 from usufruct.graph.model_graph import ModelGraph
-from usufruct_server.holder.training.confinement import TrainerLimits
 from usufruct_server.holder.training.messages import (
     ConnectionEnded,
     TrainerTask,
@@ -35,7 +32,8 @@ from usufruct_server.holder.training.messages import (
 )
 
 START_SECONDS = 60.0
-"""How long a child may take to import PyTorch on a loaded machine; about 4 s on a quiet one."""
+"""How long the first child may wait for PyTorch on a loaded machine; about 4 s on a quiet one."""
+KILL_SECONDS = 10.0
 
 
 class TrainerFailed(RoundFailed):
@@ -47,59 +45,31 @@ class TrainerFailed(RoundFailed):
 class Trainer:
     """One warm child process for one leg of a job.
 
-    Life: ``Trainer.spawn()`` (at once; the child warms up by itself) → :meth:`start` with the leg's task → per round
+    Life: :meth:`zygote.Zygote.spawn` (at once) → :meth:`start` with the leg's task → per round
     :meth:`check_weights`, then the server charges its ledger, then :meth:`run` → :meth:`stop`. Also a context manager.
 
     After any :class:`TrainerFailed` the child is dead and every later call raises the same.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], connection: socket.socket, scratch: Path) -> None:
-        self._process = process
+    def __init__(self, connection: socket.socket, scratch: Path, kill: Callable[[], bool]) -> None:
+        """``kill`` has the child killed, unless it says that nobody can; its end is seen by its socket."""
         self._connection = connection
         self._scratch = scratch
+        self._end = kill
         self._lock = threading.Lock()
-        self._ready = False
-
-    @classmethod
-    def spawn(cls, limits: TrainerLimits | None = None) -> Trainer:
-        """Starts a child and returns at once, so that a server can have one warm before it is needed."""
-        limits = limits or TrainerLimits()
-        ours, theirs = socket.socketpair()
-        scratch = Path(tempfile.mkdtemp(prefix="usufruct-trainer-"))  # mode 0700
-        try:
-            process = subprocess.Popen(
-                cls._command(theirs.fileno(), limits),
-                env=_environment(scratch),
-                cwd=scratch,
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C at the terminal is for the server, which then stops its children
-            )
-        except BaseException:
-            ours.close()
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-        finally:
-            theirs.close()
-        return cls(process, ours, scratch)
-
-    @staticmethod
-    def _command(descriptor: int, limits: TrainerLimits) -> list[str]:
-        module = "usufruct_server.holder.training.child"
-        figures = [str(descriptor), str(limits.address_space_bytes), str(limits.open_files)]
-        return [sys.executable, "-P", "-m", module, *figures]
+        self._pid = 0
 
     @property
     def pid(self) -> int:
-        """Process id of the child."""
-        return self._process.pid
+        """Process id of the child; waits until it is known, and is 0 for one that never came so far."""
+        if not self._pid:
+            self.wait_ready()
+        return self._pid
 
     @property
     def alive(self) -> bool:
-        """Whether the child still runs."""
-        return self._process.poll() is None
+        """Whether the child still runs, or is still to begin."""
+        return self._connection.fileno() >= 0 and not _hung_up(self._connection, 0)
 
     def wait_ready(self, timeout_seconds: float = START_SECONDS) -> None:
         """Waits until the child has warmed up.
@@ -213,7 +183,7 @@ class Trainer:
             return answer, payload
 
     def _await_ready(self, deadline_seconds: float) -> None:
-        if self._ready:
+        if self._pid:
             return
         try:
             answer, _ = receive(self._connection, deadline_seconds)
@@ -221,19 +191,28 @@ class Trainer:
             raise self._failed(f"did not become ready ({error})") from error
         if answer.get("answer") != "ready":
             raise self._failed("did not become ready")
-        self._ready = True
+        self._pid = int(answer["pid"])
 
     def _failed(self, what: str) -> TrainerFailed:
         self._kill()
         self._connection.close()
-        return TrainerFailed(
-            f"The trainer process {what}; exit status {self._process.returncode}. A new trainer and a new attempt go on."
-        )
+        return TrainerFailed(f"The trainer process {what}. A new trainer and a new attempt go on.")
 
     def _kill(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+        """Returns when the child has ended. One that is still to begin finds its socket closed."""
+        if not self.alive:
+            return
+        if self._pid and self._end():
+            _hung_up(self._connection, KILL_SECONDS)
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)  # a call that waits in another thread sees it too
+
+
+def _hung_up(connection: socket.socket, seconds: float) -> bool:
+    """Whether the other end of the socket is closed, at the latest after some seconds."""
+    poll = select.poll()
+    poll.register(connection, getattr(select, "POLLRDHUP", 0))  # a hang-up is told in any case
+    return bool(poll.poll(1000 * seconds))
 
 
 def _refusal(answer: dict[str, Any]) -> UsufructError:
@@ -245,24 +224,3 @@ def _refusal(answer: dict[str, Any]) -> UsufructError:
         str(answer["message"]), reason=str(answer["reason"]), **dict(answer["details"])
     )
     return error
-
-
-def _environment(scratch: Path) -> dict[str, str]:
-    """What the child sees: no proxy, token or key of the server's environment; one thread; no network in libraries."""
-    kept = {
-        name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH") if name in os.environ
-    }
-    packages = [path for path in sys.path if path and Path(path).is_dir()]
-    return {
-        **kept,
-        "PYTHONPATH": os.pathsep.join(packages),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": str(scratch),
-        "TMPDIR": str(scratch),
-        "HF_HOME": str(scratch / "hf"),
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-    }

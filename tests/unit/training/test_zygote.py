@@ -1,0 +1,87 @@
+"""Children are forked from a process that knows nothing, and differ in all that must differ."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from usufruct_server.holder.training.trainer import TrainerFailed
+from usufruct_server.holder.training.zygote import Zygote
+
+
+@pytest.fixture
+def zygote() -> Iterator[Zygote]:
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+def _gone(pid: int, seconds: float = 10) -> bool:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
+def test_children_have_processes_sessions_and_scratch_directories_of_their_own(zygote: Zygote) -> None:
+    with zygote.spawn() as one, zygote.spawn() as two:
+        pids = [one.pid, two.pid]
+        assert len({zygote.pid, *pids}) == 3
+        assert len({os.getsid(pid) for pid in (zygote.pid, *pids)}) == 3
+        assert len({os.readlink(f"/proc/{pid}/cwd") for pid in (zygote.pid, *pids)}) == 3
+        assert len(list(Path(f"/proc/{zygote.pid}/task").iterdir())) == 1, (
+            "only a process of one thread may fork"
+        )
+        sockets = [
+            {os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
+            for pid in (zygote.pid, *pids)
+        ]
+        common = sockets[0] & sockets[1] | sockets[1] & sockets[2] | sockets[0] & sockets[2]
+        assert not [place for place in common if place.startswith("socket:")], (
+            "nobody hears another's orders or rows"
+        )
+    assert all(map(_gone, pids))
+    assert not _gone(zygote.pid, 0)
+
+
+def test_a_zygote_that_died_is_replaced_and_its_children_live_on(zygote: Zygote) -> None:
+    with zygote.spawn() as before:
+        before.wait_ready()
+        first = zygote.pid
+        os.kill(first, signal.SIGKILL)
+        assert _gone(first)
+        with zygote.spawn() as after:
+            after.wait_ready()
+            assert zygote.pid != first
+            assert before.alive
+        child = before.pid
+    assert _gone(child), "without its zygote it ends by its socket"
+
+
+def test_a_child_that_had_not_begun_is_stopped_at_once_and_never_begins(zygote: Zygote) -> None:
+    early = zygote.spawn()
+    early.stop()
+    assert not early.alive
+    with pytest.raises(TrainerFailed):
+        early.wait_ready()
+    with zygote.spawn() as later:
+        later.wait_ready()
+        children = Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
+        assert all(_gone(int(pid)) for pid in children if int(pid) != later.pid)
+
+
+def test_when_the_server_closes_it_nothing_is_left(zygote: Zygote) -> None:
+    trainer = zygote.spawn()
+    pids = [zygote.pid, trainer.pid]
+    zygote.close()
+    trainer.stop()
+    assert all(map(_gone, pids))
