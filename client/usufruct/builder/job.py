@@ -16,16 +16,19 @@ from usufruct import privacy
 from usufruct.builder import losses
 from usufruct.builder import weights as model_weights
 from usufruct.builder.accepting import accept_legs
+from usufruct.builder.attempt import Attempt
 from usufruct.builder.book import JobBook, Say
 from usufruct.builder.chain_watch import ChainWatch
 from usufruct.builder.disputes import Dispute, acknowledge_leg, dispute_leg
 from usufruct.builder.ending import cancel_job
 from usufruct.builder.finishing import finish_legs
+from usufruct.builder.flight import LOST, NOT_YET, OnEvent
 from usufruct.builder.peers import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, Peers
 from usufruct.builder.progress import Progress, tell
-from usufruct.builder.results import Departure, LegResult, RoundResult
-from usufruct.builder.rounds import LOST, Attempt, OnEvent, OpenedSum, RoundDriver
+from usufruct.builder.results import Departure, LegResult, RoundResult, read_round_result
+from usufruct.builder.rounds import RoundDriver
 from usufruct.builder.store import JobState
+from usufruct.builder.summing import OpenedSum
 from usufruct.chain.rpc import FINALITY_SECONDS
 from usufruct.domain import ids
 from usufruct.domain.training_job import PICO
@@ -39,10 +42,7 @@ log = logging.getLogger("usufruct.builder")
 SERVER_LEARNING_RATE = 1.0
 """The weighted sum of the holders' updates is applied as it is."""
 
-_NOT_YET = frozenset({"LEG_NOT_ACCEPTED", "TOO_FEW_ACCEPTED"})
-"""What a holder says before the charge whose node lags behind ours: it will see the acceptances at a final block soon."""
-
-_RETRY_SAME = _NOT_YET | {
+_RETRY_SAME = NOT_YET | {
     "PEER_UNREACHABLE", "DEADLINE_EXCEEDED", "ROUND_UNKNOWN", "CHAIN_UNREACHABLE", "CHAIN_DISAGREES",
 }  # fmt: skip
 """Failures after which the same attempt (same key, same view) may be run again: holders resend identical bytes."""
@@ -74,6 +74,8 @@ class JobHandle:
 
     Attributes:
         model: the builder's own module with the weights of the last finished round.
+        verify_chunks: how many chunks of every sum, drawn at random, this builder fetches from all holders' uploads and adds
+            again before it opens the sum; 0 relies on the holders' check, which covers all of it.
     """
 
     def __init__(self, book: JobBook, model: nn.Module | None = None, validation: Any = None) -> None:
@@ -91,7 +93,9 @@ class JobHandle:
         self._vector = model_weights.checkpoint_to_vector(self._graph, names, self._store.weights(book.state))
         self._show_weights()
         self._validation = losses.read_validation(validation, self._graph.input_shape[0])
+        self.verify_chunks = 0
         self._pending: Attempt | None = None
+        self._without: frozenset[int] = frozenset()
         self._peers: Peers | None = None
         self._driver: RoundDriver | None = None
         self._say: Say = tell
@@ -111,7 +115,7 @@ class JobHandle:
     @property
     def history(self) -> tuple[RoundResult, ...]:
         """The rounds so far, those before a resume included."""
-        return tuple(RoundResult(**entry) for entry in self._state.history)
+        return tuple(map(read_round_result, self._state.history))
 
     @property
     def epsilon(self) -> float:
@@ -327,15 +331,19 @@ class JobHandle:
                 return None
             try:
                 with ChainWatch(self._network.chain):
-                    opened = self._open_driver().run(attempt, self._listener(attempt, progress))
+                    opened = self._open_driver().run(attempt, self._listener(attempt, progress), progress.say)
             except UsufructError as error:
                 if attempt.key.used or error.reason not in _RETRY_SAME:
                     self._pending = None
+                spoilt = self._do_without(error)
                 self._hang_up()  # look at every party again before the next attempt
+                if spoilt:
+                    progress.say(f"attempt {attempt.number} was lost: {error.message} {spoilt}")
+                    continue
                 if error.reason == "ATTEMPTS_EXHAUSTED":
                     self._end_early(error.message)
                     return None
-                if error.reason in _NOT_YET and time.monotonic() - started < FINALITY_SECONDS:
+                if error.reason in NOT_YET and time.monotonic() - started < FINALITY_SECONDS:
                     progress.say(f"waiting for finality elsewhere: {error.message}")
                     threading.Event().wait(pause)
                     pause = min(LONGEST_WAIT_SECONDS, pause * 2)
@@ -347,7 +355,24 @@ class JobHandle:
             self._pending = None
             result = self._apply(index, attempt, opened, time.monotonic() - started)
             self._open_driver().forget(attempt)
+            if opened.left_out:
+                self._hang_up()  # whoever was left out is asked again for the next round
             return result
+
+    def _do_without(self, error: UsufructError) -> str:
+        """After a holder has signed an update that cannot be added: leaves it out from now on, where the rules allow it.
+
+        Returns:
+            That, in words; empty where the error has to be told instead.
+        """
+        spoiler, driver = error.details.get("dataset_id"), self._driver
+        if error.reason != "UPLOAD_INVALID" or driver is None or spoiler not in self.datasets:
+            return ""
+        without = self._without | {int(spoiler)}
+        if not driver.can_do_without(without):
+            return ""
+        self._without = without
+        return f"From now on this process asks the holder of dataset {spoiler} no more."
 
     def _listener(self, attempt: Attempt, progress: Progress) -> OnEvent:
         def heard(dataset_id: int, event: rounds_pb2.RoundEvent) -> None:
@@ -369,7 +394,7 @@ class JobHandle:
             )
             return None
         number = self._book.take_attempt()
-        self._pending = driver.prepare(index, number, self._vector)
+        self._pending = driver.prepare(index, number, self._vector, self._without)
         return self._pending
 
     def _apply(self, index: int, attempt: Attempt, opened: OpenedSum, seconds: float) -> RoundResult:
@@ -399,6 +424,7 @@ class JobHandle:
             seconds=seconds,
             upload_bytes=opened.upload_bytes,
             download_bytes=opened.download_bytes,
+            left_out=tuple(leg.dataset_id for leg in self._book.members if leg.dataset_id not in opened.roster),
         )
         after = replace(
             self._state,
@@ -460,6 +486,7 @@ class JobHandle:
                 self._network.account,
                 peers.holders,
                 peers.aggregator,
+                self.verify_chunks,
             )
         return self._driver
 

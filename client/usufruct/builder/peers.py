@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from eth_account.signers.local import LocalAccount
 
+from usufruct.builder.round_stream import Steps
 from usufruct.chain import HolderEntry
 from usufruct.chain.rpc import FINALITY_SECONDS
 from usufruct.domain.leg_receipt import LegReceipt
@@ -24,7 +25,7 @@ from usufruct.errors import (
     UsufructError,
 )
 from usufruct.v1 import catalogue_pb2, catalogue_pb2_grpc, jobs_pb2, jobs_pb2_grpc, rounds_pb2
-from usufruct.wire.aggregation import BuilderAggregation, FetchedSum, RoundToSum
+from usufruct.wire.aggregation import BuilderAggregation, FetchedChunk, FetchedSum, RoundToSum
 from usufruct.wire.auth import authenticated_channel
 from usufruct.wire.channel import PinnedEndpoint, pinned_channel
 from usufruct.wire.parsing import parse
@@ -44,32 +45,15 @@ START_SECONDS = 60.0
 FINISH_SECONDS = 180.0
 """For FinishLeg: a round that was left over ends first, and usage records may be on their way to the chain."""
 
+STREAM_GRACE_SECONDS = 5.0
+"""A round's stream lives a little longer than the round, so that it is the round that says who was late."""
+
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 10.0
 
+_NOT_THE_SUM = frozenset({"SUM_INVALID", "ROSTER_MISMATCH", "BAD_SIGNATURE", "MALFORMED", "TOO_LARGE"})
+"""What is found in a sum that is not the roster's."""
+
 T = TypeVar("T")
-
-
-class CallGroup:
-    """Calls that end together. A call added after :meth:`cancel` is cancelled at once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls: list[Any] = []
-        self._cancelled = False
-
-    def add(self, call: Any) -> None:
-        with self._lock:
-            self._calls.append(call)
-            cancelled = self._cancelled
-        if cancelled:
-            call.cancel()
-
-    def cancel(self) -> None:
-        with self._lock:
-            self._cancelled = True
-            calls = list(self._calls)
-        for call in calls:
-            call.cancel()
 
 
 class HolderPeer:
@@ -167,21 +151,20 @@ class HolderPeer:
         header: rounds_pb2.RoundHeader,
         public_key: bytes,
         weights: bytes,
+        steps: Steps,
         on_event: Callable[[rounds_pb2.RoundEvent], None],
         deadline: float,
-        calls: CallGroup,
-    ) -> rounds_pb2.RoundEvent:
-        """Sends a round and listens until the update has been submitted.
+    ) -> None:
+        """Offers a round and listens until the holder ends the stream, which it does after the check.
 
         Args:
+            steps: what another thread says later; it may hang up through it, too.
+            on_event: what it raises ends the stream and is raised here.
             deadline: on the monotonic clock.
-            calls: through which another thread may cancel this.
-        Returns:
-            The SUBMITTED event.
         """
         for fresh in (False, True):
             try:
-                return self._stream_round(header, public_key, weights, on_event, deadline, calls)
+                return self._stream_round(header, public_key, weights, steps, on_event, deadline)
             except NotAuthenticated:
                 if fresh:  # a restarted holder forgets its tokens; the refused one has been dropped
                     raise
@@ -192,26 +175,24 @@ class HolderPeer:
         header: rounds_pb2.RoundHeader,
         public_key: bytes,
         weights: bytes,
+        steps: Steps,
         on_event: Callable[[rounds_pb2.RoundEvent], None],
         deadline: float,
-        calls: CallGroup,
-    ) -> rounds_pb2.RoundEvent:
-        last: rounds_pb2.RoundEvent | None = None
+    ) -> None:
+        last = rounds_pb2.RoundEvent()
         with self._errors():
-            seconds = max(0.1, deadline - time.monotonic())
-            call = self._run_round(with_header(header, public_key, weights), timeout=seconds)
-            calls.add(call)
+            seconds = max(0.1, deadline - time.monotonic()) + STREAM_GRACE_SECONDS
+            call = self._run_round(steps.after(with_header(header, public_key, weights)), timeout=seconds)
+            steps.attach(call)
             try:
                 for message in call:
                     last = parse(rounds_pb2.RoundEvent, message, HEADER_LIMIT_BYTES)
                     on_event(last)
             finally:
+                steps.end()
                 call.cancel()
-        if last is None or last.state != rounds_pb2.ROUND_STATE_SUBMITTED:
-            raise PeerError(
-                f"{self.name} ended the round without having submitted its update.", reason="INTERNAL"
-            )
-        return last
+            if last.state != rounds_pb2.ROUND_STATE_CHECKED:
+                raise PeerError(f"{self.name} ended the round before its end.", reason="INTERNAL")
 
     def close(self) -> None:
         """Closes the channel; calls under way end with an error."""
@@ -245,9 +226,19 @@ class AggregatorPeer:
             self._aggregation.open_round(round_to_sum, timeout_seconds)
 
     def fetch_sum(self, round_to_sum: RoundToSum, timeout_seconds: float) -> FetchedSum:
-        """Waits for the roster; gives the sum, its roster and signatures checked."""
+        """Takes the sum as it is added, its roster and signatures checked. Close it."""
         with _naming(self.name):
-            return self._aggregation.fetch_sum(round_to_sum, timeout_seconds)
+            try:
+                return self._aggregation.fetch_sum(round_to_sum, timeout_seconds)
+            except UsufructError as error:
+                if error.reason in _NOT_THE_SUM:
+                    error.message += " Nothing was decrypted."
+                raise
+
+    def fetch_chunk(self, round_to_sum: RoundToSum, index: int, sum_root: bytes) -> FetchedChunk:
+        """One chunk of every upload and of the sum, each proved to be what was signed or checked."""
+        with _naming(self.name):
+            return self._aggregation.fetch_chunk(round_to_sum, index, sum_root)
 
     def close_round(self, round_to_sum: RoundToSum) -> None:
         """Lets the aggregator forget the attempt; repeating it is harmless."""

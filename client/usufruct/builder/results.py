@@ -23,6 +23,7 @@ class RoundResult:
         seconds: wall time of the round, attempts that were lost included.
         upload_bytes: ciphertext bytes that the holders sent to the aggregator.
         download_bytes: bytes that this builder sent to the holders and fetched from the aggregator.
+        left_out: datasets whose legs take part in the job and whose updates are not in this round.
     """
 
     index: int
@@ -33,6 +34,12 @@ class RoundResult:
     seconds: float
     upload_bytes: int
     download_bytes: int
+    left_out: tuple[int, ...] = ()
+
+
+def read_round_result(entry: Mapping[str, Any]) -> RoundResult:
+    """A round as the job's state on disk has it."""
+    return RoundResult(**{**entry, "left_out": tuple(entry.get("left_out", ()))})
 
 
 @dataclass(frozen=True)

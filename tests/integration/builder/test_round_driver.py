@@ -15,7 +15,8 @@ from torch import nn
 
 from usufruct import graph
 from usufruct.builder.peers import AggregatorPeer, HolderPeer
-from usufruct.builder.rounds import Attempt, RoundDriver
+from usufruct.builder.attempt import Attempt
+from usufruct.builder.rounds import RoundDriver
 from usufruct.domain import ids
 from usufruct.domain.training_job import (
     AggregatorRef,
