@@ -83,9 +83,7 @@ class Attempt:
             InvalidInput: BAD_SIGNATURE, or a malformed key.
             RoundFailed: ROSTER_MISMATCH: it named another key before, or another dataset's.
         """
-        signatures.verify_ready(
-            self.offer.hash, dataset_id, event.mask_key, event.ready_signature, operator
-        )
+        signatures.verify_ready(self.offer.hash, dataset_id, event.mask_key, event.ready_signature, operator)
         before = self._ready.get(dataset_id)
         if before is not None and before.mask_key != event.mask_key:
             raise RoundFailed(
@@ -112,7 +110,9 @@ class Attempt:
         Raises:
             RoundFailed: ROUND_VIEW_CHANGED: it was fixed over others before.
         """
-        view = RoundView(self.offer, tuple((member, self._ready[member].mask_key) for member in sorted(datasets)))
+        view = RoundView(
+            self.offer, tuple((member, self._ready[member].mask_key) for member in sorted(datasets))
+        )
         if self._view is not None and self._view != view:
             raise RoundFailed(
                 f"Attempt {self.number} has a view over other holders already.", reason="ROUND_VIEW_CHANGED"

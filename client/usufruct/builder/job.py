@@ -365,14 +365,18 @@ class JobHandle:
         Returns:
             That, in words; empty where the error has to be told instead.
         """
-        spoiler, driver = error.details.get("dataset_id"), self._driver
-        if error.reason != "UPLOAD_INVALID" or driver is None or spoiler not in self.datasets:
-            return ""
-        without = self._without | {int(spoiler)}
-        if not driver.can_do_without(without):
+        named, driver = str(error.details.get("dataset_id")), self._driver
+        spoilers = {dataset_id for dataset_id in self.datasets if str(dataset_id) == named}
+        without = self._without | spoilers
+        if (
+            error.reason != "UPLOAD_INVALID"
+            or driver is None
+            or not spoilers
+            or not driver.can_do_without(without)
+        ):
             return ""
         self._without = without
-        return f"From now on this process asks the holder of dataset {spoiler} no more."
+        return f"From now on this process asks the holder of dataset {named} no more."
 
     def _listener(self, attempt: Attempt, progress: Progress) -> OnEvent:
         def heard(dataset_id: int, event: rounds_pb2.RoundEvent) -> None:
@@ -424,7 +428,9 @@ class JobHandle:
             seconds=seconds,
             upload_bytes=opened.upload_bytes,
             download_bytes=opened.download_bytes,
-            left_out=tuple(leg.dataset_id for leg in self._book.members if leg.dataset_id not in opened.roster),
+            left_out=tuple(
+                leg.dataset_id for leg in self._book.members if leg.dataset_id not in opened.roster
+            ),
         )
         after = replace(
             self._state,

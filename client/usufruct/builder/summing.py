@@ -66,9 +66,7 @@ def compare_uploads(
 def check_step(challenge: Challenge, fetched: FetchedSum) -> rounds_pb2.RoundStep:
     """The challenge, as every holder of the roster is sent it."""
     return rounds_pb2.RoundStep(
-        check=rounds_pb2.Check(
-            seed=challenge.seed, sum_root=challenge.sum_root, uploads=fetched.uploads
-        )
+        check=rounds_pb2.Check(seed=challenge.seed, sum_root=challenge.sum_root, uploads=fetched.uploads)
     )
 
 
@@ -101,7 +99,9 @@ def check(
     return check_sum(challenge, fetched.commitment, fetched.chunks(), values)
 
 
-def add_again(aggregator: AggregatorPeer, to_sum: RoundToSum, sum_root: bytes, chunks: int) -> tuple[int, ...]:
+def add_again(
+    aggregator: AggregatorPeer, to_sum: RoundToSum, sum_root: bytes, chunks: int
+) -> tuple[int, ...]:
     """Fetches chunks of every upload, drawn at random, and adds them again here; which they were.
 
     Possible until the attempt is closed. The uploads are masked and encrypted: nothing is learned but whether they add up.

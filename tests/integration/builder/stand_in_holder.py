@@ -138,7 +138,9 @@ class StandInHolder:
         charged = len(self.attempts[spec.job_id])
 
         def event(state: int, **fields: object) -> bytes:
-            said = rounds_pb2.RoundEvent(state=state, attempts_charged=charged, offer_hash=offer.hash, **fields)
+            said = rounds_pb2.RoundEvent(
+                state=state, attempts_charged=charged, offer_hash=offer.hash, **fields
+            )
             self.says(said)
             return said.SerializeToString()
 
@@ -196,7 +198,9 @@ class StandInHolder:
         verify_view(view.hash, submit.view_signature, spec.builder)
         for member in submit.roster:
             operator = spec.leg(member.dataset_id).operator
-            verify_ready(kept.offer.hash, member.dataset_id, member.mask_key, member.ready_signature, operator)
+            verify_ready(
+                kept.offer.hash, member.dataset_id, member.mask_key, member.ready_signature, operator
+            )
         assert view.mask_keys[self.dataset_id] == kept.mask.public_bytes
         assert len(view.datasets) >= spec.min_cohort
         self.views.append(view)
@@ -205,7 +209,9 @@ class StandInHolder:
         kept.view = view
         return view
 
-    def _encrypted(self, kept: Kept, to_sum: RoundToSum, view: RoundView, key: bytes, path: Path) -> Commitment:
+    def _encrypted(
+        self, kept: Kept, to_sum: RoundToSum, view: RoundView, key: bytes, path: Path
+    ) -> Commitment:
         """Encrypts once for the view; afterwards it is as it was."""
         assert self.spec is not None
         if kept.commitment is None:
@@ -216,7 +222,9 @@ class StandInHolder:
                 masks = kept.mask.masks(parameters, view.hash, view.mask_keys)
             zeros = zeros_made_here(parameters, key)
             with path.open("wb") as file:
-                write_upload(parameters, codes.size, zeros, masks, lambda start, stop: codes[start:stop], file)
+                write_upload(
+                    parameters, codes.size, zeros, masks, lambda start, stop: codes[start:stop], file
+                )
             self.sends(path)
             self.outbox[kept.offer.attempt, view.hash] = path.read_bytes()
             with path.open("rb") as file:
