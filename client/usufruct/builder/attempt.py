@@ -25,9 +25,6 @@ class Attempt:
     """One attempt, ready to be sent. Sending it twice is the same attempt: holders answer with identical bytes.
 
     Not thread-safe; :class:`usufruct.builder.flight.Flight` guards it.
-
-    Attributes:
-        without: datasets that are not asked, though their legs take part in the job.
     """
 
     def __init__(
@@ -36,9 +33,8 @@ class Attempt:
         key: RoundKey,
         weights: bytes,
         account: LocalAccount,
-        without: Collection[int] = (),
     ) -> None:
-        self.offer, self.key, self.weights, self.without = offer, key, weights, frozenset(without)
+        self.offer, self.key, self.weights = offer, key, weights
         self._account = account
         self._offer_signature = signatures.sign_offer(account, offer.hash)
         self._ready: dict[int, rounds_pb2.RosterMember] = {}

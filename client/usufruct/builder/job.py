@@ -26,7 +26,7 @@ from usufruct.builder.flight import LOST, NOT_YET, OnEvent
 from usufruct.builder.peers import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, Peers
 from usufruct.builder.progress import Progress, tell
 from usufruct.builder.results import Departure, LegResult, RoundResult, read_round_result
-from usufruct.builder.rounds import RoundDriver
+from usufruct.builder.rounds import RoundDriver, least_roster
 from usufruct.builder.store import JobState
 from usufruct.builder.summing import OpenedSum
 from usufruct.chain.rpc import FINALITY_SECONDS
@@ -355,7 +355,7 @@ class JobHandle:
             self._pending = None
             result = self._apply(index, attempt, opened, time.monotonic() - started)
             self._open_driver().forget(attempt)
-            if opened.left_out:
+            if result.left_out:
                 self._hang_up()  # whoever was left out is asked again for the next round
             return result
 
@@ -398,7 +398,7 @@ class JobHandle:
             )
             return None
         number = self._book.take_attempt()
-        self._pending = driver.prepare(index, number, self._vector, self._without)
+        self._pending = driver.prepare(index, number, self._vector)
         return self._pending
 
     def _apply(self, index: int, attempt: Attempt, opened: OpenedSum, seconds: float) -> RoundResult:
@@ -456,10 +456,13 @@ class JobHandle:
         model_weights.load_vector(self.model, self._graph, self._record.parameter_names, self._vector)
 
     def _connected(self) -> Peers:
-        """Connections to every party, made when they are first needed and again after :meth:`close`."""
+        """Connections to every party that can be had, made when they are first needed and again after :meth:`close`."""
         if self._peers is None:
             self._take_up()
-            self._peers = Peers.connect(self._network, self.spec.aggregator, self._book.members)
+            asked = [leg for leg in self._book.members if leg.dataset_id not in self._without]
+            self._peers = Peers.connect(
+                self._network, self.spec.aggregator, asked, least_roster(self.spec), self._say
+            )
         return self._peers
 
     def _take_up(self) -> None:
@@ -473,14 +476,15 @@ class JobHandle:
             self._show_weights()
 
     def _open_driver(self) -> RoundDriver:
-        """The round driver, after every holder has said that it is ready and the aggregator that it knows us.
+        """The round driver, after the holders have taken up their legs and the aggregator has said that it knows us.
 
-        So a party that is dead is met *before* an attempt number is used up.
+        So a party that is dead is met *before* an attempt number is used up. A holder that is, is done without where the job's
+        rules allow it, and asked again once there are new connections: after an error, and after a round without it.
         """
         if self._driver is None:
             peers = self._connected()
             try:
-                self._note_charges(peers.start_legs(self.spec.job_id))
+                self._note_charges(peers.start_legs(self.spec.job_id, least_roster(self.spec), self._say))
             except BaseException:
                 self._hang_up()
                 raise

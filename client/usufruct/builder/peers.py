@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from eth_account.signers.local import LocalAccount
 
@@ -54,6 +56,8 @@ _NOT_THE_SUM = frozenset({"SUM_INVALID", "ROSTER_MISMATCH", "BAD_SIGNATURE", "MA
 """What is found in a sum that is not the roster's."""
 
 T = TypeVar("T")
+
+log = logging.getLogger("usufruct.builder")
 
 
 class HolderPeer:
@@ -251,49 +255,69 @@ class AggregatorPeer:
 
 
 class Peers:
-    """All parties of one job."""
+    """All parties of one job that can be had.
+
+    Attributes:
+        holders: by dataset number.
+    """
 
     def __init__(self, holders: Mapping[int, HolderPeer], aggregator: AggregatorPeer) -> None:
-        self.holders, self.aggregator = holders, aggregator
+        self.holders, self.aggregator = dict(holders), aggregator
 
     @classmethod
-    def connect(cls, network: Network, aggregator: AggregatorRef, legs: Iterable[LegTerms]) -> Peers:
-        """Connects to the holders of these legs, at the endpoints the chain names now, and to the aggregator.
+    def connect(
+        cls,
+        network: Network,
+        aggregator: AggregatorRef,
+        legs: Iterable[LegTerms],
+        needed: int,
+        say: Callable[[str], object],
+    ) -> Peers:
+        """Connects to the aggregator, and to the holders of these legs at the endpoints the chain names now.
 
+        Args:
+            needed: so many holders are enough; of others ``say`` is told why they are not among them.
         Raises:
             PeerError: naming the party that cannot be reached.
         """
-        holders = connect_holders(network, legs)
+        at = PinnedEndpoint(aggregator.endpoint, aggregator.fingerprint)
+        peers = cls({}, AggregatorPeer(at, network.account))
         try:
-            at = PinnedEndpoint(aggregator.endpoint, aggregator.fingerprint)
-            return cls(holders, AggregatorPeer(at, network.account))
-        except UsufructError:
-            for holder in holders.values():
-                holder.close()
+            found = at_each({leg.dataset_id: leg for leg in legs}, lambda leg: holder_of(network, leg)[1])
+            peers.holders.update(found.answers)
+            found.check(needed, say)
+        except BaseException:
+            peers.close()
             raise
+        return peers
 
-    def start_legs(self, job_id: bytes) -> dict[int, int]:
+    def start_legs(self, job_id: bytes, needed: int, say: Callable[[str], object]) -> dict[int, int]:
         """Has every holder warm the trainer of its accepted leg; by dataset number, attempts charged so far.
 
-        A holder whose node has not seen the acceptance at a final block yet is asked again, less and less often.
+        A holder whose node has not seen the acceptance at a final block yet is asked again, less and less often. One that
+        does not take up its leg is hung up on, if so many as are needed do.
         """
         until, pause = time.monotonic() + FINALITY_SECONDS, FIRST_WAIT_SECONDS
         while True:
-            started = at_all(self.holders, lambda holder: holder.start_leg(job_id))
-            behind = [dataset_id for dataset_id, answer in started.items() if answer.acceptance_signature]
+            started = at_each(self.holders, lambda holder: holder.start_leg(job_id))
+            behind = [d for d, answer in started.answers.items() if answer.acceptance_signature]
             if not behind or time.monotonic() > until:
                 break
             threading.Event().wait(pause)
             pause = min(LONGEST_WAIT_SECONDS, pause * 2)
-        for dataset_id, answer in started.items():
+        for dataset_id, answer in list(started.answers.items()):
             if dataset_id in behind or answer.leg.state != jobs_pb2.LEG_STATE_RUNNING:
                 state = jobs_pb2.LegState.Name(answer.leg.state)
-                raise InvalidInput(
+                started.failures[dataset_id] = InvalidInput(
                     f"{self.holders[dataset_id].name} does not run the leg: it is in {state}.",
                     reason="LEG_NOT_ACCEPTED" if dataset_id in behind else "LEG_NOT_OPEN",
                     dataset_id=dataset_id,
                 )
-        return {dataset_id: answer.leg.attempts_charged for dataset_id, answer in started.items()}
+                del started.answers[dataset_id]
+        started.check(needed, say)
+        for dataset_id in started.failures:
+            self.holders.pop(dataset_id).close()
+        return {dataset_id: answer.leg.attempts_charged for dataset_id, answer in started.answers.items()}
 
     def close(self) -> None:
         """Closes all channels."""
@@ -331,19 +355,47 @@ def meet_aggregator(network: Network, aggregator: AggregatorRef) -> None:
     AggregatorPeer(PinnedEndpoint(aggregator.endpoint, aggregator.fingerprint), network.account).close()
 
 
-def at_all(parties: Mapping[int, Any], ask: Callable[[Any], T]) -> dict[int, T]:
-    """Asks all parties at once.
+@dataclass(frozen=True)
+class Answers(Generic[T]):
+    """What parties answered that were asked at the same time; by dataset number, ascending."""
 
-    Raises:
-        UsufructError: of the first party, in order of dataset number, that failed.
-    """
+    answers: dict[int, T]
+    failures: dict[int, UsufructError]
+
+    def check(self, needed: int, say: Callable[[str], object]) -> None:
+        """Raises the first failure, in order of dataset number, where fewer have answered than are needed; else says all."""
+        for dataset_id in sorted(self.failures):
+            if len(self.answers) < needed:
+                raise self.failures[dataset_id]
+            say(f"the job goes on without dataset {dataset_id} for now: {self.failures[dataset_id].message}")
+
+
+def at_each(parties: Mapping[int, Any], ask: Callable[[Any], T]) -> Answers[T]:
+    """Asks all parties at once; waits for every answer."""
     pool = ThreadPoolExecutor(max(1, len(parties)), thread_name_prefix="ask")
     futures = {dataset_id: pool.submit(ask, party) for dataset_id, party in sorted(parties.items())}
     try:
         wait(futures.values())
     finally:  # after Ctrl-C the caller hangs up, which ends the calls
         pool.shutdown(wait=False, cancel_futures=True)
-    return {dataset_id: future.result() for dataset_id, future in futures.items()}
+    found: Answers[T] = Answers({}, {})
+    for dataset_id, future in futures.items():
+        try:
+            found.answers[dataset_id] = future.result()
+        except UsufructError as error:
+            found.failures[dataset_id] = error
+    return found
+
+
+def at_all(parties: Mapping[int, Any], ask: Callable[[Any], T]) -> dict[int, T]:
+    """Asks all parties at once.
+
+    Raises:
+        UsufructError: of the first party, in order of dataset number, that failed.
+    """
+    found = at_each(parties, ask)
+    found.check(len(parties), log.info)
+    return found.answers
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from usufruct.domain.round_view import RoundOffer, RoundView
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.encryption.keys import RoundKey
 from usufruct.encryption.parameters import EncryptionParameters
-from usufruct.errors import UsufructError
+from usufruct.errors import RoundFailed, UsufructError
 from usufruct.graph import ModelGraph
 from usufruct.wire import jobs
 from usufruct.wire.aggregation import RoundToSum
@@ -43,6 +43,12 @@ READY_SHARE = 0.5
 """Of the round's time, how much holders have to train before the roster is fixed without those that are late."""
 
 log = logging.getLogger("usufruct.builder")
+
+
+def least_roster(spec: TrainingJobSpec) -> int:
+    """Least holders of a roster by the job's own rules, which are no weaker than its datasets'. Every holder enforces them
+    itself."""
+    return max(spec.min_cohort, spec.plan.min_honest + spec.plan.max_colluding)
 
 
 class RoundDriver:
@@ -70,26 +76,15 @@ class RoundDriver:
 
     @property
     def needed(self) -> int:
-        """Least holders of a roster, by the job's own rules; every holder enforces them, and its own, itself."""
-        plan = self._spec.plan
-        return max(self._spec.min_cohort, plan.min_honest + plan.max_colluding)
+        """Least holders of a roster; see :func:`least_roster`."""
+        return least_roster(self._spec)
 
     def can_do_without(self, datasets: Collection[int]) -> bool:
         """Whether the job's rules allow a roster without these."""
         return len(set(self._holders) - set(datasets)) >= self.needed
 
-    def prepare(
-        self,
-        round_: int,
-        attempt: int,
-        vector: NDArray[np.float32],
-        without: Collection[int] = (),
-    ) -> Attempt:
-        """A fresh key and the signed offer of an attempt. ``attempt`` must have been taken from the store.
-
-        Args:
-            without: datasets that are not asked.
-        """
+    def prepare(self, round_: int, attempt: int, vector: NDArray[np.float32]) -> Attempt:
+        """A fresh key and the signed offer of an attempt. ``attempt`` must have been taken from the store."""
         key = RoundKey.generate(self._parameters)
         weights = graph.pack_vector(self._graph, vector)
         offer = RoundOffer(
@@ -100,7 +95,7 @@ class RoundDriver:
             public_key_digest=hashlib.sha256(key.public_key_bytes).digest(),
             weights_digest=hashlib.sha256(weights).digest(),
         )
-        return Attempt(offer, key, weights, self._account, without)
+        return Attempt(offer, key, weights, self._account)
 
     def run(self, attempt: Attempt, on_event: OnEvent, say: Callable[[str], None] = log.warning) -> OpenedSum:
         """Offers an attempt, fixes its roster, waits for the sum, checks it with the holders and opens it.
@@ -166,11 +161,19 @@ class RoundDriver:
         except UsufructError as error:
             log.info("attempt %d was not closed: %s", attempt.number, error.message)
 
-    def _asked(self, attempt: Attempt) -> dict[int, HolderPeer]:
+    def _asked(self, attempt: Attempt) -> Mapping[int, HolderPeer]:
         """Whom an attempt is offered: its roster, once that is fixed."""
-        if attempt.view is not None:
-            return {dataset_id: self._holders[dataset_id] for dataset_id in attempt.view.datasets}
-        return {number: peer for number, peer in self._holders.items() if number not in attempt.without}
+        if attempt.view is None:
+            return self._holders
+        gone = [dataset_id for dataset_id in attempt.view.datasets if dataset_id not in self._holders]
+        if gone:
+            raise RoundFailed(
+                f"The roster of attempt {attempt.number} is fixed, and the holders of the datasets {gone} of it cannot be "
+                "had.",
+                reason="ATTEMPT_LOST",
+                missing=gone,
+            )
+        return {dataset_id: self._holders[dataset_id] for dataset_id in attempt.view.datasets}
 
     def _to_sum(self, view: RoundView) -> RoundToSum:
         offer = view.offer
