@@ -1,7 +1,7 @@
 """Usufruct: train on data that never leave their holders.
 
-``import usufruct as uf`` gives the builder's surface (``uf.connect``, ``uf.Privacy``, ``uf.SGD``, ``uf.Encryption``, ``uf.resume``).
-The names are looked up when they are used, so that importing the package loads neither torch nor the chain.
+``import usufruct as uf`` gives the builder's surface (``uf.connect``, ``uf.Privacy``, ``uf.SGD``, ``uf.Encryption``,
+``uf.resume``). The names are looked up when they are used, so that importing the package loads neither torch nor the chain.
 """
 
 from __future__ import annotations
