@@ -11,14 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from usufruct.builder.attempt import Attempt
 from usufruct.builder.peers import AggregatorPeer, HolderPeer
-from usufruct.builder.round_stream import Steps
-from usufruct.errors import InvalidInput, RoundFailed, UsufructError
+from usufruct.builder.round_stream import CHECKED, READY, SUBMITTED, Talk
+from usufruct.errors import RoundFailed, UsufructError
 from usufruct.v1 import rounds_pb2
 from usufruct.wire.aggregation import FetchedSum, RoundToSum
 
@@ -31,29 +30,9 @@ NOT_YET = frozenset({"LEG_NOT_ACCEPTED", "TOO_FEW_ACCEPTED"})
 CAUSE_SECONDS = 1.0
 """After one party has failed, how long to wait for another failure that explains it; and for streams to end."""
 
-CHARGED, READY = rounds_pb2.ROUND_STATE_CHARGED, rounds_pb2.ROUND_STATE_READY
-ENCRYPTED, SUBMITTED = rounds_pb2.ROUND_STATE_ENCRYPTED, rounds_pb2.ROUND_STATE_SUBMITTED
-CHECKED = rounds_pb2.ROUND_STATE_CHECKED
-
 log = logging.getLogger("usufruct.builder")
 
 OnEvent = Callable[[int, rounds_pb2.RoundEvent], None]
-
-
-@dataclass
-class _Talk:
-    """What one holder has said so far."""
-
-    dataset_id: int
-    operator: str
-    steps: Steps = field(default_factory=Steps)
-    events: dict[int, rounds_pb2.RoundEvent] = field(default_factory=dict)
-    failure: BaseException | None = None
-
-    @property
-    def charged(self) -> int:
-        """Attempts that its ledger has charged, as it says; 0 when it has said nothing."""
-        return max((event.attempts_charged for event in self.events.values()), default=0)
 
 
 class Flight:
@@ -77,7 +56,7 @@ class Flight:
         self._attempt, self._holders, self._aggregator = attempt, holders, aggregator
         self._on_event, self._deadline = on_event, deadline
         self._changed = threading.Condition()
-        self._talks = {dataset_id: _Talk(dataset_id, operators[dataset_id]) for dataset_id in sorted(holders)}
+        self._talks = {dataset_id: Talk(dataset_id, operators[dataset_id]) for dataset_id in sorted(holders)}
         self._sum: Future[FetchedSum] | None = None
         self._told_lost = False
         self._pool = ThreadPoolExecutor(len(holders) + 1, thread_name_prefix="round")
@@ -103,15 +82,16 @@ class Flight:
 
     # -- before the roster is fixed --------------------------------------------------------------------------------
 
-    def ready(self, needed: int, until: float) -> tuple[int, ...]:
+    def ready(self, needed: int, until: float, patient: bool) -> tuple[int, ...]:
         """Waits until every holder is ready or has failed, or the time is over; those that are ready.
 
         Args:
             needed: as many must be.
+            patient: whether :data:`NOT_YET` is a reason to ask all again later, rather than to do without that holder.
         Raises:
             UsufructError: so many have failed that too few are left; the first of these failures. Where it is one of
-                :data:`LOST`, once all others are ready or have failed, so that the next attempt finds them so. Or
-                somebody answered with one of :data:`NOT_YET`.
+                :data:`LOST`, once all others are ready or have failed, so that the next attempt finds them so. With
+                patience also one of :data:`NOT_YET`.
             RoundFailed: ATTEMPT_LOST: too few in time.
         """
         talks = self._talks.values()
@@ -119,7 +99,7 @@ class Flight:
             while True:
                 failed = [talk for talk in talks if talk.failure is not None]
                 ready = [talk for talk in talks if READY in talk.events and talk.failure is None]
-                self._raise_first(failed, lambda reason: reason in NOT_YET)
+                self._raise_first(failed, lambda reason: patient and reason in NOT_YET)
                 if len(talks) - len(failed) < needed:
                     self._raise_first(failed, lambda reason: reason not in LOST)
                     self._say_lost(failed)
@@ -183,10 +163,10 @@ class Flight:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     @property
-    def _roster(self) -> list[_Talk]:
+    def _roster(self) -> list[Talk]:
         return [self._talks[dataset_id] for dataset_id in self._attempt.fixed_view.datasets]
 
-    def _listen(self, talk: _Talk) -> None:
+    def _listen(self, talk: Talk) -> None:
         """A holder's thread."""
         holder, attempt = self._holders[talk.dataset_id], self._attempt
         failure: BaseException | None = None
@@ -205,32 +185,9 @@ class Flight:
             talk.failure = failure if CHECKED not in talk.events else None
             self._changed.notify_all()
 
-    def _heard(self, talk: _Talk, event: rounds_pb2.RoundEvent) -> None:
-        """Checks one event and keeps it.
-
-        Raises:
-            RoundFailed, InvalidInput: it is not about this attempt, or not in the order of a round.
-        """
+    def _heard(self, talk: Talk, event: rounds_pb2.RoundEvent) -> None:
         with self._changed:
-            view = self._attempt.view
-            expected = max(talk.events, default=0) + 1
-            if event.state != expected or expected > CHECKED or (view is None and expected > READY):
-                raise InvalidInput("Its events are not in the order of a round.", field="state")
-            if event.state <= READY and event.offer_hash != self._attempt.offer.hash:
-                raise RoundFailed(
-                    "It answered for another offer than the one it was sent.",
-                    reason="ROSTER_MISMATCH",
-                    dataset_id=talk.dataset_id,
-                )
-            if event.state == READY:
-                self._attempt.note_ready(talk.dataset_id, talk.operator, event)
-            if view is not None and event.state > READY and event.view_hash != view.hash:
-                raise RoundFailed(
-                    "It answered for another view of the round than the one it was sent.",
-                    reason="ROUND_VIEW_CHANGED",
-                    dataset_id=talk.dataset_id,
-                )
-            talk.events[event.state] = event
+            talk.hear(self._attempt, event)
             self._changed.notify_all()
         self._on_event(talk.dataset_id, event)
 
@@ -299,7 +256,7 @@ class Flight:
             self._changed.wait(left)
         return failure
 
-    def _say_lost(self, failed: Collection[_Talk]) -> None:
+    def _say_lost(self, failed: Collection[Talk]) -> None:
         """Said once and at once: the other holders may take as long as the round."""
         for talk in failed:
             if not self._told_lost and _reason(talk.failure) in LOST:
@@ -307,7 +264,7 @@ class Flight:
                 self._told_lost = True
 
     @staticmethod
-    def _raise_first(failed: Collection[_Talk], which: Callable[[str], bool]) -> None:
+    def _raise_first(failed: Collection[Talk], which: Callable[[str], bool]) -> None:
         for talk in failed:
             if talk.failure is not None and which(_reason(talk.failure)):
                 raise talk.failure

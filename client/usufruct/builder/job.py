@@ -331,7 +331,12 @@ class JobHandle:
                 return None
             try:
                 with ChainWatch(self._network.chain):
-                    opened = self._open_driver().run(attempt, self._listener(attempt, progress), progress.say)
+                    opened = self._open_driver().run(
+                        attempt,
+                        self._listener(attempt, progress),
+                        progress.say,
+                        patient=time.monotonic() - started < FINALITY_SECONDS,
+                    )
             except UsufructError as error:
                 if attempt.key.used or error.reason not in _RETRY_SAME:
                     self._pending = None

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from usufruct import graph
 from usufruct.builder.attempt import Attempt
-from usufruct.builder.flight import CHECKED, ENCRYPTED, Flight, OnEvent
+from usufruct.builder.flight import Flight, OnEvent
 from usufruct.builder.peers import AggregatorPeer, HolderPeer
+from usufruct.builder.round_stream import CHECKED, ENCRYPTED
 from usufruct.builder.summing import (
     OpenedSum,
     add_again,
@@ -97,13 +98,20 @@ class RoundDriver:
         )
         return Attempt(offer, key, weights, self._account)
 
-    def run(self, attempt: Attempt, on_event: OnEvent, say: Callable[[str], None] = log.warning) -> OpenedSum:
+    def run(
+        self,
+        attempt: Attempt,
+        on_event: OnEvent,
+        say: Callable[[str], None] = log.warning,
+        patient: bool = True,
+    ) -> OpenedSum:
         """Offers an attempt, fixes its roster, waits for the sum, checks it with the holders and opens it.
 
         A holder that fails, or is not ready in half of the round's time, is left out where the job's rules allow it.
 
         Args:
             say: told in words who is left out.
+            patient: whether a holder that sees too few legs accepted (``flight.NOT_YET``) is reason enough to raise that.
         Raises:
             RoundFailed: a reason of ``flight.LOST``, once the others are ready, or have sent their updates, so that the
                 next attempt finds them so; SUM_INVALID, ROSTER_MISMATCH or BAD_SIGNATURE for a sum that is not the
@@ -119,7 +127,7 @@ class RoundDriver:
         deadline = began + seconds + SLACK_SECONDS
         with Flight(attempt, asked, operators, self._aggregator, on_event, deadline) as flight:
             needed = self.needed if attempt.view is None else len(asked)
-            roster = flight.ready(needed, began + READY_SHARE * seconds)
+            roster = flight.ready(needed, began + READY_SHARE * seconds, patient)
             view = attempt.fix_view(roster)
             left_out = {member: flight.why_not(member) for member in asked if member not in roster}
             for dataset_id, why in left_out.items():

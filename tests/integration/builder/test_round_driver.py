@@ -219,6 +219,13 @@ def test_a_holder_that_sees_too_few_acceptances_is_asked_again_rather_than_left_
     assert opened.roster == (3, 5, 8)
 
 
+def test_but_not_for_ever(world: RoundWorld) -> None:
+    world.let(min_cohort=2)
+    world.holders[5].not_yet = 99
+    opened = world.driver().run(world.prepare(), lambda dataset_id, event: None, patient=False)
+    assert opened.roster == (3, 8)
+
+
 # -- deaths -----------------------------------------------------------------------------------------------------------
 
 
