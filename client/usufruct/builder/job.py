@@ -95,6 +95,7 @@ class JobHandle:
         self._validation = losses.read_validation(validation, self._graph.input_shape[0])
         self.verify_chunks = 0
         self._pending: Attempt | None = None
+        self._given_up: Attempt | None = None
         self._without: frozenset[int] = frozenset()
         self._peers: Peers | None = None
         self._driver: RoundDriver | None = None
@@ -339,7 +340,7 @@ class JobHandle:
                     )
             except UsufructError as error:
                 if attempt.key.used or error.reason not in _RETRY_SAME:
-                    self._pending = None
+                    self._pending, self._given_up = None, attempt
                 spoilt = self._do_without(error)
                 self._hang_up()  # look at every party again before the next attempt
                 if spoilt:
@@ -394,6 +395,9 @@ class JobHandle:
     def _next_attempt(self, index: int) -> Attempt | None:
         """The attempt that was begun in this process, or a fresh one whose number is durable before it is sent."""
         driver = self._open_driver()
+        if self._given_up is not None:
+            driver.forget(self._given_up)
+            self._given_up = None
         if self._pending is not None:
             return self._pending
         if self._state.next_attempt > self.spec.plan.attempts:

@@ -163,9 +163,12 @@ class RoundDriver:
         return self._aggregator.fetch_chunk(self._to_sum(attempt.fixed_view), index, sum_root).adds_up
 
     def forget(self, attempt: Attempt) -> None:
-        """Lets the aggregator forget an attempt whose sum is safe. It would by itself, later; so failing is no error."""
+        """Lets the aggregator forget an attempt whose sum is safe, or that is given up. It would by itself, later; so failing
+        is no error."""
+        if attempt.view is None:
+            return  # it was never opened there
         try:
-            self._aggregator.close_round(self._to_sum(attempt.fixed_view))
+            self._aggregator.close_round(self._to_sum(attempt.view))
         except UsufructError as error:
             log.info("attempt %d was not closed: %s", attempt.number, error.message)
 

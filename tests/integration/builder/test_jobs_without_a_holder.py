@@ -53,6 +53,7 @@ def test_a_holder_that_signs_what_cannot_be_added_is_asked_no_more(
     results = list(job)
     assert [(result.attempt, result.left_out) for result in results] == [(2, (2,)), (3, (2,))]
     assert "asks the holder of dataset 2 no more" in caplog.text
+    assert world.aggregator.rounds.open_rounds == 0, "the attempt that was given up is closed there, too"
     assert {attempt for attempt, _, _ in world.holders[2].seen} == {1}
 
 
