@@ -182,7 +182,7 @@ class StandInHolder:
         challenge = Challenge(check.seed, view.hash, check.sum_root)
         self.challenges.append(challenge)
         if kept.challenge not in (None, challenge):
-            raise RoundFailed(reason="ROUND_VIEW_CHANGED")
+            raise RoundFailed(reason="CHECK_CHANGED")
         kept.challenge = challenge
         assert verify_uploads(check.uploads, **to_sum.names)[self.dataset_id] == commitment.root
         with path.open("rb") as file:
