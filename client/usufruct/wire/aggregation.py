@@ -260,19 +260,6 @@ class HolderAggregation(_Aggregation):
         return parse(aggregation_pb2.UploadResponse, answer, HEADER_LIMIT_BYTES).received
 
 
-def send_upload(
-    aggregator: PinnedEndpoint,
-    operator: LocalAccount,
-    round_to_sum: RoundToSum,
-    dataset_id: int,
-    upload: Path,
-    commitment: Commitment,
-) -> int:
-    """One upload over a connection of its own; see :meth:`HolderAggregation.send_upload`."""
-    with HolderAggregation(aggregator, operator) as holder:
-        return holder.send_upload(round_to_sum, dataset_id, upload, commitment)
-
-
 class BuilderAggregation(_Aggregation):
     """The builder's side of one aggregator."""
 

@@ -24,7 +24,6 @@ from usufruct.wire.aggregation import (
     FetchedSum,
     HolderAggregation,
     RoundToSum,
-    send_upload,
 )
 from usufruct.wire.channel import pinned_channel
 from usufruct.wire.raw import UPLOAD
@@ -100,7 +99,8 @@ class Network:
         path = self.outbox / f"{dataset_id}-{secrets.token_hex(4)}"
         path.write_bytes(upload)
         commitment = Commitment.over(CHUNKING, chunks_of(upload))
-        return send_upload(self.peer, operator or self.operators[dataset_id], r, dataset_id, path, commitment)
+        with HolderAggregation(self.peer, operator or self.operators[dataset_id]) as holder:
+            return holder.send_upload(r, dataset_id, path, commitment)
 
     def opened(self, fetched: FetchedSum) -> np.ndarray:
         """What the builder does with a sum: every holder answers a challenge, then the key opens it; once."""
