@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from holder_world import Builder, Place, World, free_port
+from holder_world import Builder, Place, World, free_port, registered
+from running_leg import Leg
 
 from usufruct.chain.dev_chain import DevChain
 from usufruct.wire.channel import PinnedEndpoint
@@ -63,6 +64,17 @@ def customer(quiet: Place) -> Iterator[Builder]:
 @pytest.fixture(scope="session")
 def peer(served: HolderServer) -> PinnedEndpoint:
     return PinnedEndpoint(served.config.endpoint, served.identity.fingerprint)
+
+
+@pytest.fixture
+def leg(
+    served: HolderServer, peer: PinnedEndpoint, aggregator: PinnedEndpoint, builder: Builder
+) -> Iterator[Leg]:
+    """A leg of a fresh job over the served dataset alone."""
+    spec = builder.started(peer, registered(served.config), aggregator=aggregator)
+    leg = Leg(served, peer, builder, spec)
+    yield leg
+    served.rounds.end_leg((spec.job_id, leg.dataset_id))
 
 
 @pytest.fixture

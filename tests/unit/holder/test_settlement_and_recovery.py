@@ -35,9 +35,9 @@ def _kinds(server: HolderServer, job_id: bytes) -> list[UsageKind]:
 def _charge_once(place: Place, builder: Builder, spec: TrainingJobSpec, attempt: int = 1) -> None:
     """One attempt that is charged and encrypted, and finds no aggregator."""
     parts = round_parts(builder.account, spec, place.dataset_id, attempt=attempt)
-    with pytest.raises(UsufructError) as caught:
-        list(builder.run_round(place.peer, parts.header, parts.key.public_key_bytes, parts.weights))
-    assert caught.value.reason == "PEER_UNREACHABLE"
+    talk = builder.run_round(place.peer, parts)
+    talk.say(parts.submit(talk.ready()).step)
+    assert talk.error() == "PEER_UNREACHABLE"
 
 
 def test_a_receipt_that_the_chain_interrupts_is_signed_by_the_next_call(
@@ -215,31 +215,25 @@ def test_kill_9_in_the_middle_of_a_round_keeps_the_charge_and_loses_only_the_att
     plan = {"local_steps": 2000, "noise_multiplier_micro": 200_000_000, "sample_rate_nano": NANO}
     spec = builder.started(process.peer, dataset_id, plan=plan)
     parts = round_parts(builder.account, spec, dataset_id)
-    events = builder.run_round(process.peer, parts.header, parts.key.public_key_bytes, parts.weights)
-    assert next(events).state == rounds_pb2.ROUND_STATE_CHARGED
+    talk = builder.run_round(process.peer, parts)
+    talk.until(rounds_pb2.ROUND_STATE_CHARGED)
     process.end(signal.SIGKILL)
     killed_at = time.monotonic()
-    with pytest.raises(UsufructError) as caught:
-        list(events)
-    assert caught.value.reason == "PEER_UNREACHABLE"
+    assert talk.error() == "PEER_UNREACHABLE"
     assert time.monotonic() - killed_at < 10
 
     process = Process.start(config)
-    with pytest.raises(UsufructError) as caught:
-        list(builder.run_round(process.peer, parts.header, parts.key.public_key_bytes, parts.weights))
-    assert caught.value.reason == "ATTEMPT_LOST"
+    assert builder.run_round(process.peer, parts).error() == "ATTEMPT_LOST"
     builder.start(process.peer, spec.job_id, dataset_id)
     following = round_parts(builder.account, spec, dataset_id, attempt=2)
-    events = builder.run_round(
-        process.peer, following.header, following.key.public_key_bytes, following.weights
-    )
-    assert next(events).attempts_charged == 2
+    talk = builder.run_round(process.peer, following)
+    assert talk.until(rounds_pb2.ROUND_STATE_CHARGED).attempts_charged == 2
     stub = usage_pb2_grpc.UsageServiceStub(builder.channel(process.peer))  # type: ignore[no-untyped-call]
     answer = stub.ListUsageRecords(usage_pb2.ListUsageRecordsRequest(first_sequence=0, page_size=100))
     kinds = [record_from_bytes(record).kind for record in answer.records]
     assert kinds[:3] == [UsageKind.GRANTED, UsageKind.CHARGED, UsageKind.LOST]
     assert answer.next_sequence == len(kinds)
-    events.close()
+    talk.hang_up()
     assert process.end(signal.SIGTERM) == 0
     with LedgerReader(config.ledger_path) as book:
         assert book.leg(dataset_id, spec.job_id).charged == 2
