@@ -437,6 +437,7 @@ class JobHandle:
             seconds=seconds,
             upload_bytes=opened.upload_bytes,
             download_bytes=opened.download_bytes,
+            stages=opened.stages,
             left_out=tuple(
                 leg.dataset_id for leg in self._book.members if leg.dataset_id not in opened.roster
             ),

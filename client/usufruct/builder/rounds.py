@@ -21,6 +21,7 @@ from usufruct.builder.peers import AggregatorPeer, HolderPeer
 from usufruct.builder.round_stream import CHECKED, ENCRYPTED
 from usufruct.builder.summing import (
     OpenedSum,
+    Stages,
     add_again,
     bytes_moved,
     check,
@@ -122,6 +123,7 @@ class RoundDriver:
         attempt needs new ones.
         """
         began, seconds = time.monotonic(), self._spec.round_timeout_seconds
+        stages = Stages(began)
         asked = self._asked(attempt)
         operators = {dataset_id: self._spec.leg(dataset_id).operator for dataset_id in asked}
         deadline = began + seconds + SLACK_SECONDS
@@ -136,18 +138,24 @@ class RoundDriver:
             to_sum = self._to_sum(view)
             self._aggregator.open_round(to_sum, seconds)
             flight.tell(attempt.submit())
+            stages.end("ready")
             flight.start_sum(to_sum, seconds)
+            encrypted = flight.said(ENCRYPTED)
+            stages.end("encrypted")
             with flight.sum() as fetched:
-                compare_uploads(fetched, to_sum, flight.said(ENCRYPTED))
+                stages.end("summed")
+                compare_uploads(fetched, to_sum, encrypted)
                 challenge = attempt.challenge(fetched)
                 flight.tell(check_step(challenge, fetched))
                 checked = check(challenge, fetched, to_sum, flight.said(CHECKED))
+                stages.end("checked")
                 if self._verify_chunks:
                     add_again(self._aggregator, to_sum, challenge.sum_root, self._verify_chunks)
                 update = open_average(attempt.key, checked, fetched, self._spec)
+                stages.end("opened")
                 up, down = bytes_moved(attempt, len(asked), fetched, to_sum)
             charged = flight.attempts_charged
-        return OpenedSum(update, roster, left_out, charged, up, down)
+        return OpenedSum(update, roster, left_out, charged, up, down, stages.seconds)
 
     def verify_chunk(self, attempt: Attempt, index: int, sum_root: bytes) -> bool:
         """Whether one chunk of an attempt's sum is the sum of the holders' chunks, fetched and added again here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ class OpenedSum:
         left_out: by dataset number, why its holder's is not, though its leg takes part in the job.
         attempts_charged: by dataset number, what its holder says its ledger has charged; also of those left out, where
             they said so.
+        stages: wall seconds until all holders were ready (offered, charged, trained), the roster had encrypted, the sum was
+            here, its check was answered, and it was opened.
     """
 
     update: NDArray[np.float64]
@@ -38,6 +41,24 @@ class OpenedSum:
     attempts_charged: Mapping[int, int]
     upload_bytes: int
     download_bytes: int
+    stages: Mapping[str, float]
+
+
+class Stages:
+    """How long each stage of an attempt took, wall seconds by name, in their order.
+
+    Args:
+        began: on the monotonic clock.
+    """
+
+    def __init__(self, began: float) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = began
+
+    def end(self, name: str) -> None:
+        """A stage is over, and the next begins."""
+        now = time.monotonic()
+        self.seconds[name], self._last = now - self._last, now
 
 
 def compare_uploads(
