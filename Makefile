@@ -50,6 +50,9 @@ gas: contracts/node_modules/.ready   ## what each transaction costs, against its
 bench-encryption: setup   ## our encryption beside TenSEAL CKKS as NVIDIA FLARE and FedML use it (ARGS="--quick --json")
 	$(RUN) tests/benchmarks/encryption.py $(ARGS)
 
+bench-round: setup   ## whole encrypted rounds between real processes, stage by stage (ARGS="--quick --large --peers --json")
+	$(RUN) tests/benchmarks/rounds.py $(ARGS)
+
 check: setup contracts/node_modules/.ready   ## style, types, import layers, generated files
 	$(BIN)/ruff check . $(ARGS)
 	$(BIN)/ruff format --check .
