@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from holder_world import Builder, Place, World, free_port, registered
+from neighbour import Neighbour, shared_job
 from running_leg import Leg
 
 from usufruct.chain.dev_chain import DevChain
@@ -74,7 +75,29 @@ def leg(
     spec = builder.started(peer, registered(served.config), aggregator=aggregator)
     leg = Leg(served, peer, builder, spec)
     yield leg
-    served.rounds.end_leg((spec.job_id, leg.dataset_id))
+    leg.close()
+
+
+@pytest.fixture(scope="session")
+def neighbour(world: World, tmp_path_factory: pytest.TempPathFactory) -> Neighbour:
+    config = world.holder("neighbour", port=free_port())
+    return Neighbour(registered(config), open_operator(config), tmp_path_factory.mktemp("neighbour"))
+
+
+@pytest.fixture
+def shared(
+    served: HolderServer,
+    peer: PinnedEndpoint,
+    aggregator: PinnedEndpoint,
+    builder: Builder,
+    neighbour: Neighbour,
+) -> Iterator[Leg]:
+    """The served dataset's leg of a fresh job over it and the neighbour's; either may train alone."""
+    own = registered(served.config)
+    spec = shared_job(builder, peer, own, neighbour.dataset_id, aggregator)
+    leg = Leg(served, peer, builder, spec)
+    yield leg
+    leg.close()
 
 
 @pytest.fixture

@@ -332,6 +332,15 @@ class Builder:
         """RunRound, step by step."""
         return RoundTalk(self.channel(holder), parts)
 
+    def run_alone(self, holder: PinnedEndpoint, parts: RoundParts) -> str:
+        """RunRound with a roster of this holder alone; the reason why it does not come to its end."""
+        talk = self.run_round(holder, parts)
+        try:
+            talk.say(parts.submit(talk.ready()).step)
+        except UsufructError as error:
+            return error.reason
+        return talk.error()
+
     def close(self) -> None:
         """Closes all channels."""
         for channel in self._channels:

@@ -8,7 +8,6 @@ from holder_world import Builder, RoundParts, RoundTalk, registered, round_parts
 
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind, UsageRecord
-from usufruct.errors import UsufructError
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.usage import record_from_bytes
 from usufruct_server.holder.server import HolderServer
@@ -37,12 +36,7 @@ class Leg:
 
     def ended(self, parts: RoundParts) -> str:
         """The same of an attempt that may have been offered before."""
-        talk = self.talk(parts)
-        try:
-            talk.say(parts.submit(talk.ready()).step)
-        except UsufructError as error:
-            return error.reason
-        return talk.error()
+        return self.builder.run_alone(self.peer, parts)
 
     @property
     def charged(self) -> int:
@@ -56,6 +50,12 @@ class Leg:
     def kinds(self) -> list[UsageKind]:
         """Their kinds, in order, but for the grant."""
         return [record.kind for record in self._records() if record.kind is not UsageKind.GRANTED]
+
+    def close(self) -> None:
+        """Ends what the holder still does for it."""
+        key = self.spec.job_id, self.dataset_id
+        self.served.rounds.wind_up(key, 30)
+        self.served.rounds.end_leg(key)
 
     def _records(self) -> list[UsageRecord]:
         records = map(record_from_bytes, self.served.ledger.usage_records(0, 10_000))

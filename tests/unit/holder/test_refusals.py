@@ -83,8 +83,7 @@ def test_a_leg_starts_only_with_its_own_grant(
     assert _reason(other.start, peer, spec.job_id, dataset_id) == "GRANT_OTHER_BUILDER"
     assert _reason(other.propose, peer, dataset_id, data) == "NOT_YOURS"
     parts = round_parts(other.account, spec, dataset_id)
-    stolen = other.run_round(peer, parts.header, parts.key.public_key_bytes, parts.weights)
-    assert _reason(list, stolen) == "GRANT_MISSING"
+    assert other.run_round(peer, parts).error() == "GRANT_MISSING"
     with pytest.raises(UsufructError) as caught, rpc_errors():
         other.jobs(peer).GetProposal(jobs_pb2.GetProposalRequest(job_id=spec.job_id, dataset_id=dataset_id))
     assert caught.value.reason == "NOT_YOURS"

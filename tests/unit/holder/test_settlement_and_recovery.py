@@ -35,9 +35,7 @@ def _kinds(server: HolderServer, job_id: bytes) -> list[UsageKind]:
 def _charge_once(place: Place, builder: Builder, spec: TrainingJobSpec, attempt: int = 1) -> None:
     """One attempt that is charged and encrypted, and finds no aggregator."""
     parts = round_parts(builder.account, spec, place.dataset_id, attempt=attempt)
-    talk = builder.run_round(place.peer, parts)
-    talk.say(parts.submit(talk.ready()).step)
-    assert talk.error() == "PEER_UNREACHABLE"
+    assert builder.run_alone(place.peer, parts) == "PEER_UNREACHABLE"
 
 
 def test_a_receipt_that_the_chain_interrupts_is_signed_by_the_next_call(
@@ -203,7 +201,8 @@ class Process:
 
 @pytest.fixture
 def config(world: World) -> HolderConfig:
-    return world.holder("killed", port=free_port())
+    port = free_port()
+    return world.holder(f"killed-{port}", port=port)
 
 
 def test_kill_9_in_the_middle_of_a_round_keeps_the_charge_and_loses_only_the_attempt(
@@ -237,3 +236,51 @@ def test_kill_9_in_the_middle_of_a_round_keeps_the_charge_and_loses_only_the_att
     assert process.end(signal.SIGTERM) == 0
     with LedgerReader(config.ledger_path) as book:
         assert book.leg(dataset_id, spec.job_id).charged == 2
+
+
+def test_kill_9_keeps_what_was_encrypted_for_its_roster_and_loses_what_only_waited_for_one(
+    config: HolderConfig, builder: Builder
+) -> None:
+    dataset_id = registered(config)
+    process = Process.start(config)
+    spec = builder.started(process.peer, dataset_id)
+    parts = round_parts(builder.account, spec, dataset_id)
+    talk = builder.run_round(process.peer, parts)
+    member = talk.ready()
+    talk.say(parts.submit(member).step)
+    encrypted = talk.until(rounds_pb2.ROUND_STATE_ENCRYPTED)
+    assert talk.error() == "PEER_UNREACHABLE"
+    (path,) = config.ledger_path.with_name(config.ledger_path.name + ".outbox").iterdir()
+    data = path.read_bytes()
+    process.end(signal.SIGKILL)
+
+    process = Process.start(config)
+    again = builder.run_round(process.peer, parts)
+    assert again.ready() == member, "another mask key would be another view"
+    again.say(parts.submit(member).step)
+    assert again.until(rounds_pb2.ROUND_STATE_ENCRYPTED).upload_root == encrypted.upload_root
+    assert again.error() == "PEER_UNREACHABLE"
+    assert path.read_bytes() == data
+    builder.start(process.peer, spec.job_id, dataset_id)
+    second = round_parts(builder.account, spec, dataset_id, attempt=2)
+    builder.run_round(process.peer, second).ready()
+    process.end(signal.SIGKILL)
+
+    process = Process.start(config)
+    assert builder.run_alone(process.peer, second) == "ATTEMPT_LOST"
+    damaged = bytearray(data)
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    third = builder.run_round(process.peer, parts)
+    third.say(parts.submit(third.ready()).step)
+    assert third.error() == "ATTEMPT_LOST", "damaged bytes are never sent"
+    process.end(signal.SIGTERM)
+    with LedgerReader(config.ledger_path) as book:
+        assert book.leg(dataset_id, spec.job_id).charged == 2
+        records = map(record_from_bytes, book.usage_records(0, 100))
+        kinds = [(record.kind, record.attempt) for record in records if record.attempt]
+    assert [pair for pair in kinds if pair[0] is not UsageKind.REFUSED] == [
+        (UsageKind.CHARGED, 1),
+        (UsageKind.CHARGED, 2),
+        (UsageKind.LOST, 2),
+    ]

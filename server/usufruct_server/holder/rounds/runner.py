@@ -238,8 +238,8 @@ class RoundRunner:
             stored, commitment = self._submission.encrypt(attempt, view, masks, charged.zeros, values)
         except Exception as error:
             _log.error(
-                "event=attempt_lost job=%s dataset=%d attempt=%d type=%s",
-                job_id.hex(), dataset_id, offer.attempt, type(error).__name__,
+                "event=attempt_lost job=%s dataset=%d attempt=%d type=%s reason=%s",
+                job_id.hex(), dataset_id, offer.attempt, type(error).__name__, getattr(error, "reason", ""),
             )  # fmt: skip
             self._log.record(UsageKind.LOST, job, offer)
             reason = "TRAINER_FAILED" if getattr(error, "reason", "") == "TRAINER_FAILED" else "ATTEMPT_LOST"
