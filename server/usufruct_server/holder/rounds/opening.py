@@ -33,12 +33,17 @@ _SAFETENSORS_BYTES = 1 << 20
 _log = logging.getLogger("usufruct.holder.rounds")
 
 
-@dataclass(frozen=True)
+@dataclass
 class RoundBody:
     """What follows a round's header; its digests have been compared, and the key's coefficients are in range."""
 
     public_key: bytes
     weights: bytes
+
+    def give_weights(self) -> bytes:
+        """The weights; this object lets go of them, for an attempt may wait long after its training."""
+        weights, self.weights = self.weights, b""
+        return weights
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ class RoundRunner:
             self._store.update_leg(job_id, dataset_id, last_round=offer.round)
             attempt.tell(RoundProgress.CHARGED)
             seconds = float(job.spec.round_timeout_seconds)
-            values = charged.trainer.run(body.weights, offer.round, offer.attempt, seconds)
+            values = charged.trainer.run(body.give_weights(), offer.round, offer.attempt, seconds)
             if values.size != job.spec.encryption.parameter_count:
                 raise RoundFailed(
                     "the trainer answered with another number of values", reason="TRAINER_FAILED"
