@@ -70,17 +70,16 @@ class Submission:
 
         def keep() -> MaskStream | None:
             job_id, dataset_id = job.key
-            known = self._store.attempt(job_id, dataset_id, offer.attempt)
-            if known is not None and known.view_hash not in (b"", view.hash):
-                raise RoundFailed(
-                    "the attempt has another roster", reason="ROUND_VIEW_CHANGED", attempt=offer.attempt
-                )
             masks = None
             if (
                 attempt.mask is not None and len(view.roster) > 1
             ):  # alone, there is nobody to share a mask with
                 masks = attempt.mask.masks(parameters, view.hash, view.mask_keys)
-            self._store.note_view(job_id, dataset_id, offer.attempt, view.hash, attempt.mask_key)
+            noted = self._store.note_view(job_id, dataset_id, offer.attempt, view.hash, attempt.mask_key)
+            if noted.view_hash != view.hash:
+                raise RoundFailed(
+                    "the attempt has another roster", reason="ROUND_VIEW_CHANGED", attempt=offer.attempt
+                )
             return masks
 
         attempt.agree(view, keep)
