@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from usufruct.errors import ConfigError, UsufructError
 from usufruct.wire.tls import TlsIdentity, fingerprint_text, load_identity
 from usufruct_server.holder.catalogue import load_card, load_catalogue
 from usufruct_server.holder.config import HolderConfig
-from usufruct_server.holder.data_check import DataCheck
+from usufruct_server.holder.data_check import look_at_data
 from usufruct_server.holder.fencing import require_history
 from usufruct_server.holder.ledger import LedgerReader
 from usufruct_server.holder.opening import (
@@ -27,6 +28,7 @@ from usufruct_server.holder.opening import (
     open_operator,
     registration_problems,
 )
+from usufruct_server.holder.training.zygote import Zygote
 
 CLOCK_SECONDS = 60
 DISK_BYTES = 1 << 30
@@ -147,10 +149,11 @@ class Doctor:
 
     def _data(self, card: Path, data: Path) -> str:
         try:
-            load_card(card)
+            finished = load_card(card)
         except ConfigError as error:
             raise ConfigError(f"Cannot be looked at before the card {card.name} is right.") from error
-        finding = DataCheck(card, data).wait()
+        with closing(Zygote()) as zygote:
+            finding = look_at_data(zygote, finished.card, data)
         if finding.reason:
             raise ConfigError(finding.message)
         return "readable as the card describes it"

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from holder_world import Builder, Place, World, free_port
+from holder_world import Builder, Place, World, free_port, server_of
 
 from usufruct.chain.dev_chain import DevChain
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.tls import create_identity
 from usufruct_server.aggregator.config import AggregatorConfig
 from usufruct_server.aggregator.server import AggregatorServer
-from usufruct_server.holder.opening import open_operator
 from usufruct_server.holder.server import HolderServer
 
 
@@ -33,7 +32,7 @@ def aggregator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PinnedEndpo
 @pytest.fixture(scope="session")
 def served(world: World) -> Iterator[HolderServer]:
     config = world.holder("first", port=free_port())
-    server = HolderServer(config, open_operator(config))
+    server = server_of(config)
     server.start()
     yield server
     server.stop()
@@ -45,7 +44,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with DevChain() as dev:
         world = World.make(dev, tmp_path_factory.mktemp("quiet"))
         config = world.holder("quiet", port=free_port())
-        server = HolderServer(config, open_operator(config))
+        server = server_of(config)
         server.start()
         server.housekeeping.close()
         yield Place(world, server)
