@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from eth_account import Account
 from eth_utils.crypto import keccak
-from holder_world import GRANT_ALL, Builder, Place, World, free_port, registered, server_of
+from holder_world import GRANT_ALL, Builder, Place, World, free_port, registered, server_of, zygote
 from typer.testing import CliRunner
 
 from usufruct.errors import ConfigError, InvalidInput, UsufructError
@@ -95,13 +95,13 @@ def another_policy(quiet: Place) -> Iterator[None]:
 @pytest.mark.usefixtures("another_policy")
 def test_a_changed_policy_is_found_and_put_on_chain_by_register(quiet: Place) -> None:
     config = read_config(quiet.server.config.path)
-    (finding,) = (f for f in Doctor(config).findings() if f.check == "registration")
+    (finding,) = (f for f in Doctor(config, zygote()).findings() if f.check == "registration")
     assert not finding.ok
     assert "the published policy is another one on chain; run `usufruct holder register`" in finding.text
     with pytest.raises(ConfigError, match="the published policy is another one"):
         server_of(config)
     _run(quiet, "register")
-    (finding,) = (f for f in Doctor(config).findings() if f.check == "registration")
+    (finding,) = (f for f in Doctor(config, zygote()).findings() if f.check == "registration")
     assert finding.ok, finding.text
     assert _run(quiet, "register")["steps"] == []
 
@@ -182,6 +182,6 @@ def test_the_published_policy_is_the_one_that_is_registered_and_names_no_builder
 
 
 def test_the_doctor_compares_the_ledger_with_what_the_chain_has_seen(quiet: Place) -> None:
-    (finding,) = (f for f in Doctor(quiet.server.config).findings() if f.check == "history")
+    (finding,) = (f for f in Doctor(quiet.server.config, zygote()).findings() if f.check == "history")
     assert finding.ok
     assert f"fencing epoch {quiet.server.fencing.epoch}" in finding.text
