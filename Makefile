@@ -27,7 +27,7 @@ demo: setup      ## the main job: train over three hospitals on this machine
 test: check test-contracts test-python   ## everything CI runs
 
 test-python: setup   ## unit, integration, statistical, security and fault tests
-	$(RUN) -m pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest --numprocesses 3 --no-loadscope-reorder $(ARGS)
 
 test-contracts: contracts/node_modules/.ready   ## the committed artefacts are those of the sources; forge tests of the contracts
 	$(RUN) contracts/toolchain.py test $(ARGS)

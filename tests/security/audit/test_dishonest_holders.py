@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
 from finished_job import PLAN, PRICE_UNITS, ROUNDS, Job, Network, WorkingHolder
+from judged import findings_by_job
 
-from usufruct.audit import Evidence, collect, judge
+from usufruct.audit import Evidence, collect
 from usufruct.audit.findings import Finding
 from usufruct.domain.usage_record import UsageKind
 
@@ -94,11 +94,7 @@ def dishonest(tmp_path_factory: pytest.TempPathFactory, jobs: dict[str, Job]) ->
 
 @pytest.fixture(scope="module")
 def found(dishonest: Evidence) -> dict[bytes, list[Finding]]:
-    by_job: dict[bytes, list[Finding]] = defaultdict(list)
-    for finding in judge(dishonest).discrepancies:
-        assert finding.place.job_id is not None, f"no word of the chain differs from another: {finding}"
-        by_job[finding.place.job_id].append(finding)
-    return by_job
+    return findings_by_job(dishonest)
 
 
 @pytest.mark.parametrize("what", RECEIPT_LIES)

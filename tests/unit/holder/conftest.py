@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from holder_world import Builder, Place, World, free_port, registered
+from holder_world import Builder, Place, World, free_port, registered, server_of
 from neighbour import Neighbour, shared_job
 from running_leg import Leg
 
@@ -35,7 +35,7 @@ def aggregator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PinnedEndpo
 @pytest.fixture(scope="session")
 def served(world: World) -> Iterator[HolderServer]:
     config = world.holder("first", port=free_port())
-    server = HolderServer(config, open_operator(config))
+    server = server_of(config)
     server.start()
     yield server
     server.stop()
@@ -47,7 +47,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with DevChain() as dev:
         world = World.make(dev, tmp_path_factory.mktemp("quiet"))
         config = world.holder("quiet", port=free_port())
-        server = HolderServer(config, open_operator(config))
+        server = server_of(config)
         server.start()
         server.housekeeping.close()
         yield Place(world, server)

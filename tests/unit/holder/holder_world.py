@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
+import functools
 import hashlib
 import json
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -52,10 +54,11 @@ from usufruct.wire.signatures import sign_offer, sign_view
 from usufruct.wire.status import rpc_errors
 from usufruct_server.holder.config import HolderConfig, read_config
 from usufruct_server.holder.job_store import LegStatus
-from usufruct_server.holder.opening import open_admin
+from usufruct_server.holder.opening import open_admin, open_operator
 from usufruct_server.holder.register import register
 from usufruct_server.holder.server import HolderServer
 from usufruct_server.holder.setup_files import Answers, write_files
+from usufruct_server.holder.training.zygote import Zygote
 
 WIDTH = 2
 COIN = 10**20
@@ -86,6 +89,21 @@ def write_data(path: Path, persons: int = 60, rows: int = 60) -> None:
         for row in range(rows):
             x = generator.uniform(-1, 1, size=WIDTH)
             writer.writerow([f"p{row % persons}", *x.round(3), int(x.sum() > 0)])
+
+
+@functools.cache
+def zygote() -> Zygote:
+    """One for all servers of this process: each would load PyTorch anew."""
+    shared = Zygote()
+    atexit.register(shared.close)
+    return shared
+
+
+def server_of(
+    config: HolderConfig, operator: LocalAccount | None = None, tell: Callable[[str], None] = lambda text: None
+) -> HolderServer:  # fmt: skip
+    """A holder's server, not started yet."""
+    return HolderServer(config, operator or open_operator(config), tell, zygote())
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from holder_world import Builder, World, free_port, registered, round_parts
+from holder_world import Builder, World, free_port, registered, round_parts, server_of
 from torch import nn
 
 from usufruct import graph
@@ -127,7 +127,7 @@ def cautious(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, 
         world = World.make(dev, tmp_path_factory.mktemp("cautious"))
         policy = 'auto_grant = true\nunknown_builders = "inbox"\ngrant_term_seconds = 60'
         config = world.holder("second", port=free_port(), policy=policy)
-        server = HolderServer(config, open_operator(config))
+        server = server_of(config)
         server.start()
         yield world, server, dev
         server.stop()
@@ -171,7 +171,7 @@ def test_a_dataset_in_which_a_person_has_two_rows_is_refused(
 ) -> None:
     world, _, _ = cautious
     config = world.holder("third", port=free_port(), person_column="patient", persons=30)
-    server = HolderServer(config, open_operator(config))
+    server = server_of(config)
     server.start()
     peer, builder = PinnedEndpoint(config.endpoint, server.identity.fingerprint), Builder(world)
     spec = builder.spec(registered(config))
@@ -184,7 +184,7 @@ def test_a_dataset_in_which_a_person_has_two_rows_is_refused(
 def test_a_sum_over_too_few_holders_is_refused(cautious: tuple[World, HolderServer, DevChain]) -> None:
     world, _, _ = cautious
     config = world.holder("fourth", port=free_port(), min_cohort=2)
-    server = HolderServer(config, open_operator(config))
+    server = server_of(config)
     server.start()
     peer, builder = PinnedEndpoint(config.endpoint, server.identity.fingerprint), Builder(world)
     spec = builder.spec(registered(config))
@@ -201,13 +201,13 @@ def test_a_server_refuses_to_start_when_the_chain_says_otherwise(
     config = world.holder("fifth", port=free_port())
     operator = open_operator(config)
     with pytest.raises(ConfigError, match=r"The endpoint is .*, on chain it is"):
-        HolderServer(replace(config, endpoint="127.0.0.1:1"), operator)
+        server_of(replace(config, endpoint="127.0.0.1:1"), operator)
     with pytest.raises(ConfigError, match="The operator key is"):
-        HolderServer(config, world.account())
+        server_of(config, world.account())
     card = config.datasets[0].card
     card.write_bytes(card.read_bytes().replace(b'"nominal_size":60', b'"nominal_size":61'))
     with pytest.raises(ConfigError, match="is not registered"):
-        HolderServer(config, operator)
+        server_of(config, operator)
 
 
 def test_a_taken_port_is_named(cautious: tuple[World, HolderServer, DevChain]) -> None:

@@ -211,7 +211,7 @@ def test_kill_9_in_the_middle_of_a_round_keeps_the_charge_and_loses_only_the_att
     dataset_id = registered(config)
     process = Process.start(config)
     # long enough in the trainer to be killed there
-    plan = {"local_steps": 2000, "noise_multiplier_micro": 200_000_000, "sample_rate_nano": NANO}
+    plan = {"local_steps": 300, "noise_multiplier_micro": 200_000_000, "sample_rate_nano": NANO}
     spec = builder.started(process.peer, dataset_id, plan=plan)
     parts = round_parts(builder.account, spec, dataset_id)
     talk = builder.run_round(process.peer, parts)
