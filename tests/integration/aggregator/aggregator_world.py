@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
@@ -18,6 +19,7 @@ from usufruct.encryption.keys import RoundKey
 from usufruct.encryption.layout import Kind
 from usufruct.encryption.linear_check import Challenge, check_sum, check_value
 from usufruct.encryption.update import encrypt_update
+from usufruct.errors import UsufructError
 from usufruct.v1 import aggregation_pb2
 from usufruct.wire.aggregation import (
     BuilderAggregation,
@@ -140,3 +142,28 @@ def raw_send(network: Network, header: aggregation_pb2.UploadHeader, *messages: 
 
     with pinned_channel(network.peer.endpoint, network.peer.fingerprint) as channel, rpc_errors():
         channel.stream_unary(UPLOAD)(stream(), timeout=10)
+
+
+def refused(reason: str):
+    """Expects an error of ours with this reason."""
+
+    class Expectation:
+        def __enter__(self):
+            self._raises = pytest.raises(UsufructError)
+            self.info = self._raises.__enter__()
+            return self
+
+        def __exit__(self, *exc):
+            handled = self._raises.__exit__(*exc)
+            assert self.info.value.reason == reason, self.info.value
+            return handled
+
+    return Expectation()
+
+
+def wait_for_fetches(network, r, number: int = 1) -> None:
+    """Returns once so many fetches of ``r`` by its builder have begun."""
+    opened = network.server.rounds.of_builder(network.builder.address, r.job_id, r.attempt)
+    with opened._changed:
+        while opened._under_way[network.builder.address] < number:
+            opened._changed.wait(0.01)
