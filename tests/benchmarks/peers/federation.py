@@ -78,6 +78,24 @@ class Federation:
             )
         self._started.append((name, process))
 
+    def run(self, name: str, command: Sequence[str]) -> None:
+        """Run a command to its end.
+
+        Raises:
+            RuntimeError: it failed; the message has the end of its output.
+        """
+        done = subprocess.run(
+            command,
+            cwd=self.workspace,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=max(1.0, self._deadline - time.monotonic()),
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{name} failed: {(done.stdout + done.stderr)[-1500:]}")
+
     def wait_for(self, what: str, look: Callable[[], T | None]) -> T:
         """The first answer of ``look`` that is not None.
 

@@ -16,6 +16,7 @@ import shutil
 import sys
 from datetime import datetime
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def seconds_per_round(log: str) -> list[float] | None:
         return None
     times = [datetime.fromisoformat(found[1]) for found in STARTED.finditer(log)]
     times.append(datetime.fromisoformat(end[1]))
-    return [(after - before).total_seconds() for before, after in zip(times[1:], times[2:], strict=False)]
+    return [(after - before).total_seconds() for before, after in pairwise(times[1:])]
 
 
 def measure(parameters: int, rounds: int, encrypted: bool, timeout_seconds: float) -> list[float]:
