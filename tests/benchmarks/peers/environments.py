@@ -81,7 +81,7 @@ def python_of(peer: Peer, cache: Path = CACHE) -> Path:
             ) from error
         if done.returncode != 0:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = errors[-1] if errors else f"exit status {done.returncode}"
+            reason = errors[0] if errors else f"exit status {done.returncode}"
             raise PeerUnavailable(
                 f"{peer.title} is left out: {peer.requirement} cannot be installed ({reason})"
             )
