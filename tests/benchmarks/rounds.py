@@ -15,11 +15,13 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import clear_round
 import growth
 import round_network
+from peers.environments import PEERS, PeerUnavailable, measure
 from round_network import STAGES, Rounds
 
 HOLDERS = 3
@@ -117,12 +119,20 @@ def _growth(quick: bool, figures: dict[str, Any]) -> None:
 
 
 def _peers(quick: bool, figures: dict[str, Any]) -> None:
-    from peers import rounds_of
-
+    print("\nother frameworks, medians of rounds after the first (see README.md for what differs)")
     for name in ("1e5", "1e6"):
-        for peer, seconds in rounds_of(SIZES[name], 3 if quick else 5).items():
+        for peer, arguments in {"flare": (), "flare_clear": ("--clear",), "flower": ()}.items():
+            try:
+                found = measure(PEERS[peer.partition("_")[0]], SIZES[name], 4 if quick else 7, *arguments)
+            except PeerUnavailable as error:
+                print(f"{peer}: {error}", flush=True)
+                continue
+            seconds = median(found["seconds_per_round"])
             ratio = seconds / figures[f"seconds_{name}"]
-            print(f"{peer} at {name} parameters: {seconds:.2f} s a round, {ratio:.0f} times ours", flush=True)
+            print(
+                f"{peer:>12} {found['version']:>8} at {name}: {seconds:6.2f} s a round, {ratio:.0f} times ours",
+                flush=True,
+            )
             figures[f"{peer}_seconds_{name}"] = round(seconds, 3)
             figures[f"{peer}_ratio_{name}"] = round(ratio, 1)
 
