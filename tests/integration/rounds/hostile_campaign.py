@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Self
 from unittest import mock
 
-from hostile_round import SPOILS, HostileRound, Past, Tally
+from hostile_round import HostileRound
 from round_here import PARAMETERS, JobHere
+from tampered import SPOILS, Past, Tally
 
 from usufruct.encryption import chunks
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hostile_campaign import Campaign, a_chunk_a_block
-from hostile_round import SPOILS, one_more
 from round_here import JobHere, opens_rightly
+from tampered import SPOILS
+from tampered_uploads import one_more
 
 from usufruct.encryption import linear_check
 from usufruct.encryption.commitment import Commitment
