@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-python test-contracts fuzz-contracts fuzz-graphs coverage-contracts mutate-contracts slither gas \
-	check protos supported artefacts format clean
+	bench-encryption bench-round check protos supported artefacts format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -27,7 +27,7 @@ demo: setup      ## the main job: train over three hospitals on this machine
 test: check test-contracts test-python   ## everything CI runs
 
 test-python: setup   ## unit, integration, statistical, security and fault tests
-	$(RUN) -m pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest --numprocesses 3 --no-loadscope-reorder $(ARGS)
 
 test-contracts: contracts/node_modules/.ready   ## the committed artefacts are those of the sources; forge tests of the contracts
 	$(RUN) contracts/toolchain.py test $(ARGS)
@@ -50,7 +50,13 @@ slither: contracts/node_modules/.ready   ## static analysis of the contracts: me
 gas: contracts/node_modules/.ready   ## what each transaction costs, against its limit (ARGS=--json for one line of JSON)
 	$(RUN) contracts/toolchain.py gas $(ARGS)
 
-check: setup contracts/node_modules/.ready   ## style, types, import layers, stubs, SUPPORTED.md
+bench-encryption: setup   ## our encryption beside TenSEAL CKKS as NVIDIA FLARE and FedML use it (ARGS="--quick --json")
+	$(RUN) tests/benchmarks/encryption.py $(ARGS)
+
+bench-round: setup   ## whole encrypted rounds between real processes, stage by stage (ARGS="--quick --large --peers --json")
+	$(RUN) tests/benchmarks/rounds.py $(ARGS)
+
+check: setup contracts/node_modules/.ready   ## style, types, import layers, generated files
 	$(BIN)/ruff check . $(ARGS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from usufruct.errors import ConfigError, UsufructError
 from usufruct.wire.tls import TlsIdentity, fingerprint_text, load_identity
 from usufruct_server.holder.catalogue import load_card, load_catalogue
 from usufruct_server.holder.config import HolderConfig
-from usufruct_server.holder.data_check import DataCheck
+from usufruct_server.holder.data_check import look_at_data
 from usufruct_server.holder.fencing import require_history
 from usufruct_server.holder.ledger import LedgerReader
 from usufruct_server.holder.opening import (
@@ -27,6 +28,7 @@ from usufruct_server.holder.opening import (
     open_operator,
     registration_problems,
 )
+from usufruct_server.holder.training.zygote import Zygote
 
 CLOCK_SECONDS = 60
 DISK_BYTES = 1 << 30
@@ -44,10 +46,14 @@ class Finding:
 
 
 class Doctor:
-    """Runs the checks in an order in which each may use what the ones before have opened."""
+    """Runs the checks in an order in which each may use what the ones before have opened.
 
-    def __init__(self, config: HolderConfig) -> None:
-        self.config = config
+    Args:
+        zygote: forks the child that looks at data; None: one of its own for each dataset.
+    """
+
+    def __init__(self, config: HolderConfig, zygote: Zygote | None = None) -> None:
+        self.config, self._zygote = config, zygote
         self._chain: Chain | None = None
         self._operator: LocalAccount | None = None
         self._identity: TlsIdentity | None = None
@@ -147,10 +153,11 @@ class Doctor:
 
     def _data(self, card: Path, data: Path) -> str:
         try:
-            load_card(card)
+            finished = load_card(card)
         except ConfigError as error:
             raise ConfigError(f"Cannot be looked at before the card {card.name} is right.") from error
-        finding = DataCheck(card, data).wait()
+        with nullcontext(self._zygote) if self._zygote else closing(Zygote()) as zygote:
+            finding = look_at_data(zygote, finished.card, data)
         if finding.reason:
             raise ConfigError(finding.message)
         return "readable as the card describes it"

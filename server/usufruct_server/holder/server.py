@@ -33,9 +33,9 @@ from usufruct.wire.auth import Authenticator, AuthService
 from usufruct.wire.raw import ROUND_SERVICE, add_raw_methods
 from usufruct.wire.status import ErrorInterceptor
 from usufruct.wire.tls import SERVER_OPTIONS, TlsIdentity, load_identity, require_free, start_server
-from usufruct_server.holder.catalogue import load_catalogue
+from usufruct_server.holder.catalogue import ServedDataset, load_catalogue
 from usufruct_server.holder.config import HolderConfig
-from usufruct_server.holder.data_check import DataCheck
+from usufruct_server.holder.data_check import DataFinding, look_at_data
 from usufruct_server.holder.fencing import take_over
 from usufruct_server.holder.following import Following
 from usufruct_server.holder.housekeeping import Housekeeping
@@ -54,10 +54,13 @@ from usufruct_server.holder.services.usage import UsageService
 from usufruct_server.holder.settlement import Settlement
 from usufruct_server.holder.statements import Statements
 from usufruct_server.holder.trainers import Trainers
+from usufruct_server.holder.training.zygote import Zygote
 from usufruct_server.holder.usage_log import UsageLog
 
 WORKERS = 64
 """Calls that are answered at a time; further ones wait in gRPC, and above twice as many are turned away."""
+LOOKS = 4
+"""Datasets whose data are looked at together when a server starts."""
 STOP_SECONDS = 20.0
 """How long a stop waits for attempts that were charged to reach the outbox."""
 _SERVICES = (
@@ -79,6 +82,7 @@ class HolderServer:
 
     Args:
         tell: told in words what is waited for.
+        zygote: forks the trainer children; None: one of this server's own.
     Raises (on construction):
         ConfigError: something of this holder is wrong; says what to do.
         ChainError: the chain cannot be reached, or is another one.
@@ -86,21 +90,25 @@ class HolderServer:
     """
 
     def __init__(
-        self, config: HolderConfig, operator: LocalAccount, tell: Callable[[str], None] = lambda text: None
-    ) -> None:
+        self, config: HolderConfig, operator: LocalAccount, tell: Callable[[str], None] = lambda text: None,
+        zygote: Zygote | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.operator = config, str(operator.address)
         with ExitStack() as undo:
-            self._build(config, operator, tell, undo)
+            self._build(config, operator, tell, zygote, undo)
             self._undo = undo.pop_all()
 
     def _build(
-        self, config: HolderConfig, operator: LocalAccount, tell: Callable[[str], None], undo: ExitStack
-    ) -> None:
+        self, config: HolderConfig, operator: LocalAccount, tell: Callable[[str], None], zygote: Zygote | None,
+        undo: ExitStack,
+    ) -> None:  # fmt: skip
         registration = known_registration(config)
         catalogue = load_catalogue(config, registration)
         self.identity: TlsIdentity = load_identity(config.tls_dir)
-        looks = {s.dataset_id: DataCheck(s.card.path, s.config.data) for s in catalogue.all()}
-        trainers = Trainers()
+        if zygote is None:
+            zygote = Zygote()
+            undo.callback(zygote.close)
+        trainers = Trainers(zygote)
         undo.callback(trainers.close)
         chain = open_chain(config)
         problems = registration_problems(
@@ -123,7 +131,7 @@ class HolderServer:
         self.fencing = take_over(chain, sender, registration.holder_id, ledger, tell)
         self.trainers, self.ledger, self.store, self.catalogue = trainers, ledger, store, catalogue
         self._wire(config, operator, registration.holder_id, chain, sender)
-        self._look_at_data(looks)
+        self._look_at_data(zygote)
         self.rounds.recover()
         self.following.recover()
         self.proposals.act_on_decisions()
@@ -148,11 +156,11 @@ class HolderServer:
         )
         self.settlement = Settlement(
             store=store, ledger=ledger, usage=usage, publisher=self.publisher, chain=chain, statements=statements,
-            legs=self.legs, rounds=self.rounds, trainers=trainers,
+            legs=self.legs, rounds=self.rounds,
         )  # fmt: skip
         self.following = Following(
             store=store, ledger=ledger, chain=chain, sender=sender, legs=self.legs, rounds=self.rounds,
-            settlement=self.settlement, trainers=trainers,
+            settlement=self.settlement,
         )  # fmt: skip
         self.record_calls = RecordCalls(
             chain=chain, sender=sender, ledger=ledger, holder_id=holder_id, checkpoints=config.calls_path
@@ -193,16 +201,22 @@ class HolderServer:
             (*_SERVICES, reflection.SERVICE_NAME, health.SERVICE_NAME), self._server
         )
 
-    def _look_at_data(self, looks: dict[int, DataCheck]) -> None:
+    def _look_at_data(self, zygote: Zygote) -> None:
         """Data that cannot be used are not served; the others are."""
-        for dataset_id, look in looks.items():
-            finding = look.wait()
-            self.catalogue.mark(dataset_id, finding.reason)
-            if finding.reason:
-                _log.error(
-                    "event=data_unfit dataset=%d reason=%s text=%r every_job_is_refused=true",
-                    dataset_id, finding.reason, finding.message,
-                )  # fmt: skip
+
+        def look(served: ServedDataset) -> DataFinding:
+            return look_at_data(zygote, served.card.card, served.config.data)
+
+        with ThreadPoolExecutor(LOOKS, thread_name_prefix="look") as pool:
+            for served, finding in zip(
+                self.catalogue.all(), pool.map(look, self.catalogue.all()), strict=True
+            ):
+                self.catalogue.mark(served.dataset_id, finding.reason)
+                if finding.reason:
+                    _log.error(
+                        "event=data_unfit dataset=%d reason=%s text=%r every_job_is_refused=true",
+                        served.dataset_id, finding.reason, finding.message,
+                    )  # fmt: skip
 
     def start(self) -> int:
         """Opens the port; returns it.
@@ -220,10 +234,9 @@ class HolderServer:
     def stop(self, grace_seconds: float = 2.0) -> None:
         """Takes no new calls, lets charged attempts reach the outbox, closes ledger and trainers."""
         self._health.enter_graceful_shutdown()
-        stopped = self._server.stop(grace_seconds)
+        self._server.stop(grace_seconds).wait(grace_seconds + 5)
         self.rounds.close(STOP_SECONDS)
         self.housekeeping.close()
-        stopped.wait(grace_seconds + 5)
         self._undo.close()
         _log.info("event=stopped")
 

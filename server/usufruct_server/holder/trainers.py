@@ -24,10 +24,11 @@ LegKey = tuple[bytes, int]
 class Trainers:
     """Starts, keeps and ends trainer children. Safe from several threads; one leg's calls come from one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, zygote: Zygote) -> None:
+        """``zygote``: forks the children; whoever made it closes it."""
         self._guard = threading.Lock()
         self._appraising = threading.Lock()
-        self._zygote = Zygote()
+        self._zygote = zygote
         self._legs: dict[LegKey, Trainer] = {}
 
     def appraise_graph(self, graph: ModelGraph, micro_batch_size: int, loss: str, classes: int) -> int:
@@ -81,7 +82,6 @@ class Trainers:
             trainers, self._legs = [*self._legs.values()], {}
         for trainer in trainers:
             trainer.stop()
-        self._zygote.close()
 
 
 def task_for(spec: TrainingJobSpec, served: ServedDataset) -> TrainerTask:

@@ -19,11 +19,10 @@ from usufruct_server.holder.fencing import Fencing
 from usufruct_server.holder.ledger import LegUnknown
 from usufruct_server.holder.legs import GrantedJob, Legs
 from usufruct_server.holder.opening import open_operator
-from usufruct_server.holder.server import HolderServer
 from usufruct_server.holder.statements import Statements
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "holder"))
-from holder_world import GRANT_ALL, Place, World, free_port
+from holder_world import GRANT_ALL, Place, World, free_port, server_of
 
 
 class _Dev:
@@ -86,7 +85,7 @@ def holder_on(node: AnvilNode, folder: Path, finality: int) -> Iterator[NodePlac
     world = World(cast(Any, _Dev(node)), chain, addresses.test_token, folder)
     config = world.holder("holder", port=free_port(), policy=GRANT_ALL)
     node.mine(finality)
-    server = HolderServer(config, open_operator(config), lambda text: node.mine(finality))
+    server = server_of(config, tell=lambda text: node.mine(finality))
     server.start()
     server.housekeeping.close()
     try:

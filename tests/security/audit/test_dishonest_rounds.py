@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from finished_job import PLAN, ROUNDS, TERMS, Job, Network, WorkingHolder
+from judged import findings_by_job
 
 from usufruct.audit import Evidence, collect, judge
 from usufruct.audit.findings import Finding
@@ -94,8 +94,8 @@ def lies(network: Network) -> Iterator[Job]:
     job = network.open_job([one, two], 7200)
     for holder in (one, two):
         for round_ in range(1, ROUNDS + 1):
-            other = b"alone" if holder is two and round_ == 2 else b""
-            network.charge(job, holder, round_, round_, roster=other)
+            other = bytes(32) if holder is two and round_ == 2 else b""
+            network.charge(job, holder, round_, round_, view=other)
         network.finish(job, holder)
     yield job
 
@@ -125,11 +125,7 @@ def dishonest(tmp_path_factory: pytest.TempPathFactory, jobs: dict[str, Job]) ->
 
 @pytest.fixture(scope="module")
 def found(dishonest: Evidence) -> dict[bytes, list[Finding]]:
-    by_job: dict[bytes, list[Finding]] = defaultdict(list)
-    for finding in judge(dishonest).discrepancies:
-        assert finding.place.job_id is not None, f"no word of the chain differs from another: {finding}"
-        by_job[finding.place.job_id].append(finding)
-    return by_job
+    return findings_by_job(dishonest)
 
 
 @pytest.mark.parametrize("what", LIES)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from eth_account import Account
-from holder_world import ACCEPT_SECONDS, Builder, Place, free_port, round_parts
+from holder_world import ACCEPT_SECONDS, Builder, Place, free_port, round_parts, server_of
 
 from usufruct.chain import LegState as ChainLegState
 from usufruct.chain import Sender, acceptance_hash, signer
@@ -16,8 +16,7 @@ from usufruct.errors import UsufructError
 from usufruct.wire.jobs import signed_grant_from_proto, spec_to_bytes
 from usufruct_server.holder.job_store import LegStatus
 from usufruct_server.holder.ledger import LegState, LegUnknown
-from usufruct_server.holder.opening import open_admin, open_operator
-from usufruct_server.holder.server import HolderServer
+from usufruct_server.holder.opening import open_admin
 
 
 def _reason(call: Any, *arguments: Any, **named: Any) -> str:
@@ -29,9 +28,7 @@ def _reason(call: Any, *arguments: Any, **named: Any) -> str:
 def _round(place: Place, builder: Builder, spec: TrainingJobSpec, attempt: int = 1) -> str:
     """Why a round does not end well; PEER_UNREACHABLE: it was charged, and there is no aggregator."""
     parts = round_parts(builder.account, spec, place.dataset_id, attempt=attempt)
-    return _reason(
-        list, builder.run_round(place.peer, parts.header, parts.key.public_key_bytes, parts.weights)
-    )
+    return builder.run_alone(place.peer, parts)
 
 
 def _charged(place: Place, spec: TrainingJobSpec) -> int:
@@ -137,7 +134,7 @@ def test_nothing_runs_or_is_spent_while_too_few_are_accepted_and_then_all_is_fre
     quiet: Place, customer: Builder
 ) -> None:
     config = quiet.world.holder("absent", port=free_port())
-    absent = Place(quiet.world, HolderServer(config, open_operator(config)))
+    absent = Place(quiet.world, server_of(config))
     absent.server.start()
     before = quiet.budgets()
     spec = customer.spec(quiet.dataset_id, absent.dataset_id)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from eth_account import Account
 from eth_utils.crypto import keccak
-from holder_world import GRANT_ALL, Builder, Place, World, free_port, registered
+from holder_world import GRANT_ALL, Builder, Place, World, free_port, registered, server_of, zygote
 from typer.testing import CliRunner
 
 from usufruct.errors import ConfigError, InvalidInput, UsufructError
@@ -21,7 +21,6 @@ from usufruct_server.holder.config import read_config
 from usufruct_server.holder.doctor import Doctor
 from usufruct_server.holder.opening import open_admin, open_operator
 from usufruct_server.holder.register import register
-from usufruct_server.holder.server import HolderServer
 
 DAY = 86_400
 
@@ -96,13 +95,13 @@ def another_policy(quiet: Place) -> Iterator[None]:
 @pytest.mark.usefixtures("another_policy")
 def test_a_changed_policy_is_found_and_put_on_chain_by_register(quiet: Place) -> None:
     config = read_config(quiet.server.config.path)
-    (finding,) = (f for f in Doctor(config).findings() if f.check == "registration")
+    (finding,) = (f for f in Doctor(config, zygote()).findings() if f.check == "registration")
     assert not finding.ok
     assert "the published policy is another one on chain; run `usufruct holder register`" in finding.text
     with pytest.raises(ConfigError, match="the published policy is another one"):
-        HolderServer(config, open_operator(config))
+        server_of(config)
     _run(quiet, "register")
-    (finding,) = (f for f in Doctor(config).findings() if f.check == "registration")
+    (finding,) = (f for f in Doctor(config, zygote()).findings() if f.check == "registration")
     assert finding.ok, finding.text
     assert _run(quiet, "register")["steps"] == []
 
@@ -133,7 +132,7 @@ def test_a_ledger_starts_with_what_the_chain_says_is_spent_of_an_earlier_version
 ) -> None:
     """The same people are behind both: what one version lost, the other cannot lose again."""
     config = quiet.world.holder("older", port=free_port())
-    server = HolderServer(config, open_operator(config))
+    server = server_of(config)
     server.start()
     place = Place(quiet.world, server)
     spec = customer.started(place.peer, place.dataset_id)
@@ -149,7 +148,7 @@ def test_a_ledger_starts_with_what_the_chain_says_is_spent_of_an_earlier_version
     newer = read_config(config.path)
     found = register(newer, quiet.world.chain, open_admin(config), None, list[str]().append)
     (second,) = set(found.datasets.values()) - {first}
-    server = HolderServer(newer, open_operator(config))
+    server = server_of(newer, open_operator(config))
     assert server.ledger.budget(second).spent_micro == lost == quiet.world.chain.dataset(second).spent_micro
     server.close()
 
@@ -183,6 +182,6 @@ def test_the_published_policy_is_the_one_that_is_registered_and_names_no_builder
 
 
 def test_the_doctor_compares_the_ledger_with_what_the_chain_has_seen(quiet: Place) -> None:
-    (finding,) = (f for f in Doctor(quiet.server.config).findings() if f.check == "history")
+    (finding,) = (f for f in Doctor(quiet.server.config, zygote()).findings() if f.check == "history")
     assert finding.ok
     assert f"fencing epoch {quiet.server.fencing.epoch}" in finding.text

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from holder_world import Builder, World, free_port, registered, round_parts
+from holder_world import Builder, World, free_port, registered, round_parts, server_of
 
 from usufruct.chain import Chain, HolderEntry
 from usufruct.chain import LegState as ChainLegState
@@ -25,7 +25,7 @@ def config(world: World, request: pytest.FixtureRequest) -> HolderConfig:
 
 
 def _serve(config: HolderConfig) -> HolderServer:
-    server = HolderServer(config, open_operator(config))
+    server = server_of(config)
     server.start()
     server.housekeeping.close()
     return server
@@ -49,7 +49,7 @@ def test_every_start_takes_the_next_epoch_and_names_the_ledgers_head(
 ) -> None:
     operator, told = open_operator(config), list[str]()
     for epoch in (1, 2):
-        server = HolderServer(config, operator, told.append)
+        server = server_of(config, operator, told.append)
         entry = world.chain.holder(world.chain.dataset(registered(config)).holder_id)
         assert (entry.fencing_epoch, server.fencing.epoch) == (epoch, epoch)
         assert server.ledger.has_row(entry.ledger_head)
@@ -68,7 +68,7 @@ def test_an_older_ledger_is_not_served(world: World, config: HolderConfig, tmp_p
     server.stop()
     _serve(config).stop()  # names a row that the backup does not have
     with pytest.raises(LedgerError, match="newest copy of the state directory") as caught:
-        HolderServer(backup, open_operator(config))
+        server_of(backup, open_operator(config))
     assert caught.value.reason == "LEDGER_BEHIND_CHAIN"
     _serve(config).stop()
     builder.close()
@@ -84,7 +84,7 @@ def test_a_ledger_that_lacks_published_usage_records_is_not_served(
     builder.finish(peer, spec.job_id, registered(config), 0)  # publishes
     server.stop()
     with pytest.raises(LedgerError, match="usage records") as caught:
-        HolderServer(backup, open_operator(config))
+        server_of(backup, open_operator(config))
     assert caught.value.reason == "LEDGER_BEHIND_CHAIN"
     builder.close()
 
@@ -97,7 +97,7 @@ def test_a_ledger_that_lacks_an_accepted_leg_is_not_served(
     builder.started(PinnedEndpoint(config.endpoint, server.identity.fingerprint), registered(config))
     server.stop()
     with pytest.raises(LedgerError, match="was accepted of which it has no row") as caught:
-        HolderServer(backup, open_operator(config))
+        server_of(backup, open_operator(config))
     assert caught.value.reason == "LEDGER_BEHIND_CHAIN"
     builder.close()
 
@@ -108,7 +108,7 @@ def test_a_ledger_that_was_lost_is_not_replaced_by_an_empty_one(config: HolderCo
     for file in config.state_dir.glob("ledger.sqlite*"):
         shutil.rmtree(file) if file.is_dir() else file.unlink()
     with pytest.raises(LedgerError) as caught:
-        HolderServer(config, open_operator(config))
+        server_of(config)
     assert caught.value.reason == "LEDGER_BEHIND_CHAIN"
 
 
@@ -122,16 +122,16 @@ def test_a_second_server_takes_over_and_the_first_charges_and_signs_nothing_more
     accepting = builder.granted_and_open(peer, dataset_id)
     stale = builder.start(peer, accepting.job_id, dataset_id)
     copy = replace(_copy(config, tmp_path / "copy"), listen=f"127.0.0.1:{free_port()}")
-    second = HolderServer(copy, open_operator(config))
+    second = server_of(copy, open_operator(config))
     second.start()
     second.housekeeping.close()
     there = PinnedEndpoint(copy.listen, second.identity.fingerprint)
     assert second.fencing.epoch == first.fencing.epoch + 1
 
     parts = round_parts(builder.account, running, dataset_id)
-    stream = builder.run_round(peer, parts.header, parts.key.public_key_bytes, parts.weights)
+    stream = builder.run_round(peer, parts)
     refused = [
-        lambda: list(stream),
+        lambda: list(stream.rest()),
         lambda: builder.start(peer, accepting.job_id, dataset_id),
         lambda: builder.finish(peer, unsigned.job_id, dataset_id, 0),
         lambda: builder.release(peer, running.job_id, dataset_id),
@@ -166,11 +166,11 @@ def test_of_two_servers_that_start_at_one_moment_one_gives_way(
 ) -> None:
     """Also where they share every byte of their state: neither believes the other's transaction to be its own."""
     operator = open_operator(config)
-    HolderServer(config, operator).close()
+    server_of(config, operator).close()
     copy = _copy(config, tmp_path / "copy")
     read = type(world.chain).holder
     before = world.chain.holder(world.chain.dataset(registered(config)).holder_id)
-    server, looks = HolderServer(config, operator), list[int]()
+    server, looks = server_of(config, operator), list[int]()
 
     def late(self: Chain, holder_id: int, block: int | str | None = None) -> HolderEntry:
         looks.append(holder_id)
@@ -179,7 +179,7 @@ def test_of_two_servers_that_start_at_one_moment_one_gives_way(
     # the second one reads the chain before the first one's epoch is final (its first look is at the registration)
     monkeypatch.setattr(type(world.chain), "holder", late)
     with pytest.raises(LedgerError) as caught:
-        HolderServer(copy, operator)
+        server_of(copy, operator)
     assert caught.value.reason == "LEDGER_BEHIND_CHAIN"
     server.fencing.require()
     server.close()

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from holder_world import Builder, World, free_port, registered, round_parts
+from holder_world import Builder, World, free_port, registered, round_parts, server_of
 from torch import nn
 
 from usufruct import graph
 from usufruct.chain.dev_chain import DevChain
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind
+from usufruct.encryption import DEFAULT_PARAMETERS, BoundedValues, SignedSums, plan
 from usufruct.errors import ConfigError, UsufructError
 from usufruct.v1 import jobs_pb2
 from usufruct.wire.channel import PinnedEndpoint
@@ -46,6 +47,10 @@ def _reason(call: Any, *arguments: Any, **named: Any) -> str:
     [
         ("WRONG_CHAIN", lambda spec: replace(spec, chain_id=spec.chain_id + 1)),
         ("SPEC_INVALID", lambda spec: replace(spec, loss="softmax")),
+        ("SPEC_INVALID", lambda spec: _encrypted(spec, "bfv-of-my-own")),
+        ("SPEC_INVALID", lambda spec: _encrypted(spec, DEFAULT_PARAMETERS.name.replace("t44", "t43"))),
+        ("SPEC_INVALID", lambda spec: _encrypted(spec, plan(SignedSums(22), 8).name)),
+        ("SPEC_INVALID", lambda spec: _encrypted(spec, plan(BoundedValues(12), 8).name)),
         ("BUDGET_SHORT", lambda spec: _resized(spec, rounds=9000)),
         ("GRAPH_NOT_ALLOWED", lambda spec: replace(spec, model_graph=b"\xff\xff")),
         (
@@ -83,8 +88,7 @@ def test_a_leg_starts_only_with_its_own_grant(
     assert _reason(other.start, peer, spec.job_id, dataset_id) == "GRANT_OTHER_BUILDER"
     assert _reason(other.propose, peer, dataset_id, data) == "NOT_YOURS"
     parts = round_parts(other.account, spec, dataset_id)
-    stolen = other.run_round(peer, parts.header, parts.key.public_key_bytes, parts.weights)
-    assert _reason(list, stolen) == "GRANT_MISSING"
+    assert other.run_round(peer, parts).error() == "GRANT_MISSING"
     with pytest.raises(UsufructError) as caught, rpc_errors():
         other.jobs(peer).GetProposal(jobs_pb2.GetProposalRequest(job_id=spec.job_id, dataset_id=dataset_id))
     assert caught.value.reason == "NOT_YOURS"
@@ -123,7 +127,7 @@ def cautious(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, 
         world = World.make(dev, tmp_path_factory.mktemp("cautious"))
         policy = 'auto_grant = true\nunknown_builders = "inbox"\ngrant_term_seconds = 60'
         config = world.holder("second", port=free_port(), policy=policy)
-        server = HolderServer(config, open_operator(config))
+        server = server_of(config)
         server.start()
         yield world, server, dev
         server.stop()
@@ -167,7 +171,7 @@ def test_a_dataset_in_which_a_person_has_two_rows_is_refused(
 ) -> None:
     world, _, _ = cautious
     config = world.holder("third", port=free_port(), person_column="patient", persons=30)
-    server = HolderServer(config, open_operator(config))
+    server = server_of(config)
     server.start()
     peer, builder = PinnedEndpoint(config.endpoint, server.identity.fingerprint), Builder(world)
     spec = builder.spec(registered(config))
@@ -180,7 +184,7 @@ def test_a_dataset_in_which_a_person_has_two_rows_is_refused(
 def test_a_sum_over_too_few_holders_is_refused(cautious: tuple[World, HolderServer, DevChain]) -> None:
     world, _, _ = cautious
     config = world.holder("fourth", port=free_port(), min_cohort=2)
-    server = HolderServer(config, open_operator(config))
+    server = server_of(config)
     server.start()
     peer, builder = PinnedEndpoint(config.endpoint, server.identity.fingerprint), Builder(world)
     spec = builder.spec(registered(config))
@@ -197,13 +201,13 @@ def test_a_server_refuses_to_start_when_the_chain_says_otherwise(
     config = world.holder("fifth", port=free_port())
     operator = open_operator(config)
     with pytest.raises(ConfigError, match=r"The endpoint is .*, on chain it is"):
-        HolderServer(replace(config, endpoint="127.0.0.1:1"), operator)
+        server_of(replace(config, endpoint="127.0.0.1:1"), operator)
     with pytest.raises(ConfigError, match="The operator key is"):
-        HolderServer(config, world.account())
+        server_of(config, world.account())
     card = config.datasets[0].card
     card.write_bytes(card.read_bytes().replace(b'"nominal_size":60', b'"nominal_size":61'))
     with pytest.raises(ConfigError, match="is not registered"):
-        HolderServer(config, operator)
+        server_of(config, operator)
 
 
 def test_a_taken_port_is_named(cautious: tuple[World, HolderServer, DevChain]) -> None:
@@ -224,6 +228,11 @@ def test_without_the_chain_new_work_is_refused_at_once(
     )
     assert _reason(HolderServer, server.config, open_operator(server.config)) == "CHAIN_UNREACHABLE"
     builder.close()
+
+
+def _encrypted(spec: TrainingJobSpec, parameters: str) -> TrainingJobSpec:
+    """With parameters that are none, not the planner's, for signed sums, or too narrow for the job's 16 bits."""
+    return replace(spec, encryption=replace(spec.encryption, parameters=parameters))
 
 
 def _resized(spec: TrainingJobSpec, **plan: Any) -> TrainingJobSpec:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from process_end import gone
 from torch import nn
 
 from usufruct import graph
@@ -288,18 +288,6 @@ def test_a_task_that_was_refused_leaves_none_behind_not_the_one_before(
 # -- what goes wrong (these end their child) -----------------------------------------------------------------------
 
 
-def _wait_gone(pid: int, seconds: float) -> bool:
-    """Whether the process ends in time; waits for the event itself."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], seconds)[0])
-    finally:
-        os.close(descriptor)
-
-
 def test_a_killed_child_is_a_clear_error_at_once_and_for_ever(zygote: Zygote, task: TrainerTask) -> None:
     with zygote.spawn() as trainer:
         trainer.start(task)
@@ -360,10 +348,10 @@ def test_the_child_ends_when_the_server_is_killed() -> None:
     assert server.stdin is not None
     try:
         child = int(server.stdout.readline())
-        assert not _wait_gone(child, 0)
+        assert not gone(child, 0)
         server.kill()
         server.wait()
-        assert _wait_gone(child, 10)
+        assert gone(child, 10)
     finally:
         server.kill()
         server.stdin.close()

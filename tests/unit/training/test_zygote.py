@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from process_end import gone
 
 from usufruct_server.holder.training.trainer import TrainerFailed
 from usufruct_server.holder.training.zygote import Zygote
@@ -19,17 +19,6 @@ def zygote() -> Iterator[Zygote]:
     zygote = Zygote()
     yield zygote
     zygote.close()
-
-
-def _gone(pid: int, seconds: float = 10) -> bool:
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], seconds)[0])
-    finally:
-        os.close(descriptor)
 
 
 def test_children_have_processes_sessions_and_scratch_directories_of_their_own(zygote: Zygote) -> None:
@@ -49,8 +38,8 @@ def test_children_have_processes_sessions_and_scratch_directories_of_their_own(z
         assert not [place for place in common if place.startswith("socket:")], (
             "nobody hears another's orders or rows"
         )
-    assert all(map(_gone, pids))
-    assert not _gone(zygote.pid, 0)
+    assert all(map(gone, pids))
+    assert not gone(zygote.pid, 0)
 
 
 def test_a_zygote_that_died_is_replaced_and_its_children_live_on(zygote: Zygote) -> None:
@@ -58,13 +47,13 @@ def test_a_zygote_that_died_is_replaced_and_its_children_live_on(zygote: Zygote)
         before.wait_ready()
         first = zygote.pid
         os.kill(first, signal.SIGKILL)
-        assert _gone(first)
+        assert gone(first)
         with zygote.spawn() as after:
             after.wait_ready()
             assert zygote.pid != first
             assert before.alive
         child = before.pid
-    assert _gone(child), "without its zygote it ends by its socket"
+    assert gone(child), "without its zygote it ends by its socket"
 
 
 def test_a_child_that_had_not_begun_is_stopped_at_once_and_never_begins(zygote: Zygote) -> None:
@@ -76,7 +65,7 @@ def test_a_child_that_had_not_begun_is_stopped_at_once_and_never_begins(zygote: 
     with zygote.spawn() as later:
         later.wait_ready()
         children = Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
-        assert all(_gone(int(pid)) for pid in children if int(pid) != later.pid)
+        assert all(gone(int(pid)) for pid in children if int(pid) != later.pid)
 
 
 def test_when_the_server_closes_it_nothing_is_left(zygote: Zygote) -> None:
@@ -84,4 +73,4 @@ def test_when_the_server_closes_it_nothing_is_left(zygote: Zygote) -> None:
     pids = [zygote.pid, trainer.pid]
     zygote.close()
     trainer.stop()
-    assert all(map(_gone, pids))
+    assert all(map(gone, pids))

@@ -6,8 +6,8 @@ it, and ends when that socket closes. It holds the only copy of the rows in the 
 carry their noise, rounded to integers, and errors of the catalogue. Its standard streams are closed to data: they go
 nowhere, and an unexpected failure is reported by the type of the exception and a line of this code.
 
-Order of life: imports (slow, once for all children) → fork → confinement → ``appraise`` of proposed graphs → ``start`` →
-``weights`` and ``run`` in turn. The zygote has one thread, as what forks must. Privacy rests on nothing that a fork copies:
+Order of life: imports (slow, once for all children) → fork → confinement → ``appraise`` of proposed graphs, or a ``look``
+at data, or ``start`` → ``weights`` and ``run`` in turn. The zygote has one thread, as what forks must. Privacy rests on nothing that a fork copies:
 every draw of noise has a fresh key of the system's.
 """
 
@@ -20,12 +20,14 @@ import socket
 import sys
 import tempfile
 import traceback
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from usufruct import graph
+from usufruct.domain.dataset_card import read_card
 from usufruct.domain.preprocessing import feature_width
 from usufruct.errors import UsufructError
 from usufruct.graph.model_graph import FLOAT32, not_allowed
@@ -103,6 +105,9 @@ def serve(connection: socket.socket) -> None:
             request = header["request"]
             if request == "appraise":
                 send(connection, {"answer": "appraised", "parameters": appraise(header)})
+            elif request == "look":
+                load_card_data(Path(header["data_path"]), read_card(header["card"].encode()))
+                send(connection, {"answer": "looked"})
             elif request == "start":
                 session = None  # a task that is refused leaves none behind, not the one before
                 session = Session(header["task"])

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usufruct import errors
+from usufruct.domain.dataset_card import DatasetCard
 from usufruct.errors import RoundFailed, UsufructError
 from usufruct.graph.model_graph import ModelGraph
 from usufruct_server.holder.training.messages import (
@@ -107,6 +108,16 @@ class Trainer:
         }
         answer, _ = self._ask(header, b"", "appraised", timeout_seconds)
         return int(answer["parameters"])
+
+    def look(self, card: DatasetCard, data_path: Path, timeout_seconds: float) -> None:
+        """Has the child read a dataset as a leg would: readable as the card says, one row a person.
+
+        Raises:
+            UsufructError: DATA_UNREADABLE, PERSON_HAS_SEVERAL_ROWS and others; the text is for the person at the holder.
+            TrainerFailed: it crashed, or did not answer in time.
+        """
+        header = {"request": "look", "card": card.to_bytes().decode(), "data_path": str(data_path)}
+        self._ask(header, b"", "looked", timeout_seconds)
 
     def start(self, task: TrainerTask, timeout_seconds: float = START_SECONDS) -> None:
         """Gives the child its leg: it checks graph, loss and card, and reads the data. Before any charge.
