@@ -143,6 +143,9 @@ CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
         "ROUND_VIEW_CHANGED": Entry(
             _S.FAILED_PRECONDITION, "This attempt was started with other weights, key or roster."
         ),
+        "CHECK_CHANGED": Entry(
+            _S.FAILED_PRECONDITION, "Another challenge of this attempt has been answered already."
+        ),
         "ATTEMPT_LOST": Entry(
             _S.ABORTED, "This attempt was charged but its update was lost; start the next attempt."
         ),

@@ -87,10 +87,11 @@ def _check_leg(leg: LegBook, records: list[ReadRecord], books: Books) -> Iterato
 
 
 def _check_attempts(leg: LegBook, records: list[ReadRecord]) -> Iterator[Finding]:
-    """CHARGED, then SUBMITTED or LOST of the same attempt; never twice; never after delivery."""
+    """CHARGED, then SUBMITTED or LOST of the same attempt, then CHECKED of what was sent; never twice; never after delivery."""
     reserved = leg.delivered.receipt.attempts_reserved if leg.delivered else None
     charges: dict[int, ReadRecord] = {}
     outcomes: dict[int, ReadRecord] = {}
+    checked: set[int] = set()
     delivered = False
     for entry in records:
         record, place = entry.record, _at(entry, leg)
@@ -112,7 +113,7 @@ def _check_attempts(leg: LegBook, records: list[ReadRecord]) -> Iterator[Finding
                 text = f"it charged {record.loss_micro}; {reserved} attempts reserved {leg.reserved_micro}"
                 yield Finding("attempt-loss", place, text)
             if len(record.view_hash) != 32:
-                yield Finding("record-form", place, "a charge names the view of its round")
+                yield Finding("record-form", place, "a charge names the offer of its round")
             charges.setdefault(attempt, entry)
         elif record.kind in OUTCOMES:
             charge = charges.get(attempt)
@@ -121,21 +122,33 @@ def _check_attempts(leg: LegBook, records: list[ReadRecord]) -> Iterator[Finding
             elif charge.record.round != record.round:
                 text = f"attempt {attempt} was charged for round {charge.record.round}, not {record.round}"
                 yield Finding("attempt-view", place, text)
-            elif record.kind is UsageKind.SUBMITTED and charge.record.view_hash != record.view_hash:
-                yield Finding(
-                    "attempt-view", place, f"attempt {attempt} was charged for another view of its round"
-                )
             if attempt in outcomes:
                 yield Finding("attempt-twice", place, f"attempt {attempt} had an outcome before")
-            if (record.kind is UsageKind.SUBMITTED) != (len(record.upload_digest) == 32):
-                yield Finding(
-                    "record-form", place, "an update that was sent has a digest, a lost one has none"
-                )
+            sent = record.kind is UsageKind.SUBMITTED
+            if sent != (len(record.upload_digest) == 32) or (sent and len(record.view_hash) != 32):
+                text = "an update that was sent has a view and a digest, a lost one has no digest"
+                yield Finding("record-form", place, text)
             outcomes[attempt] = entry
+        elif record.kind is UsageKind.CHECKED:
+            outcome = outcomes.get(attempt)
+            if outcome is None or _sent(outcome) != _sent(entry):
+                text = f"a check of attempt {attempt}, of which another update or none was sent"
+                yield Finding("attempt-check", place, text)
+            if attempt in checked:
+                text = f"two challenges were answered in attempt {attempt}"
+                yield Finding("attempt-check", place, text)
+            if len(record.sum_digest) != 32 or len(record.document_hash) != 32:
+                yield Finding("record-form", place, "a check names its sum and its challenge")
+            checked.add(attempt)
     if leg.delivered or leg.entry.state in ENDED:
         for attempt in sorted(set(charges) - set(outcomes)):
             text = f"attempt {attempt} was charged, and no record says whether its update was sent or lost"
             yield Finding("attempt-open", _at(charges[attempt], leg), text)
+
+
+def _sent(entry: ReadRecord) -> tuple[int, bytes, bytes]:
+    record = entry.record
+    return record.round, record.view_hash, record.upload_digest
 
 
 def _check_delivered(leg: LegBook, records: list[ReadRecord]) -> Iterator[Finding]:

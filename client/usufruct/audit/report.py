@@ -280,6 +280,7 @@ def _record(entry: ReadRecord) -> dict[str, Any]:
         "reason": record.reason,
         "document_hash": to_hex(record.document_hash) if record.document_hash else "",
         "upload_digest": to_hex(record.upload_digest) if record.upload_digest else "",
+        "sum_digest": to_hex(record.sum_digest) if record.sum_digest else "",
         "root": to_hex(entry.root) if entry.root else "",
     }
 

@@ -26,16 +26,21 @@ def check_rounds(
 ) -> Iterator[Finding]:
     """Every charge of every leg, and the rounds of every job."""
     charges: dict[bytes, list[ReadRecord]] = defaultdict(list)
+    sent: dict[bytes, list[ReadRecord]] = defaultdict(list)
     for entry in records:
         record = entry.record
-        if record.kind is UsageKind.CHARGED and len(record.job_id) == 32:
-            charges[ids.leg_id(record.job_id, record.dataset_id)].append(entry)
+        if record.kind in (UsageKind.CHARGED, UsageKind.SUBMITTED) and len(record.job_id) == 32:
+            of_kind = charges if record.kind is UsageKind.CHARGED else sent
+            of_kind[ids.leg_id(record.job_id, record.dataset_id)].append(entry)
     for job in books.jobs.values():
-        legs = [(leg, charges[leg.locked.leg.leg_id]) for leg in books.legs_of(job.opened.job_id)]
-        for leg, mine in legs:
+        legs = books.legs_of(job.opened.job_id)
+        charged = [(leg, charges[leg.locked.leg.leg_id]) for leg in legs]
+        submitted = [(leg, sent[leg.locked.leg.leg_id]) for leg in legs]
+        for leg, mine in charged:
             yield from _check_charges(job, leg, mine, books, block_times)
-        yield from _check_views(legs)
-        yield from _check_cohorts(legs)
+        yield from _check_views(charged, "was charged for another offer")
+        yield from _check_views(submitted, "was encrypted for another view")
+        yield from _check_cohorts(charged, submitted)
 
 
 def _check_charges(
@@ -75,35 +80,36 @@ def _check_charges(
             yield Finding("leg-loss", leg.place, text)
 
 
-def _check_views(legs: list[tuple[LegBook, list[ReadRecord]]]) -> Iterator[Finding]:
-    """All holders of an attempt saw one view: the same weights, key and roster."""
+def _check_views(legs: list[tuple[LegBook, list[ReadRecord]]], other: str) -> Iterator[Finding]:
+    """All holders of an attempt were offered the same weights and key, and those in its sum the same roster."""
     views: dict[int, tuple[int, bytes]] = {}
-    for leg, charges in legs:
-        for entry in charges:
+    for leg, entries in legs:
+        for entry in entries:
             record = entry.record
             seen = views.setdefault(record.attempt, (record.round, record.view_hash))
             if seen != (record.round, record.view_hash):
-                text = f"attempt {record.attempt} was charged for another view than at another holder"
+                text = f"attempt {record.attempt} {other} than at another holder"
                 yield Finding("attempt-view", _at(entry, leg), text)
 
 
-def _check_cohorts(legs: list[tuple[LegBook, list[ReadRecord]]]) -> Iterator[Finding]:
+def _check_cohorts(
+    charged: list[tuple[LegBook, list[ReadRecord]]], submitted: list[tuple[LegBook, list[ReadRecord]]]
+) -> Iterator[Finding]:
     """Every sum that was opened had the updates of at least `min_cohort` holders.
 
-    A view names its roster by a hash only; but whoever is in a sum has charged for its view. A round was summed if a later
-    one was charged, or if as many receipts as a sum needs say so.
+    A view names its roster by a hash only; but whoever is in a sum has recorded that it sent its update for that view. A
+    round was summed if a later one was charged, or if as many receipts as a sum needs say so.
     """
     holders: dict[tuple[int, bytes], set[int]] = defaultdict(set)
-    last_round = 0
-    for leg, charges in legs:
-        for entry in charges:
+    for leg, entries in submitted:
+        for entry in entries:
             holders[entry.record.round, entry.record.view_hash].add(leg.locked.dataset_id)
-            last_round = max(last_round, entry.record.round)
-    claims = sorted((leg.delivered.receipt.rounds_done for leg, _ in legs if leg.delivered), reverse=True)
-    for leg, charges in legs:
+    last_round = max((entry.record.round for _, entries in charged for entry in entries), default=0)
+    claims = sorted((leg.delivered.receipt.rounds_done for leg, _ in charged if leg.delivered), reverse=True)
+    for leg, entries in submitted:
         wanted = leg.terms.min_cohort if leg.terms else 1
         done = max(last_round - 1, claims[wanted - 1] if 0 < wanted <= len(claims) else 0)
-        for round_ in sorted({entry.record.round for entry in charges}):
+        for round_ in sorted({entry.record.round for entry in entries}):
             most = max(len(those) for (of, _), those in holders.items() if of == round_)
             if round_ <= done and most < wanted:
                 text = f"round {round_} was done with {most} holders, its dataset wants {wanted} in a sum"

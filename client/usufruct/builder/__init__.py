@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from usufruct.builder.results import RoundResult as RoundResult
     from usufruct.builder.resuming import resume as resume
     from usufruct.builder.settings import SGD as SGD
+    from usufruct.builder.settings import Encryption as Encryption
     from usufruct.builder.settings import EscrowTerms as EscrowTerms
     from usufruct.builder.settings import Privacy as Privacy
     from usufruct.builder.sponsoring import JobToSponsor as JobToSponsor
@@ -33,6 +34,7 @@ _HOME = {
     "DatasetList": "datasets",
     "Departure": "results",
     "Dispute": "disputes",
+    "Encryption": "settings",
     "EscrowTerms": "settings",
     "JobToSponsor": "sponsoring",
     "JobHandle": "job",
@@ -54,6 +56,7 @@ __all__ = [
     "DatasetList",
     "Departure",
     "Dispute",
+    "Encryption",
     "EscrowTerms",
     "JobHandle",
     "JobToSponsor",

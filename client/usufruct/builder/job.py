@@ -16,20 +16,23 @@ from usufruct import privacy
 from usufruct.builder import losses
 from usufruct.builder import weights as model_weights
 from usufruct.builder.accepting import accept_legs
+from usufruct.builder.attempt import Attempt
 from usufruct.builder.book import JobBook, Say
 from usufruct.builder.chain_watch import ChainWatch
 from usufruct.builder.disputes import Dispute, acknowledge_leg, dispute_leg
 from usufruct.builder.ending import cancel_job
 from usufruct.builder.finishing import finish_legs
+from usufruct.builder.flight import LOST, NOT_YET, OnEvent
 from usufruct.builder.peers import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, Peers
 from usufruct.builder.progress import Progress, tell
-from usufruct.builder.results import Departure, LegResult, RoundResult
-from usufruct.builder.rounds import LOST, Attempt, OnEvent, OpenedSum, RoundDriver
+from usufruct.builder.results import Departure, LegResult, RoundResult, read_round_result
+from usufruct.builder.rounds import RoundDriver, least_roster
 from usufruct.builder.store import JobState
+from usufruct.builder.summing import OpenedSum
 from usufruct.chain.rpc import FINALITY_SECONDS
 from usufruct.domain import ids
 from usufruct.domain.training_job import PICO
-from usufruct.encryption.parameters import parameter_set
+from usufruct.encryption import parameter_set
 from usufruct.errors import InvalidInput, Refused, RoundFailed, UsufructError
 from usufruct.v1 import rounds_pb2
 from usufruct.wire.model_graph import graph_from_bytes
@@ -39,10 +42,7 @@ log = logging.getLogger("usufruct.builder")
 SERVER_LEARNING_RATE = 1.0
 """The weighted sum of the holders' updates is applied as it is."""
 
-_NOT_YET = frozenset({"LEG_NOT_ACCEPTED", "TOO_FEW_ACCEPTED"})
-"""What a holder says before the charge whose node lags behind ours: it will see the acceptances at a final block soon."""
-
-_RETRY_SAME = _NOT_YET | {
+_RETRY_SAME = NOT_YET | {
     "PEER_UNREACHABLE", "DEADLINE_EXCEEDED", "ROUND_UNKNOWN", "CHAIN_UNREACHABLE", "CHAIN_DISAGREES",
 }  # fmt: skip
 """Failures after which the same attempt (same key, same view) may be run again: holders resend identical bytes."""
@@ -74,6 +74,8 @@ class JobHandle:
 
     Attributes:
         model: the builder's own module with the weights of the last finished round.
+        verify_chunks: how many chunks of every sum, drawn at random, this builder fetches from all holders' uploads and adds
+            again before it opens the sum; 0 relies on the holders' check, which covers all of it.
     """
 
     def __init__(self, book: JobBook, model: nn.Module | None = None, validation: Any = None) -> None:
@@ -91,7 +93,10 @@ class JobHandle:
         self._vector = model_weights.checkpoint_to_vector(self._graph, names, self._store.weights(book.state))
         self._show_weights()
         self._validation = losses.read_validation(validation, self._graph.input_shape[0])
+        self.verify_chunks = 0
         self._pending: Attempt | None = None
+        self._given_up: Attempt | None = None
+        self._without: frozenset[int] = frozenset()
         self._peers: Peers | None = None
         self._driver: RoundDriver | None = None
         self._say: Say = tell
@@ -111,7 +116,7 @@ class JobHandle:
     @property
     def history(self) -> tuple[RoundResult, ...]:
         """The rounds so far, those before a resume included."""
-        return tuple(RoundResult(**entry) for entry in self._state.history)
+        return tuple(map(read_round_result, self._state.history))
 
     @property
     def epsilon(self) -> float:
@@ -327,15 +332,24 @@ class JobHandle:
                 return None
             try:
                 with ChainWatch(self._network.chain):
-                    opened = self._open_driver().run(attempt, self._listener(attempt, progress))
+                    opened = self._open_driver().run(
+                        attempt,
+                        self._listener(attempt, progress),
+                        progress.say,
+                        patient=time.monotonic() - started < FINALITY_SECONDS,
+                    )
             except UsufructError as error:
                 if attempt.key.used or error.reason not in _RETRY_SAME:
-                    self._pending = None
+                    self._pending, self._given_up = None, attempt
+                spoilt = self._do_without(error)
                 self._hang_up()  # look at every party again before the next attempt
+                if spoilt:
+                    progress.say(f"attempt {attempt.number} was lost: {error.message} {spoilt}")
+                    continue
                 if error.reason == "ATTEMPTS_EXHAUSTED":
                     self._end_early(error.message)
                     return None
-                if error.reason in _NOT_YET and time.monotonic() - started < FINALITY_SECONDS:
+                if error.reason in NOT_YET and time.monotonic() - started < FINALITY_SECONDS:
                     progress.say(f"waiting for finality elsewhere: {error.message}")
                     threading.Event().wait(pause)
                     pause = min(LONGEST_WAIT_SECONDS, pause * 2)
@@ -347,7 +361,28 @@ class JobHandle:
             self._pending = None
             result = self._apply(index, attempt, opened, time.monotonic() - started)
             self._open_driver().forget(attempt)
+            if result.left_out:
+                self._hang_up()  # whoever was left out is asked again for the next round
             return result
+
+    def _do_without(self, error: UsufructError) -> str:
+        """After a holder has signed an update that cannot be added: leaves it out from now on, where the rules allow it.
+
+        Returns:
+            That, in words; empty where the error has to be told instead.
+        """
+        named, driver = str(error.details.get("dataset_id")), self._driver
+        spoilers = {dataset_id for dataset_id in self.datasets if str(dataset_id) == named}
+        without = self._without | spoilers
+        if (
+            error.reason != "UPLOAD_INVALID"
+            or driver is None
+            or not spoilers
+            or not driver.can_do_without(without)
+        ):
+            return ""
+        self._without = without
+        return f"From now on this process asks the holder of dataset {named} no more."
 
     def _listener(self, attempt: Attempt, progress: Progress) -> OnEvent:
         def heard(dataset_id: int, event: rounds_pb2.RoundEvent) -> None:
@@ -360,6 +395,9 @@ class JobHandle:
     def _next_attempt(self, index: int) -> Attempt | None:
         """The attempt that was begun in this process, or a fresh one whose number is durable before it is sent."""
         driver = self._open_driver()
+        if self._given_up is not None:
+            driver.forget(self._given_up)
+            self._given_up = None
         if self._pending is not None:
             return self._pending
         if self._state.next_attempt > self.spec.plan.attempts:
@@ -399,6 +437,10 @@ class JobHandle:
             seconds=seconds,
             upload_bytes=opened.upload_bytes,
             download_bytes=opened.download_bytes,
+            stages=opened.stages,
+            left_out=tuple(
+                leg.dataset_id for leg in self._book.members if leg.dataset_id not in opened.roster
+            ),
         )
         after = replace(
             self._state,
@@ -424,10 +466,13 @@ class JobHandle:
         model_weights.load_vector(self.model, self._graph, self._record.parameter_names, self._vector)
 
     def _connected(self) -> Peers:
-        """Connections to every party, made when they are first needed and again after :meth:`close`."""
+        """Connections to every party that can be had, made when they are first needed and again after :meth:`close`."""
         if self._peers is None:
             self._take_up()
-            self._peers = Peers.connect(self._network, self.spec.aggregator, self._book.members)
+            asked = [leg for leg in self._book.members if leg.dataset_id not in self._without]
+            self._peers = Peers.connect(
+                self._network, self.spec.aggregator, asked, least_roster(self.spec), self._say
+            )
         return self._peers
 
     def _take_up(self) -> None:
@@ -441,14 +486,15 @@ class JobHandle:
             self._show_weights()
 
     def _open_driver(self) -> RoundDriver:
-        """The round driver, after every holder has said that it is ready and the aggregator that it knows us.
+        """The round driver, after the holders have taken up their legs and the aggregator has said that it knows us.
 
-        So a party that is dead is met *before* an attempt number is used up.
+        So a party that is dead is met *before* an attempt number is used up. A holder that is, is done without where the job's
+        rules allow it, and asked again once there are new connections: after an error, and after a round without it.
         """
         if self._driver is None:
             peers = self._connected()
             try:
-                self._note_charges(peers.start_legs(self.spec.job_id))
+                self._note_charges(peers.start_legs(self.spec.job_id, least_roster(self.spec), self._say))
             except BaseException:
                 self._hang_up()
                 raise
@@ -460,6 +506,7 @@ class JobHandle:
                 self._network.account,
                 peers.holders,
                 peers.aggregator,
+                self.verify_chunks,
             )
         return self._driver
 

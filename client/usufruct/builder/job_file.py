@@ -22,6 +22,10 @@ lr = 0.5                          # optional: momentum, local_steps, sample_rate
 [privacy]
 epsilon = 3.0                     # optional: delta, max_grad_norm
 
+[encryption]                      # optional, as is all in it
+value_bits = 16                   # 8, 12 or 16: fewer are fewer bytes and coarser updates
+security_bits = 128               # or 192
+
 [escrow]                          # optional, as is all in it
 accept_within_seconds = 3600      # holders accept until then, or their legs come back
 challenge_seconds = 86400         # how long a delivered leg may be disputed
@@ -37,7 +41,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from usufruct.builder.settings import SGD, Privacy
+from usufruct.builder.settings import SGD, Encryption, Privacy
 from usufruct.domain.dataset_card import DatasetCard
 from usufruct.domain.preprocessing import feature_width, prepare_rows
 from usufruct.errors import ConfigError
@@ -77,10 +81,10 @@ def read_job_file(path: Path) -> JobFile:
         InvalidInput: a figure is out of its range.
     """
     file = TomlFile(path, "docs/model_builder.md has an example")
-    file.only(["network", "data", "model", "training", "privacy", "escrow"])
+    file.only(["network", "data", "model", "training", "privacy", "encryption", "escrow"])
     network, data, model = file.table("network"), file.table("data"), file.table("model", required=False)
     training, privacy = file.table("training"), file.table("privacy")
-    escrow = file.table("escrow", required=False)
+    encryption, escrow = file.table("encryption", required=False), file.table("escrow", required=False)
     if data.has("task") == data.has("datasets"):
         raise data.error("task", "or datasets is needed, and not both")
     hidden = model.value("hidden", [])
@@ -107,6 +111,11 @@ def read_job_file(path: Path) -> JobFile:
     }
     if training.has("purpose"):
         options["purpose"] = training.text("purpose")
+    chosen = {
+        name: encryption.whole(name) for name in ("value_bits", "security_bits") if encryption.has(name)
+    }
+    if chosen:
+        options["encryption"] = Encryption(**chosen)
     for name in ("accept_within_seconds", "challenge_seconds"):
         if escrow.has(name):
             options[name] = escrow.whole(name)
@@ -131,7 +140,7 @@ def read_job_file(path: Path) -> JobFile:
         privacy=Privacy(privacy.real("epsilon", above=0.0, most=1e6), **asked),
         options=options,
     )
-    for table in (network, data, model, training, privacy, escrow):
+    for table in (network, data, model, training, privacy, encryption, escrow):
         table.only_known()
     return job
 

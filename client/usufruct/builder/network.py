@@ -16,7 +16,7 @@ from eth_utils.crypto import keccak
 from usufruct.builder.datasets import Dataset, DatasetList, Unreachable
 from usufruct.builder.disputes import Dispute, check_disputable, read_dispute, send_dispute
 from usufruct.builder.peers import HolderPeer
-from usufruct.builder.settings import SGD, EscrowTerms, Privacy
+from usufruct.builder.settings import SGD, Encryption, EscrowTerms, Privacy
 from usufruct.builder.sponsoring import JobToSponsor, sponsor
 from usufruct.builder.store import home
 from usufruct.chain import Chain, DatasetEntry, Sender
@@ -257,6 +257,7 @@ class Network:
         loss: str | None = None,
         spare_attempts: int | None = None,
         min_cohort: int | None = None,
+        encryption: Encryption | None = None,
         arbiter: str | None = None,
         sponsorship: object = None,
         **_: Any,
@@ -278,6 +279,7 @@ class Network:
             loss=loss,
             spare_attempts=spare_attempts,
             min_cohort=min_cohort,
+            encryption=encryption,
             arbiter=arbiter,
             sponsored=sponsorship is not None,
         )
@@ -295,6 +297,7 @@ class Network:
         validation: Any = None,
         spare_attempts: int | None = None,
         min_cohort: int | None = None,
+        encryption: Encryption | None = None,
         purpose: str | None = None,
         round_timeout_seconds: int = ROUND_TIMEOUT_SECONDS,
         deliver_within_seconds: int = DELIVER_WITHIN_SECONDS,
@@ -310,6 +313,7 @@ class Network:
             validation: the builder's own ``(X, y)``, never sent anywhere.
             spare_attempts: see ``planning.make_plan``.
             min_cohort: least holders in a sum; None for what the datasets ask.
+            encryption: bits of a value and of security; None for 16 and 128.
             purpose: a public sentence; its hash stands in every grant.
             round_timeout_seconds: how long one round may take.
             deliver_within_seconds: when the holders must have delivered, from now on; the price is locked until then.
@@ -332,6 +336,7 @@ class Network:
             validation=validation,
             spare_attempts=spare_attempts,
             min_cohort=min_cohort,
+            encryption=encryption,
             purpose=purpose,
             round_timeout_seconds=round_timeout_seconds,
             deliver_within_seconds=deliver_within_seconds,
@@ -351,6 +356,7 @@ class Network:
         validation: Any = None,
         spare_attempts: int | None = None,
         min_cohort: int | None = None,
+        encryption: Encryption | None = None,
         purpose: str | None = None,
         round_timeout_seconds: int = ROUND_TIMEOUT_SECONDS,
         deliver_within_seconds: int = DELIVER_WITHIN_SECONDS,
@@ -388,6 +394,7 @@ class Network:
             validation=validation,
             spare_attempts=spare_attempts,
             min_cohort=min_cohort,
+            encryption=encryption,
             purpose=purpose,
             round_timeout_seconds=round_timeout_seconds,
             deliver_within_seconds=deliver_within_seconds,

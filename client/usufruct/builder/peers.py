@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from eth_account.signers.local import LocalAccount
 
+from usufruct.builder.asking import at_all, at_each
+from usufruct.builder.round_stream import Steps
 from usufruct.chain import HolderEntry
 from usufruct.chain.rpc import FINALITY_SECONDS
 from usufruct.domain.leg_receipt import LegReceipt
@@ -24,7 +25,7 @@ from usufruct.errors import (
     UsufructError,
 )
 from usufruct.v1 import catalogue_pb2, catalogue_pb2_grpc, jobs_pb2, jobs_pb2_grpc, rounds_pb2
-from usufruct.wire.aggregation import BuilderAggregation, FetchedSum, RoundToSum
+from usufruct.wire.aggregation import BuilderAggregation, FetchedChunk, FetchedSum, RoundToSum
 from usufruct.wire.auth import authenticated_channel
 from usufruct.wire.channel import PinnedEndpoint, pinned_channel
 from usufruct.wire.parsing import parse
@@ -44,32 +45,13 @@ START_SECONDS = 60.0
 FINISH_SECONDS = 180.0
 """For FinishLeg: a round that was left over ends first, and usage records may be on their way to the chain."""
 
+STREAM_GRACE_SECONDS = 5.0
+"""A round's stream lives a little longer than the round, so that it is the round that says who was late."""
+
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 10.0
 
-T = TypeVar("T")
-
-
-class CallGroup:
-    """Calls that end together. A call added after :meth:`cancel` is cancelled at once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls: list[Any] = []
-        self._cancelled = False
-
-    def add(self, call: Any) -> None:
-        with self._lock:
-            self._calls.append(call)
-            cancelled = self._cancelled
-        if cancelled:
-            call.cancel()
-
-    def cancel(self) -> None:
-        with self._lock:
-            self._cancelled = True
-            calls = list(self._calls)
-        for call in calls:
-            call.cancel()
+_NOT_THE_SUM = frozenset({"SUM_INVALID", "ROSTER_MISMATCH", "BAD_SIGNATURE", "MALFORMED", "TOO_LARGE"})
+"""What is found in a sum that is not the roster's."""
 
 
 class HolderPeer:
@@ -167,21 +149,20 @@ class HolderPeer:
         header: rounds_pb2.RoundHeader,
         public_key: bytes,
         weights: bytes,
+        steps: Steps,
         on_event: Callable[[rounds_pb2.RoundEvent], None],
         deadline: float,
-        calls: CallGroup,
-    ) -> rounds_pb2.RoundEvent:
-        """Sends a round and listens until the update has been submitted.
+    ) -> None:
+        """Offers a round and listens until the holder ends the stream, which it does after the check.
 
         Args:
+            steps: what another thread says later; it may hang up through it, too.
+            on_event: what it raises ends the stream and is raised here.
             deadline: on the monotonic clock.
-            calls: through which another thread may cancel this.
-        Returns:
-            The SUBMITTED event.
         """
         for fresh in (False, True):
             try:
-                return self._stream_round(header, public_key, weights, on_event, deadline, calls)
+                return self._stream_round(header, public_key, weights, steps, on_event, deadline)
             except NotAuthenticated:
                 if fresh:  # a restarted holder forgets its tokens; the refused one has been dropped
                     raise
@@ -192,26 +173,24 @@ class HolderPeer:
         header: rounds_pb2.RoundHeader,
         public_key: bytes,
         weights: bytes,
+        steps: Steps,
         on_event: Callable[[rounds_pb2.RoundEvent], None],
         deadline: float,
-        calls: CallGroup,
-    ) -> rounds_pb2.RoundEvent:
-        last: rounds_pb2.RoundEvent | None = None
+    ) -> None:
+        last = rounds_pb2.RoundEvent()
         with self._errors():
-            seconds = max(0.1, deadline - time.monotonic())
-            call = self._run_round(with_header(header, public_key, weights), timeout=seconds)
-            calls.add(call)
+            seconds = max(0.1, deadline - time.monotonic()) + STREAM_GRACE_SECONDS
+            call = self._run_round(steps.after(with_header(header, public_key, weights)), timeout=seconds)
+            steps.attach(call)
             try:
                 for message in call:
                     last = parse(rounds_pb2.RoundEvent, message, HEADER_LIMIT_BYTES)
                     on_event(last)
             finally:
+                steps.end()
                 call.cancel()
-        if last is None or last.state != rounds_pb2.ROUND_STATE_SUBMITTED:
-            raise PeerError(
-                f"{self.name} ended the round without having submitted its update.", reason="INTERNAL"
-            )
-        return last
+            if last.state != rounds_pb2.ROUND_STATE_CHECKED:
+                raise PeerError(f"{self.name} ended the round before its end.", reason="INTERNAL")
 
     def close(self) -> None:
         """Closes the channel; calls under way end with an error."""
@@ -245,9 +224,19 @@ class AggregatorPeer:
             self._aggregation.open_round(round_to_sum, timeout_seconds)
 
     def fetch_sum(self, round_to_sum: RoundToSum, timeout_seconds: float) -> FetchedSum:
-        """Waits for the roster; gives the sum, its roster and signatures checked."""
+        """Takes the sum as it is added, its roster and signatures checked. Close it."""
         with _naming(self.name):
-            return self._aggregation.fetch_sum(round_to_sum, timeout_seconds)
+            try:
+                return self._aggregation.fetch_sum(round_to_sum, timeout_seconds)
+            except UsufructError as error:
+                if error.reason in _NOT_THE_SUM:
+                    error.message += " Nothing was decrypted."
+                raise
+
+    def fetch_chunk(self, round_to_sum: RoundToSum, index: int, sum_root: bytes) -> FetchedChunk:
+        """One chunk of every upload and of the sum, each proved to be what was signed or checked."""
+        with _naming(self.name):
+            return self._aggregation.fetch_chunk(round_to_sum, index, sum_root)
 
     def close_round(self, round_to_sum: RoundToSum) -> None:
         """Lets the aggregator forget the attempt; repeating it is harmless."""
@@ -260,49 +249,69 @@ class AggregatorPeer:
 
 
 class Peers:
-    """All parties of one job."""
+    """All parties of one job that can be had.
+
+    Attributes:
+        holders: by dataset number.
+    """
 
     def __init__(self, holders: Mapping[int, HolderPeer], aggregator: AggregatorPeer) -> None:
-        self.holders, self.aggregator = holders, aggregator
+        self.holders, self.aggregator = dict(holders), aggregator
 
     @classmethod
-    def connect(cls, network: Network, aggregator: AggregatorRef, legs: Iterable[LegTerms]) -> Peers:
-        """Connects to the holders of these legs, at the endpoints the chain names now, and to the aggregator.
+    def connect(
+        cls,
+        network: Network,
+        aggregator: AggregatorRef,
+        legs: Iterable[LegTerms],
+        needed: int,
+        say: Callable[[str], object],
+    ) -> Peers:
+        """Connects to the aggregator, and to the holders of these legs at the endpoints the chain names now.
 
+        Args:
+            needed: so many holders are enough; of others ``say`` is told why they are not among them.
         Raises:
             PeerError: naming the party that cannot be reached.
         """
-        holders = connect_holders(network, legs)
+        at = PinnedEndpoint(aggregator.endpoint, aggregator.fingerprint)
+        peers = cls({}, AggregatorPeer(at, network.account))
         try:
-            at = PinnedEndpoint(aggregator.endpoint, aggregator.fingerprint)
-            return cls(holders, AggregatorPeer(at, network.account))
-        except UsufructError:
-            for holder in holders.values():
-                holder.close()
+            found = at_each({leg.dataset_id: leg for leg in legs}, lambda leg: holder_of(network, leg)[1])
+            peers.holders.update(found.answers)
+            found.check(needed, say)
+        except BaseException:
+            peers.close()
             raise
+        return peers
 
-    def start_legs(self, job_id: bytes) -> dict[int, int]:
+    def start_legs(self, job_id: bytes, needed: int, say: Callable[[str], object]) -> dict[int, int]:
         """Has every holder warm the trainer of its accepted leg; by dataset number, attempts charged so far.
 
-        A holder whose node has not seen the acceptance at a final block yet is asked again, less and less often.
+        A holder whose node has not seen the acceptance at a final block yet is asked again, less and less often. One that
+        does not take up its leg is hung up on, if so many as are needed do.
         """
         until, pause = time.monotonic() + FINALITY_SECONDS, FIRST_WAIT_SECONDS
         while True:
-            started = at_all(self.holders, lambda holder: holder.start_leg(job_id))
-            behind = [dataset_id for dataset_id, answer in started.items() if answer.acceptance_signature]
+            started = at_each(self.holders, lambda holder: holder.start_leg(job_id))
+            behind = [d for d, answer in started.answers.items() if answer.acceptance_signature]
             if not behind or time.monotonic() > until:
                 break
             threading.Event().wait(pause)
             pause = min(LONGEST_WAIT_SECONDS, pause * 2)
-        for dataset_id, answer in started.items():
+        for dataset_id, answer in list(started.answers.items()):
             if dataset_id in behind or answer.leg.state != jobs_pb2.LEG_STATE_RUNNING:
                 state = jobs_pb2.LegState.Name(answer.leg.state)
-                raise InvalidInput(
+                started.failures[dataset_id] = InvalidInput(
                     f"{self.holders[dataset_id].name} does not run the leg: it is in {state}.",
                     reason="LEG_NOT_ACCEPTED" if dataset_id in behind else "LEG_NOT_OPEN",
                     dataset_id=dataset_id,
                 )
-        return {dataset_id: answer.leg.attempts_charged for dataset_id, answer in started.items()}
+                del started.answers[dataset_id]
+        started.check(needed, say)
+        for dataset_id in started.failures:
+            self.holders.pop(dataset_id).close()
+        return {dataset_id: answer.leg.attempts_charged for dataset_id, answer in started.answers.items()}
 
     def close(self) -> None:
         """Closes all channels."""
@@ -338,21 +347,6 @@ def meet_aggregator(network: Network, aggregator: AggregatorRef) -> None:
         PeerError: naming the aggregator.
     """
     AggregatorPeer(PinnedEndpoint(aggregator.endpoint, aggregator.fingerprint), network.account).close()
-
-
-def at_all(parties: Mapping[int, Any], ask: Callable[[Any], T]) -> dict[int, T]:
-    """Asks all parties at once.
-
-    Raises:
-        UsufructError: of the first party, in order of dataset number, that failed.
-    """
-    pool = ThreadPoolExecutor(max(1, len(parties)), thread_name_prefix="ask")
-    futures = {dataset_id: pool.submit(ask, party) for dataset_id, party in sorted(parties.items())}
-    try:
-        wait(futures.values())
-    finally:  # after Ctrl-C the caller hangs up, which ends the calls
-        pool.shutdown(wait=False, cancel_futures=True)
-    return {dataset_id: future.result() for dataset_id, future in futures.items()}
 
 
 @contextmanager

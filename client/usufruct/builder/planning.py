@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from usufruct import privacy as dp
 from usufruct.builder.datasets import Dataset
-from usufruct.builder.settings import SGD, Privacy, whole
+from usufruct.builder.settings import SGD, Encryption, Privacy, whole
 from usufruct.domain.training_job import (
     MICRO,
     NANO,
@@ -23,7 +23,9 @@ from usufruct.domain.training_job import (
     NoiseMode,
     TrainingPlan,
 )
-from usufruct.encryption import DEFAULT_PARAMETERS
+from usufruct.encryption import BoundedValues, EncryptionParameters
+from usufruct.encryption import plan as plan_parameters
+from usufruct.encryption.planner import MIN_HOLDERS
 from usufruct.errors import InvalidInput, Refused, UsufructError
 
 MICRO_BATCH_SIZE = 64
@@ -35,8 +37,6 @@ LEAST_NOISE_MULTIPLIER = 0.1
 TAIL = 6.0
 """Standard deviations of noise inside the range of an update: a coordinate is clamped with probability 2e-9."""
 
-VALUE_BITS = 16
-
 
 @dataclass(frozen=True)
 class JobPlan:
@@ -45,6 +45,7 @@ class JobPlan:
     Attributes:
         optimizer, plan, encryption, legs: as they stand in the spec. ``legs`` are in ascending order of dataset.
         epsilons: binding epsilon of each leg's whole reservation, in the order of ``legs``.
+        parameters: what ``encryption`` names.
         min_cohort: least holders in a sum.
     """
 
@@ -52,6 +53,7 @@ class JobPlan:
     plan: TrainingPlan
     legs: tuple[LegTerms, ...]
     encryption: EncryptionPlan
+    parameters: EncryptionParameters
     epsilons: tuple[float, ...]
     min_cohort: int
 
@@ -65,6 +67,7 @@ def make_plan(
     spare_attempts: int | None,
     parameter_count: int,
     min_cohort: int | None = None,
+    encryption: Encryption | None = None,
 ) -> JobPlan:
     """Sizes a job so that each dataset's binding epsilon stays within ``privacy.epsilon``.
 
@@ -114,10 +117,21 @@ def make_plan(
         )
     if min_cohort is not None:
         whole("min_cohort", min_cohort, least, len(cohort))
-    encryption = EncryptionPlan(
-        DEFAULT_PARAMETERS.name, VALUE_BITS, update_range_nano(local, plan, legs), parameter_count
+    parameters = encryption_parameters(len(cohort), encryption or Encryption())
+    bits = (encryption or Encryption()).value_bits
+    encrypted = EncryptionPlan(parameters.name, bits, update_range_nano(local, plan, legs), parameter_count)
+    least = least if min_cohort is None else min_cohort
+    return JobPlan(local, plan, legs, encrypted, parameters, epsilons, least)
+
+
+def encryption_parameters(holders: int, encryption: Encryption) -> EncryptionParameters:
+    """The parameters with the fewest bytes for a cohort: local noise needs bounded values, summed exactly.
+
+    A smaller roster, down to one holder, uses the same.
+    """
+    return plan_parameters(
+        BoundedValues(encryption.value_bits), max(MIN_HOLDERS, holders), encryption.security_bits
     )
-    return JobPlan(local, plan, legs, encryption, epsilons, least if min_cohort is None else min_cohort)
 
 
 def noise_multiplier_micro(
@@ -160,7 +174,7 @@ def weights_nano(nominal_sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def update_range_nano(optimizer: LocalOptimizer, plan: TrainingPlan, legs: Sequence[LegTerms]) -> int:
-    """Bound on a coordinate of a holder's *weighted* update, in 10^-9: what 16 bits are spread over.
+    """Bound on a coordinate of a holder's *weighted* update, in 10^-9: what the value's bits are spread over.
 
     A holder takes K steps ``v = m*v + g; w = w - lr*v``, so its update is ``-lr * sum_k a_k g_k`` with
     ``a_k = 1 + m + ... + m^(K-k)``. A step's gradient is (clipped sum + noise) / (qN):
@@ -172,8 +186,8 @@ def update_range_nano(optimizer: LocalOptimizer, plan: TrainingPlan, legs: Seque
     The range is the first, at its worst, plus :data:`TAIL` standard deviations of the second, times the holder's
     weight; the largest over the cohort. So clamping never touches the gradient of a dataset of its declared size,
     and the noise once in 5*10^8 coordinates; clamping is post-processing in any case and has no effect on privacy.
-    The rounding step is range/32767: under a thousandth of the noise's deviation for datasets of up to some ten
-    thousand rows.
+    At 16 bits the rounding step is range/32767: under a thousandth of the noise's deviation for datasets of up to some ten
+    thousand rows; at 12 bits it is 16 times as wide, at 8 bits 258 times.
     """
     lr, momentum = optimizer.learning_rate_nano / NANO, optimizer.momentum_nano / NANO
     rate, clip = plan.sample_rate_nano / NANO, plan.max_grad_norm_micro / MICRO

@@ -14,8 +14,10 @@ log = logging.getLogger("usufruct.builder")
 
 _WORDS = {
     rounds_pb2.ROUND_STATE_CHARGED: "training",
+    rounds_pb2.ROUND_STATE_READY: "ready",
     rounds_pb2.ROUND_STATE_ENCRYPTED: "sending",
-    rounds_pb2.ROUND_STATE_SUBMITTED: "done",
+    rounds_pb2.ROUND_STATE_SUBMITTED: "sent",
+    rounds_pb2.ROUND_STATE_CHECKED: "done",
 }
 
 

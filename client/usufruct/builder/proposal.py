@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from eth_utils.crypto import keccak
 from torch import nn
 
+from usufruct.builder.asking import at_all
 from usufruct.builder.book import JobBook
 from usufruct.builder.job import JobHandle
 from usufruct.builder.opening import fix_opening, send_opening
-from usufruct.builder.peers import HolderPeer, at_all, connect_holders, meet_aggregator
+from usufruct.builder.peers import HolderPeer, connect_holders, meet_aggregator
 from usufruct.builder.policies import check_policy
 from usufruct.builder.settings import EscrowTerms
 from usufruct.builder.sponsoring import JobToSponsor

@@ -17,7 +17,7 @@ from usufruct.builder.datasets import Dataset
 from usufruct.builder.peers import meet_aggregator
 from usufruct.builder.planning import make_plan
 from usufruct.builder.proposal import Proposal
-from usufruct.builder.settings import SGD, EscrowTerms, Privacy
+from usufruct.builder.settings import SGD, Encryption, EscrowTerms, Privacy
 from usufruct.builder.store import JobRecord, JobStore
 from usufruct.domain.preprocessing import feature_names, feature_width
 from usufruct.domain.training_job import AggregatorRef, TrainingJobSpec
@@ -44,6 +44,7 @@ def new_proposal(
     validation: Any,
     spare_attempts: int | None,
     min_cohort: int | None,
+    encryption: Encryption | None,
     purpose: str | None,
     round_timeout_seconds: int,
     deliver_within_seconds: int,
@@ -62,6 +63,7 @@ def new_proposal(
         spare_attempts=spare_attempts,
         parameter_count=traced.bounds.parameters,
         min_cohort=min_cohort,
+        encryption=encryption,
     )
     spec = TrainingJobSpec(
         chain_id=network.chain.chain_id,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from usufruct.builder.datasets import Dataset
 from usufruct.builder.gas import Circumstances, TransactionQuote, job_transactions, total
 from usufruct.builder.planning import JobPlan, make_plan
-from usufruct.builder.settings import SGD, Privacy
+from usufruct.builder.settings import SGD, Encryption, Privacy
 from usufruct.chain import bond_units
 from usufruct.domain.training_job import MICRO, NANO
-from usufruct.encryption import DEFAULT_PARAMETERS
+from usufruct.encryption import EncryptionParameters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +42,35 @@ class LegQuote:
 
 
 @dataclass(frozen=True)
+class EncryptionQuote:
+    """What the planner picked for the cohort; see ``encryption/README.md`` for the formulas.
+
+    Attributes:
+        parameters: name of the set, as the spec has it.
+        security_bits: by SEAL's tables.
+        max_holders: most updates in one sum.
+        bytes_per_parameter: of an update, in the limit of large models.
+        noise_headroom: standard deviations of a full sum's noise that fit the room it has.
+        failure_log2: log2 of the probability that one coefficient of a full sum decrypts wrongly.
+    """
+
+    parameters: str
+    value_bits: int
+    security_bits: int
+    max_holders: int
+    bytes_per_parameter: float
+    noise_headroom: float
+    failure_log2: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.value_bits}-bit values at {self.security_bits} bits of security, {self.bytes_per_parameter:.2f} bytes a "
+            f"parameter, {self.noise_headroom:.1f} deviations of headroom: a coefficient of a sum of {self.max_holders} opens "
+            f"wrongly once in 2^{-self.failure_log2:.0f} ({self.parameters})"
+        )
+
+
+@dataclass(frozen=True)
 class Quote:
     """A job's costs.
 
@@ -54,6 +83,7 @@ class Quote:
         transactions: what this builder sends when all goes well.
         gas_price_wei: what the chain asks for gas now.
         upload_bytes_per_round: by all holders together; None without a model.
+        sum_bytes_per_round: what this builder fetches; None without a model.
     """
 
     legs: tuple[LegQuote, ...]
@@ -68,6 +98,8 @@ class Quote:
     gas_price_wei: int
     parameters: int | None
     upload_bytes_per_round: int | None
+    sum_bytes_per_round: int | None
+    encryption: EncryptionQuote
 
     @property
     def epsilon(self) -> float:
@@ -110,6 +142,12 @@ class Quote:
             f"{self.cost_wei} wei = {self.cost_coin:f} coin"
         )
         lines.append(f"noise multiplier {self.noise_multiplier:.4f} over {self.attempts} attempts")
+        lines.append(f"encryption: {self.encryption}")
+        if self.upload_bytes_per_round is not None:
+            lines.append(
+                f"a round moves {self.upload_bytes_per_round} bytes of encrypted updates to the aggregator, and "
+                f"{self.sum_bytes_per_round} bytes of their sum to you"
+            )
         return lines
 
     def to_json(self) -> dict[str, Any]:
@@ -137,6 +175,7 @@ def make_quote(
     loss: str | None,
     spare_attempts: int | None,
     min_cohort: int | None,
+    encryption: Encryption | None,
     arbiter: str | None,
     sponsored: bool,
 ) -> Quote:
@@ -154,7 +193,9 @@ def make_quote(
         spare_attempts=spare_attempts,
         parameter_count=parameters or 1,
         min_cohort=min_cohort,
+        encryption=encryption,
     )
+    size = None if parameters is None else plan.parameters.upload_bytes(parameters)
     chain, count = network.chain, len(plan.legs)
     prices: dict[str, int] = {}
     for leg in plan.legs:
@@ -186,9 +227,21 @@ def make_quote(
         ),
         gas_price_wei=chain.rpc.gas_price_wei(),
         parameters=parameters,
-        upload_bytes_per_round=None
-        if parameters is None
-        else count * DEFAULT_PARAMETERS.upload_bytes(parameters),
+        upload_bytes_per_round=None if size is None else count * size,
+        sum_bytes_per_round=size,
+        encryption=_encryption_quote(plan.parameters, plan.encryption.value_bits),
+    )
+
+
+def _encryption_quote(parameters: EncryptionParameters, value_bits: int) -> EncryptionQuote:
+    return EncryptionQuote(
+        parameters=parameters.name,
+        value_bits=value_bits,
+        security_bits=parameters.literal.security_bits,
+        max_holders=parameters.max_holders,
+        bytes_per_parameter=parameters.upload_bytes_per_parameter(),
+        noise_headroom=parameters.noise_headroom,
+        failure_log2=parameters.failure_log2,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,9 @@ class RoundResult:
         seconds: wall time of the round, attempts that were lost included.
         upload_bytes: ciphertext bytes that the holders sent to the aggregator.
         download_bytes: bytes that this builder sent to the holders and fetched from the aggregator.
+        stages: of the attempt that succeeded, how long each stage took, wall seconds: ``ready`` (charged and trained by all),
+            ``encrypted``, ``summed`` (sent, added and fetched), ``checked``, ``opened``.
+        left_out: datasets whose legs take part in the job and whose updates are not in this round.
     """
 
     index: int
@@ -33,6 +36,13 @@ class RoundResult:
     seconds: float
     upload_bytes: int
     download_bytes: int
+    left_out: tuple[int, ...] = ()
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_round_result(entry: Mapping[str, Any]) -> RoundResult:
+    """A round as the job's state on disk has it."""
+    return RoundResult(**{**entry, "left_out": tuple(entry.get("left_out", ()))})
 
 
 @dataclass(frozen=True)

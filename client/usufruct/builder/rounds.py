@@ -1,6 +1,6 @@
-"""One attempt of one round: send weights and key, wait for the sum, check it, open it once.
+"""One attempt of one round: offer weights and key, fix the roster, have it summed and checked, open it once.
 
-All holders and the aggregator work at the same time, each on a thread of its own that only waits for the network.
+All holders and the aggregator work at the same time (:mod:`usufruct.builder.flight`); this is the order of it.
 """
 
 from __future__ import annotations
@@ -8,67 +8,49 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from eth_account.signers.local import LocalAccount
 from numpy.typing import NDArray
 
-from usufruct import graph, privacy
-from usufruct.builder.peers import AggregatorPeer, CallGroup, HolderPeer
-from usufruct.domain.round_view import RoundView
-from usufruct.domain.training_job import NANO, TrainingJobSpec
+from usufruct import graph
+from usufruct.builder.attempt import Attempt
+from usufruct.builder.flight import Flight, OnEvent
+from usufruct.builder.peers import AggregatorPeer, HolderPeer
+from usufruct.builder.round_stream import CHECKED, ENCRYPTED
+from usufruct.builder.summing import (
+    OpenedSum,
+    Stages,
+    add_again,
+    bytes_moved,
+    check,
+    check_step,
+    compare_uploads,
+    open_average,
+)
+from usufruct.domain.round_view import RoundOffer, RoundView
+from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.encryption.keys import RoundKey
 from usufruct.encryption.parameters import EncryptionParameters
 from usufruct.errors import RoundFailed, UsufructError
 from usufruct.graph import ModelGraph
-from usufruct.v1 import rounds_pb2
-from usufruct.wire import jobs, signatures
-from usufruct.wire.aggregation import FetchedSum, RoundToSum
-
-LOST = frozenset({"ATTEMPT_LOST", "TRAINER_FAILED", "ATTEMPT_ALREADY_CHARGED"})
-"""What a holder answers when its update of an attempt cannot come any more: the next attempt is needed."""
+from usufruct.wire import jobs
+from usufruct.wire.aggregation import RoundToSum
 
 SLACK_SECONDS = 5.0
 """Waited beyond the round's own time, so that the party that is late names itself first."""
 
-CAUSE_SECONDS = 1.0
-"""After one party has failed, how long to wait for another failure that explains it."""
+READY_SHARE = 0.5
+"""Of the round's time, how much holders have to train before the roster is fixed without those that are late."""
 
 log = logging.getLogger("usufruct.builder")
 
-OnEvent = Callable[[int, rounds_pb2.RoundEvent], None]
 
-
-@dataclass(frozen=True)
-class Attempt:
-    """One attempt, ready to be sent. Sending it twice is the same attempt: holders answer with identical bytes."""
-
-    view: RoundView
-    key: RoundKey
-    weights: bytes
-    signature: bytes
-
-    @property
-    def number(self) -> int:
-        """Its number in the whole job."""
-        return self.view.attempt
-
-
-@dataclass(frozen=True)
-class OpenedSum:
-    """The decrypted, weighted average of the holders' updates: float64, shape (parameters,), in layout order.
-
-    Attributes:
-        attempts_charged: by dataset number, what its holder says its ledger has charged.
-    """
-
-    update: NDArray[np.float64]
-    attempts_charged: Mapping[int, int]
-    upload_bytes: int
-    download_bytes: int
+def least_roster(spec: TrainingJobSpec) -> int:
+    """Least holders of a roster by the job's own rules, which are no weaker than its datasets'. Every holder enforces them
+    itself."""
+    return max(spec.min_cohort, spec.plan.min_honest + spec.plan.max_colluding)
 
 
 class RoundDriver:
@@ -83,224 +65,143 @@ class RoundDriver:
         account: LocalAccount,
         holders: Mapping[int, HolderPeer],
         aggregator: AggregatorPeer,
+        verify_chunks: int = 0,
     ) -> None:
-        """``holders``: of the legs that take part, by dataset number: the roster."""
+        """
+        Args:
+            holders: of the legs that take part, by dataset number; a roster is some or all of them.
+            verify_chunks: how many random chunks of every sum are added again here before it is opened.
+        """
         self._spec, self._graph, self._parameters, self._account = spec, model_graph, parameters, account
         self._spec_hash = jobs.spec_hash(spec_bytes)
-        self._holders, self._aggregator = holders, aggregator
-        self._legs = tuple(leg for leg in spec.legs if leg.dataset_id in holders)
+        self._holders, self._aggregator, self._verify_chunks = holders, aggregator, verify_chunks
+
+    @property
+    def needed(self) -> int:
+        """Least holders of a roster; see :func:`least_roster`."""
+        return least_roster(self._spec)
+
+    def can_do_without(self, datasets: Collection[int]) -> bool:
+        """Whether the job's rules allow a roster without these."""
+        return len(set(self._holders) - set(datasets)) >= self.needed
 
     def prepare(self, round_: int, attempt: int, vector: NDArray[np.float32]) -> Attempt:
-        """A fresh key and the signed view of an attempt. ``attempt`` must have been taken from the store."""
+        """A fresh key and the signed offer of an attempt. ``attempt`` must have been taken from the store."""
         key = RoundKey.generate(self._parameters)
         weights = graph.pack_vector(self._graph, vector)
-        view = RoundView(
+        offer = RoundOffer(
             job_id=self._spec.job_id,
             spec_hash=self._spec_hash,
             round=round_,
             attempt=attempt,
             public_key_digest=hashlib.sha256(key.public_key_bytes).digest(),
             weights_digest=hashlib.sha256(weights).digest(),
-            roster=tuple(leg.dataset_id for leg in self._legs),
         )
-        return Attempt(view, key, weights, signatures.sign_view(self._account, view.hash))
+        return Attempt(offer, key, weights, self._account)
 
-    def run(self, attempt: Attempt, on_event: OnEvent) -> OpenedSum:
-        """Sends an attempt, waits for its sum, checks it and opens it.
+    def run(
+        self,
+        attempt: Attempt,
+        on_event: OnEvent,
+        say: Callable[[str], None] = log.warning,
+        patient: bool = True,
+    ) -> OpenedSum:
+        """Offers an attempt, fixes its roster, waits for the sum, checks it with the holders and opens it.
 
+        A holder that fails, or is not ready in half of the round's time, is left out where the job's rules allow it.
+
+        Args:
+            say: told in words who is left out.
+            patient: whether a holder that sees too few legs accepted (``flight.NOT_YET``) is reason enough to raise that.
         Raises:
-            RoundFailed: a reason of :data:`LOST`, once all other holders have ended too, so that the next attempt
-                finds them ready; SUM_INVALID or BAD_SIGNATURE for a sum that is not the roster's.
+            RoundFailed: a reason of ``flight.LOST``, once the others are ready, or have sent their updates, so that the
+                next attempt finds them so; SUM_INVALID, ROSTER_MISMATCH or BAD_SIGNATURE for a sum that is not the
+                roster's; UPLOAD_INVALID, with the ``dataset_id`` of the holder whose update cannot be added.
             PeerError: a party died; names it. The same attempt may be run again in this process.
             UsufructError: what a party refused with.
-        After an error the connections are used up; the next attempt needs new ones.
+        Unless the attempt's key is used, nothing has been decrypted. After an error the connections are used up; the next
+        attempt needs new ones.
         """
-        seconds = self._spec.round_timeout_seconds
-        deadline = time.monotonic() + seconds + SLACK_SECONDS
-        to_sum = self._to_sum(attempt)
-        self._aggregator.open_round(to_sum, seconds)
-        flight = _Flight(self._holders, self._aggregator, attempt.number)
-        try:
-            for leg in self._legs:
-                header = self._header(attempt, leg.dataset_id)
-                flight.start_holder(leg.dataset_id, header, attempt, on_event, deadline)
+        began, seconds = time.monotonic(), self._spec.round_timeout_seconds
+        stages = Stages(began)
+        asked = self._asked(attempt)
+        operators = {dataset_id: self._spec.leg(dataset_id).operator for dataset_id in asked}
+        deadline = began + seconds + SLACK_SECONDS
+        with Flight(attempt, asked, operators, self._aggregator, on_event, deadline) as flight:
+            needed = self.needed if attempt.view is None else len(asked)
+            roster = flight.ready(needed, began + READY_SHARE * seconds, patient)
+            view = attempt.fix_view(roster)
+            left_out = {member: flight.why_not(member) for member in asked if member not in roster}
+            for dataset_id, why in left_out.items():
+                say(f"attempt {attempt.number} goes on without dataset {dataset_id}: {why}")
+            flight.leave_out(left_out)
+            to_sum = self._to_sum(view)
+            self._aggregator.open_round(to_sum, seconds)
+            flight.tell(attempt.submit())
+            stages.end("ready")
             flight.start_sum(to_sum, seconds)
-            fetched = flight.land(deadline)
-        except BaseException:
-            flight.abandon()
-            raise
-        flight.end()
-        return self.open(attempt, fetched, flight.events)
+            encrypted = flight.said(ENCRYPTED)
+            stages.end("encrypted")
+            with flight.sum() as fetched:
+                stages.end("summed")
+                compare_uploads(fetched, to_sum, encrypted)
+                challenge = attempt.challenge(fetched)
+                flight.tell(check_step(challenge, fetched))
+                checked = check(challenge, fetched, to_sum, flight.said(CHECKED))
+                stages.end("checked")
+                if self._verify_chunks:
+                    add_again(self._aggregator, to_sum, challenge.sum_root, self._verify_chunks)
+                update = open_average(attempt.key, checked, fetched, self._spec)
+                stages.end("opened")
+                up, down = bytes_moved(attempt, len(asked), fetched, to_sum)
+            charged = flight.attempts_charged
+        return OpenedSum(update, roster, left_out, charged, up, down, stages.seconds)
+
+    def verify_chunk(self, attempt: Attempt, index: int, sum_root: bytes) -> bool:
+        """Whether one chunk of an attempt's sum is the sum of the holders' chunks, fetched and added again here.
+
+        For an attempt that has been run and not been closed (:meth:`forget`).
+
+        Args:
+            index: which chunk, from 0.
+            sum_root: of the sum in question.
+        Raises:
+            UsufructError: what :meth:`usufruct.wire.aggregation.BuilderAggregation.fetch_chunk` raises.
+        """
+        return self._aggregator.fetch_chunk(self._to_sum(attempt.fixed_view), index, sum_root).adds_up
 
     def forget(self, attempt: Attempt) -> None:
-        """Lets the aggregator forget an attempt whose sum is safe. It would by itself, later; so failing is no error."""
+        """Lets the aggregator forget an attempt whose sum is safe, or that is given up. It would by itself, later; so failing
+        is no error."""
+        if attempt.view is None:
+            return  # it was never opened there
         try:
-            self._aggregator.close_round(self._to_sum(attempt))
+            self._aggregator.close_round(self._to_sum(attempt.view))
         except UsufructError as error:
             log.info("attempt %d was not closed: %s", attempt.number, error.message)
 
-    def open(
-        self, attempt: Attempt, fetched: FetchedSum, events: Mapping[int, rounds_pb2.RoundEvent]
-    ) -> OpenedSum:
-        """Compares the sum's uploads with what the holders said they sent, decrypts once, reads the weighted average.
+    def _asked(self, attempt: Attempt) -> Mapping[int, HolderPeer]:
+        """Whom an attempt is offered: its roster, once that is fixed."""
+        if attempt.view is None:
+            return self._holders
+        gone = [dataset_id for dataset_id in attempt.view.datasets if dataset_id not in self._holders]
+        if gone:
+            raise RoundFailed(
+                f"The roster of attempt {attempt.number} is fixed, and the holders of the datasets {gone} of it cannot be "
+                "had.",
+                reason="ATTEMPT_LOST",
+                missing=gone,
+            )
+        return {dataset_id: self._holders[dataset_id] for dataset_id in attempt.view.datasets}
 
-        Every holder has weighted its own update as the spec says; where some of the spec's holders take no part, the sum is
-        divided by the weight of those that do.
-
-        Args:
-            fetched: roster, view and operator signatures have been checked (``wire.signatures.verify_sum_header``).
-            events: the last event of every holder.
-        Raises:
-            RoundFailed: SUM_INVALID: the aggregator's sum is over another upload than a holder's; nothing has been
-                decrypted. KEY_USED: the attempt has been opened before.
-        """
-        plan, holders = self._spec.encryption, len(attempt.view.roster)
-        for dataset_id, digest in fetched.upload_digests.items():
-            event = events.get(dataset_id)
-            if event is None or event.upload_digest != digest:
-                raise RoundFailed(
-                    f"The aggregator's sum is not over the update that the holder of dataset {dataset_id} sent; nothing "
-                    "was decrypted. Do not trust this aggregator.",
-                    reason="SUM_INVALID",
-                    dataset_id=dataset_id,
-                )
-        sums = attempt.key.decrypt(fetched.sum_bytes, plan.parameter_count, holders)
-        update = privacy.unround_sum(sums, holders, plan.update_range_nano / NANO, plan.value_bits)
-        update *= NANO / sum(leg.weight_nano for leg in self._legs)
-        sent = holders * (len(attempt.weights) + len(attempt.key.public_key_bytes))
-        return OpenedSum(
-            update=update,
-            attempts_charged={dataset: event.attempts_charged for dataset, event in events.items()},
-            upload_bytes=sum(event.upload_bytes for event in events.values()),
-            download_bytes=sent + len(fetched.sum_bytes),
-        )
-
-    def _to_sum(self, attempt: Attempt) -> RoundToSum:
-        view = attempt.view
+    def _to_sum(self, view: RoundView) -> RoundToSum:
+        offer = view.offer
         return RoundToSum(
-            job_id=view.job_id,
-            round=view.round,
-            attempt=view.attempt,
+            job_id=offer.job_id,
+            round=offer.round,
+            attempt=offer.attempt,
             view_hash=view.hash,
-            operators={leg.dataset_id: leg.operator for leg in self._legs},
+            operators={dataset_id: self._spec.leg(dataset_id).operator for dataset_id in view.datasets},
             parameter_count=self._spec.encryption.parameter_count,
             parameters=self._parameters,
         )
-
-    def _header(self, attempt: Attempt, dataset_id: int) -> rounds_pb2.RoundHeader:
-        view = attempt.view
-        return rounds_pb2.RoundHeader(
-            job_id=view.job_id,
-            dataset_id=dataset_id,
-            round=view.round,
-            attempt=view.attempt,
-            roster=view.roster,
-            public_key_bytes=len(attempt.key.public_key_bytes),
-            public_key_digest=view.public_key_digest,
-            weights_bytes=len(attempt.weights),
-            weights_digest=view.weights_digest,
-            view_signature=attempt.signature,
-        )
-
-
-class _Flight:
-    """The calls of one attempt that are under way."""
-
-    def __init__(
-        self, holders: Mapping[int, HolderPeer], aggregator: AggregatorPeer, attempt_number: int
-    ) -> None:
-        self._holders, self._aggregator, self._attempt_number = holders, aggregator, attempt_number
-        self._pool = ThreadPoolExecutor(len(holders) + 1, thread_name_prefix="round")
-        self._streams: dict[Future[rounds_pb2.RoundEvent], int] = {}
-        self._sum: Future[FetchedSum] | None = None
-        self._calls = CallGroup()
-        self.events: dict[int, rounds_pb2.RoundEvent] = {}
-
-    def start_holder(
-        self,
-        dataset_id: int,
-        header: rounds_pb2.RoundHeader,
-        attempt: Attempt,
-        on_event: OnEvent,
-        deadline: float,
-    ) -> None:
-        def heard(event: rounds_pb2.RoundEvent) -> None:
-            if event.view_hash and event.view_hash != attempt.view.hash:
-                raise RoundFailed(
-                    f"The holder of dataset {dataset_id} answered for another view of the round.",
-                    reason="ROUND_VIEW_CHANGED",
-                    dataset_id=dataset_id,
-                )
-            self.events[dataset_id] = event
-            on_event(dataset_id, event)
-
-        holder, key = self._holders[dataset_id], attempt.key.public_key_bytes
-        future = self._pool.submit(
-            holder.run_round, header, key, attempt.weights, heard, deadline, self._calls
-        )
-        self._streams[future] = dataset_id
-
-    def start_sum(self, to_sum: RoundToSum, seconds: float) -> None:
-        self._sum = self._pool.submit(self._aggregator.fetch_sum, to_sum, seconds)
-
-    def land(self, deadline: float) -> FetchedSum:
-        """The sum, or the failure that best explains why there is none."""
-        assert self._sum is not None
-        waiting: set[Future] = {*self._streams, self._sum}
-        lost: BaseException | None = None
-        while waiting:
-            done, waiting = wait(
-                waiting, timeout=max(0.0, deadline - time.monotonic()), return_when=FIRST_COMPLETED
-            )
-            if not done:
-                break
-            failures = [future for future in done if future.exception() is not None]
-            for future in failures:
-                error = future.exception()
-                if future in self._streams and isinstance(error, UsufructError) and error.reason in LOST:
-                    if lost is None:  # said at once: the other holders may take as long as the round
-                        log.warning("attempt %d was lost: %s", self._attempt_number, error.message)
-                    lost = lost or error
-                    self._aggregator.close()  # this sum will never be complete
-                    waiting.discard(self._sum)
-                elif not (lost and future is self._sum):
-                    raise self._cause(future, waiting)
-        if lost is not None:
-            raise lost
-        if waiting:
-            late = sorted(self._streams[future] for future in waiting if future in self._streams)
-            who = f"the holders of the datasets {late}" if late else "the aggregator"
-            raise RoundFailed(
-                f"The round took longer than its time: {who} did not end. Try again, or give rounds more time.",
-                missing=late,
-            )
-        return self._sum.result()
-
-    def _cause(self, failed: Future, waiting: set[Future]) -> BaseException:
-        """A holder that cannot reach a dead aggregator fails too; then the aggregator's failure is the one to tell."""
-        assert self._sum is not None
-        error = failed.exception()
-        assert error is not None
-        if failed is not self._sum and self._sum in waiting:
-            wait([self._sum], timeout=CAUSE_SECONDS)
-        if self._sum.done() and self._sum.exception() is not None:
-            of_sum = self._sum.exception()
-            if isinstance(of_sum, UsufructError) and of_sum.reason == "PEER_UNREACHABLE":
-                return of_sum
-        if failed is self._sum and isinstance(error, UsufructError) and error.reason != "PEER_UNREACHABLE":
-            done, _ = wait(list(self._streams), timeout=CAUSE_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
-                of_holder = future.exception()
-                if of_holder is not None:
-                    return of_holder
-        return error
-
-    def abandon(self) -> None:
-        """Cancels what is still under way; returns when every thread has ended. The connections are used up."""
-        self._aggregator.close()
-        self._calls.cancel()
-        self.end()
-
-    def end(self) -> None:
-        """Returns when every thread has ended."""
-        self._pool.shutdown(wait=True, cancel_futures=True)

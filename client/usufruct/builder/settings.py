@@ -1,4 +1,4 @@
-"""What a builder chooses: privacy, optimiser, escrow. Plain numbers here; integers from ``planning`` on."""
+"""What a builder chooses: privacy, optimiser, encryption, escrow. Plain numbers here; integers from ``planning`` on."""
 
 from __future__ import annotations
 
@@ -71,6 +71,27 @@ class SGD:
 
 
 @dataclass(frozen=True)
+class Encryption:
+    """What is sent of an update, and how well it is encrypted. The planner picks the rest by the size of the cohort
+    (``usufruct.encryption.planner``); ``network.quote`` shows what it picked.
+
+    Attributes:
+        value_bits: 8, 12 or 16: an update's range is divided into so many values. Fewer bits are fewer bytes, and rounding
+            that is no longer small beside the noise.
+        security_bits: 128 or 192, by SEAL's own tables.
+    Raises:
+        InvalidInput: SPEC_INVALID, naming the field.
+    """
+
+    value_bits: int = 16
+    security_bits: int = 128
+
+    def __post_init__(self) -> None:
+        _one_of("value_bits", self.value_bits, (8, 12, 16))
+        _one_of("security_bits", self.security_bits, (128, 192))
+
+
+@dataclass(frozen=True)
 class EscrowTerms:
     """How the money of a job is locked, and when it comes back.
 
@@ -102,6 +123,15 @@ def whole(field: str, value: int, least: int, most: int) -> None:
     if type(value) is not int or not least <= value <= most:
         raise InvalidInput(
             f"{field} must be a whole number from {least} to {most}, not {value!r}.",
+            reason="SPEC_INVALID",
+            field=field,
+        )
+
+
+def _one_of(field: str, value: int, allowed: tuple[int, ...]) -> None:
+    if type(value) is not int or value not in allowed:
+        raise InvalidInput(
+            f"{field} must be one of {', '.join(map(str, allowed))}, not {value!r}.",
             reason="SPEC_INVALID",
             field=field,
         )

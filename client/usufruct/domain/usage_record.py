@@ -8,7 +8,7 @@ from enum import IntEnum
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
-USAGE_RECORD_VERSION = 1
+USAGE_RECORD_VERSION = 2
 
 
 class UsageKind(IntEnum):
@@ -20,6 +20,7 @@ class UsageKind(IntEnum):
     SUBMITTED = 4
     LOST = 5
     DELIVERED = 6
+    CHECKED = 7
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,10 @@ class UsageRecord:
     Attributes:
         sequence: gapless number from 0.
         loss_micro: privacy loss charged or committed, 10^-6 nat.
-        document_hash: EIP-712 hash of the grant or the receipt.
+        view_hash: of the round's view; of a charge and of a lost attempt, of its offer (:mod:`usufruct.domain.round_view`).
+        upload_digest: root over the chunks of the encrypted update (:mod:`usufruct.encryption.commitment`).
+        document_hash: EIP-712 hash of the grant or the receipt; of a check, Keccak-256 of the challenge's seed.
+        sum_digest: root over the chunks of the sum that was checked.
     """
 
     sequence: int
@@ -46,6 +50,7 @@ class UsageRecord:
     view_hash: bytes = b""
     upload_digest: bytes = b""
     document_hash: bytes = b""
+    sum_digest: bytes = b""
     version: int = USAGE_RECORD_VERSION
 
 

@@ -103,13 +103,16 @@ def split_planes(coefficients: Coefficients, bytes_per_coefficient: int, out: me
 
     ``out`` has exactly ``coefficients.size * bytes_per_coefficient`` bytes.
     """
-    offset = shift = 0
-    for dtype in plane_types(bytes_per_coefficient):
+    first, *others = plane_types(bytes_per_coefficient)
+    offset, shift = coefficients.size * first.itemsize, 8 * first.itemsize
+    # "unsafe" casting keeps the low bits
+    np.copyto(np.frombuffer(out, dtype=first, count=coefficients.size), coefficients, casting="unsafe")
+    high = coefficients
+    for dtype in others:
+        high = np.right_shift(high, np.uint64(shift), out=None if high is coefficients else high)
         plane = np.frombuffer(out, dtype=dtype, count=coefficients.size, offset=offset)
-        source = coefficients if shift == 0 else coefficients >> np.uint64(shift)
-        plane[:] = source.astype(dtype)  # keeps the low bits
-        offset += coefficients.size * dtype.itemsize
-        shift += 8 * dtype.itemsize
+        np.copyto(plane, high, casting="unsafe")
+        offset, shift = offset + coefficients.size * dtype.itemsize, 8 * dtype.itemsize
 
 
 def join_planes(data: memoryview, size: int, bytes_per_coefficient: int) -> Coefficients:

@@ -5,21 +5,25 @@ Needs neither SEAL nor torch: the aggregator and an auditor import this module.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from usufruct.errors import ConfigError, InvalidInput
+from usufruct.errors import ConfigError
 
 HEADER_BYTES = 32
 """Length of the header in front of every public key, upload and sum (see
 :mod:`usufruct.encryption.layout`).
 """
 
-SECURE_COEFF_MOD_BITS = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881}
-"""Largest total bits of the coefficient modulus for 128-bit security with ternary secrets, special prime
-included. Source: Homomorphic Encryption Standard (2018), table 1; SEAL enforces the same as ``TC128``."""
+SECURE_COEFF_MOD_BITS = {
+    128: {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881},
+    192: {1024: 19, 2048: 37, 4096: 75, 8192: 152, 16384: 305, 32768: 611},
+}
+"""Largest total bits of the coefficient modulus by security level and poly_modulus_degree, for ternary secrets,
+special prime included. Source: Homomorphic Encryption Standard (2018), table 1. SEAL has the same as ``TC128`` and
+``TC192`` and is asked whenever a context is opened (:func:`usufruct.encryption.seal_raw.open_seal`)."""
 
 MAX_FAILURE_LOG2 = -128.0
 """Decryption of one coefficient may fail with at most this probability (log2)."""
@@ -28,6 +32,7 @@ ERROR_STANDARD_DEVIATION = 3.2
 """Standard deviation of SEAL's fresh error (centred binomial, 21 bits)."""
 
 
+@functools.lru_cache(maxsize=256)  # planning meets the same few primes again and again
 def is_prime(n: int) -> bool:
     """Whether ``n`` < 2^64 is prime.
 
@@ -57,6 +62,7 @@ def is_prime(n: int) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=256)
 def _largest_prime(bits: int, step: int, least: int) -> int:
     """The largest prime of ``bits`` bits that is 1 modulo ``step``, above ``least``."""
     candidate = ((1 << bits) - 2) // step * step + 1
@@ -77,8 +83,11 @@ class ParameterLiteral:
         plain_modulus_bits: the plain modulus is 2 to this power.
         fields_per_coefficient: values packed into one coefficient.
         field_bits: width of one such field; it has to hold the *sum* over all holders.
-        value_bits: width of one holder's value.
+        value_bits: width of one holder's value, which is then within 0..2^value_bits - 1. None: a holder's value
+            is any int64, and a field holds the sum as a signed number; that it fits is up to whoever calibrates
+            value, noise and headroom.
         max_holders: most uploads in one sum.
+        security_bits: 128 or 192, by SEAL's tables.
     """
 
     poly_modulus_degree: int = 4096
@@ -86,16 +95,18 @@ class ParameterLiteral:
     plain_modulus_bits: int = 44
     fields_per_coefficient: int = 2
     field_bits: int = 22
-    value_bits: int = 16
+    value_bits: int | None = 16
     max_holders: int = 64
+    security_bits: int = 128
 
 
 @dataclass(frozen=True)
 class EncryptionParameters:
     """Checked BFV parameters for exact sums. Make them with :meth:`checked`; the constructor checks as well.
 
-    *Guarantee*: every instance meets SEAL's 128-bit table, and a sum of up to ``max_holders`` values of
-    ``value_bits`` bits decrypts exactly but for a probability of 2^:attr:`failure_log2` a coefficient.
+    *Guarantee*: every instance meets SEAL's table for ``security_bits``. The words of up to ``max_holders`` uploads
+    sum up exactly modulo t but for a probability of 2^:attr:`failure_log2` a coefficient, and with ``value_bits``
+    so do the values.
     """
 
     literal: ParameterLiteral
@@ -158,21 +169,35 @@ class EncryptionParameters:
         return self.coeff_modulus >> self.literal.plain_modulus_bits
 
     @property
-    def failure_log2(self) -> float:
-        """log2 of the probability that one coefficient of a full sum decrypts wrongly.
+    def noise_deviation(self) -> float:
+        """Standard deviation of the noise of a full sum, before it is rounded away.
 
         The error of an encryption of zero after SEAL's switch away from the special prime p is a sum of
         rounding terms (1 + 2N/3)/12 and the fresh error 3.2^2 * (1 + 4N/3) / p^2, both close to Gaussian for
-        N in the thousands; each holder's scaling adds less than 1 to the worst case. A coefficient fails when
-        the sum leaves half a step, (Delta - holders) / 2; two-sided Gaussian tail bound.
+        N in the thousands.
         """
-        n, holders = self.poly_modulus_degree, self.literal.max_holders
+        n = self.poly_modulus_degree
         variance = (1 + 2 * n / 3) / 12
         variance += ERROR_STANDARD_DEVIATION**2 * (1 + 4 * n / 3) / self.special_modulus**2
-        room = self.scale / 2 - holders
-        if room <= 0:
+        return math.sqrt(variance * self.literal.max_holders)
+
+    @property
+    def noise_headroom(self) -> float:
+        """Standard deviations of the noise that fit the room it has, (Delta - 2 * holders) / 2.
+
+        Half a step is Delta / 2; scaling by Delta instead of q/t, and every carry of the words over t, take less
+        than 1 for each holder at the worst.
+        """
+        return (self.scale / 2 - self.literal.max_holders) / self.noise_deviation
+
+    @property
+    def failure_log2(self) -> float:
+        """log2 of the probability that one coefficient of a full sum decrypts wrongly: the two-sided Gaussian tail
+        bound 2 exp(-x^2 / 2) at x = :attr:`noise_headroom`.
+        """
+        if self.noise_headroom <= 0:
             return 0.0
-        return min(0.0, 1 - room * room / (2 * variance * holders) / math.log(2))
+        return min(0.0, 1 - self.noise_headroom**2 / 2 / math.log(2))
 
     # -- values and bytes ------------------------------------------------------------------------------------
 
@@ -182,9 +207,25 @@ class EncryptionParameters:
         return self.literal.max_holders
 
     @property
+    def signed(self) -> bool:
+        """Whether fields hold signed sums of int64 values (see ``ParameterLiteral.value_bits``)."""
+        return self.literal.value_bits is None
+
+    @property
+    def least_value(self) -> int:
+        """Least value of one holder: 0, or that of int64."""
+        return -(1 << 63) if self.signed else 0
+
+    @property
     def max_value(self) -> int:
-        """Largest value of one holder; the least is 0."""
-        return (1 << self.literal.value_bits) - 1
+        """Largest value of one holder."""
+        bits = self.literal.value_bits
+        return (1 << (63 if bits is None else bits)) - 1
+
+    @property
+    def least_sum(self) -> int:
+        """Least sum that a field can hold: 0 or -2^(field_bits - 1). The largest is 2^field_bits - 1 above it."""
+        return -(1 << (self.literal.field_bits - 1)) if self.signed else 0
 
     @property
     def values_per_block(self) -> int:
@@ -230,31 +271,35 @@ class EncryptionParameters:
 
     @property
     def name(self) -> str:
-        """Name of these parameters in a job spec, such as ``bfv-4096-56.20-t44-2x22-v16-h64``."""
+        """Name of these parameters in a job spec, such as ``bfv-4096-56.20-t44-2x22-v16-n64-s128``; with
+        ``sum`` in the place of ``v16`` where fields hold signed sums. It states the whole literal.
+        """
         literal = self.literal
         q_bits, special_bits = literal.coeff_mod_bit_sizes
+        values = "sum" if literal.value_bits is None else f"v{literal.value_bits}"
         return (
             f"bfv-{literal.poly_modulus_degree}-{q_bits}.{special_bits}-t{literal.plain_modulus_bits}-"
-            f"{literal.fields_per_coefficient}x{literal.field_bits}-v{literal.value_bits}-h{literal.max_holders}"
+            f"{literal.fields_per_coefficient}x{literal.field_bits}-{values}-n{literal.max_holders}-"
+            f"s{literal.security_bits}"
         )
 
     @property
     def parameter_id(self) -> bytes:
         """16 bytes that name these parameters in every header: all parties of a round must agree on them."""
-        literal = self.literal
-        text = (
-            f"usufruct.encryption.v1:bfv:{literal.poly_modulus_degree}:{self.coeff_modulus}:{self.special_modulus}:"
-            f"{literal.plain_modulus_bits}:{literal.fields_per_coefficient}:{literal.field_bits}:"
-            f"{literal.value_bits}:{literal.max_holders}"
-        )
+        text = f"usufruct.encryption.v1:{self.name}:{self.coeff_modulus}:{self.special_modulus}"
         return hashlib.sha256(text.encode("ascii")).digest()[:16]
 
 
 def _check_literal(literal: ParameterLiteral) -> None:
     n = literal.poly_modulus_degree
-    if n not in SECURE_COEFF_MOD_BITS:
+    if literal.security_bits not in SECURE_COEFF_MOD_BITS:
         raise ConfigError(
-            f"poly_modulus_degree must be one of {sorted(SECURE_COEFF_MOD_BITS)}.",
+            f"security_bits must be one of {sorted(SECURE_COEFF_MOD_BITS)}.", field="security_bits"
+        )
+    secure_bits = SECURE_COEFF_MOD_BITS[literal.security_bits]
+    if n not in secure_bits:
+        raise ConfigError(
+            f"poly_modulus_degree must be one of {sorted(secure_bits)}.",
             field="poly_modulus_degree",
         )
     if len(literal.coeff_mod_bit_sizes) != 2:
@@ -268,25 +313,28 @@ def _check_literal(literal: ParameterLiteral) -> None:
         raise ConfigError(
             "The ciphertext prime has 24 to 56 bits, the special prime 14 to 60.", field="coeff_mod_bit_sizes"
         )
-    if q_bits + special_bits > SECURE_COEFF_MOD_BITS[n]:
+    if q_bits + special_bits > secure_bits[n]:
         raise ConfigError(
-            f"{q_bits + special_bits} bits of coefficient modulus are too many for 128-bit security at "
-            f"poly_modulus_degree {n}; the limit is {SECURE_COEFF_MOD_BITS[n]}.",
+            f"{q_bits + special_bits} bits of coefficient modulus are too many for {literal.security_bits}-bit "
+            f"security at poly_modulus_degree {n}; the limit is {secure_bits[n]}.",
             field="coeff_mod_bit_sizes",
         )
     if not 1 <= literal.plain_modulus_bits < q_bits:
         raise ConfigError(
             "The plain modulus must be smaller than the ciphertext prime.", field="plain_modulus_bits"
         )
-    if literal.fields_per_coefficient < 1 or literal.value_bits < 1 or literal.max_holders < 1:
+    value_bits = literal.value_bits
+    if min(literal.fields_per_coefficient, literal.max_holders, 1 if value_bits is None else value_bits) < 1:
         raise ConfigError("fields_per_coefficient, value_bits and max_holders are at least 1.")
+    if literal.field_bits < 2:
+        raise ConfigError("A field has at least 2 bits.", field="field_bits")
     if literal.max_holders > 256:
         raise ConfigError("At most 256 uploads fit one sum without reduction.", field="max_holders")
     if literal.fields_per_coefficient * literal.field_bits > literal.plain_modulus_bits:
         raise ConfigError("The fields of a coefficient do not fit the plain modulus.", field="field_bits")
-    if literal.max_holders * ((1 << literal.value_bits) - 1) >= 1 << literal.field_bits:
+    if value_bits is not None and literal.max_holders * ((1 << value_bits) - 1) >= 1 << literal.field_bits:
         raise ConfigError(
-            f"The sum of {literal.max_holders} values of {literal.value_bits} bits does not fit a field of "
+            f"The sum of {literal.max_holders} values of {value_bits} bits does not fit a field of "
             f"{literal.field_bits} bits, so it would not be exact.",
             field="field_bits",
         )
@@ -294,23 +342,3 @@ def _check_literal(literal: ParameterLiteral) -> None:
 
 DEFAULT_PARAMETERS = EncryptionParameters.checked(ParameterLiteral())
 """7.0 bytes a parameter; 16-bit values of up to 64 holders; q = c * 2^44 + 1."""
-
-PARAMETER_SETS: MappingProxyType[str, EncryptionParameters] = MappingProxyType(
-    {DEFAULT_PARAMETERS.name: DEFAULT_PARAMETERS}
-)
-"""The sets that a job spec may name."""
-
-
-def parameter_set(name: str) -> EncryptionParameters:
-    """The parameter set that another party named.
-
-    Raises:
-        InvalidInput: ``SPEC_INVALID``: there is no such set in this version.
-    """
-    if name not in PARAMETER_SETS:
-        raise InvalidInput(
-            f"There is no such encryption parameter set; this version knows {', '.join(PARAMETER_SETS)}.",
-            reason="SPEC_INVALID",
-            field="encryption.parameters",
-        )
-    return PARAMETER_SETS[name]

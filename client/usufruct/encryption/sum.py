@@ -1,12 +1,149 @@
-"""Adding encrypted updates without any key: integer additions on raw coefficients, numpy only."""
+"""Adding encrypted updates without any key: integer additions on raw coefficients, numpy only.
+
+:func:`add_chunk` adds one range of all uploads; a party that streams needs no more, and whoever wants to know
+whether a chunk of the sum is right calls it again. :class:`Summation` keeps a whole sum in memory.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from usufruct.encryption.layout import Header, Kind, check_header, decode_block, read_block, split_planes
+import numpy as np
+from numpy.typing import NDArray
+
+from usufruct.encryption.chunks import Bytes, Chunking
+from usufruct.encryption.layout import (
+    Coefficients,
+    Header,
+    Kind,
+    check_header,
+    decode_block,
+    plane_types,
+    read_block,
+    split_planes,
+)
 from usufruct.encryption.parameters import HEADER_BYTES, EncryptionParameters
 from usufruct.errors import InvalidInput, RoundFailed
+
+
+def add_chunk(uploads: Chunking, index: int, chunks: Sequence[Bytes]) -> bytearray:
+    """Chunk ``index`` of the sum, from chunk ``index`` of every upload of the roster.
+
+    Adding again the same chunks, in any order, gives the same bytes.
+
+    Args:
+        uploads: of what the chunks are; all uploads of a round have the same.
+        index: which range.
+        chunks: one of each holder, 1 to ``max_holders``; every coefficient is checked to be below q.
+
+    Returns:
+        As many bytes as each chunk has, every coefficient below q.
+
+    Raises:
+        InvalidInput: ``UPLOAD_INVALID``, with the position in ``chunks`` as ``position``: a wrong length or a
+            coefficient out of range.
+        RoundFailed: no chunk, or more than the parameters allow.
+
+    Memory: what is returned and one block of coefficients, however many uploads there are. The range check
+        costs a look at the top plane: a coefficient whose highest byte is below q's is below q.
+    """
+    parameters = uploads.parameters
+    if not chunks:
+        raise RoundFailed("There is no upload to sum.", reason="ROUND_INCOMPLETE")
+    if len(chunks) > parameters.max_holders:
+        raise RoundFailed(
+            f"A sum has at most {parameters.max_holders} uploads.",
+            reason="TOO_MANY",
+            limit=parameters.max_holders,
+        )
+    for position, chunk in enumerate(chunks):
+        try:
+            uploads.require_length(index, chunk)
+        except InvalidInput as error:
+            raise _at(position, error) from None
+    out = bytearray(len(chunks[0]))
+    adder = _BlockAdder(parameters)
+    with memoryview(out) as view:
+        for start in range(0, len(out), parameters.block_bytes):
+            end = start + parameters.block_bytes
+            adder.clear()
+            for position, chunk in enumerate(chunks):
+                try:
+                    adder.add(memoryview(chunk)[start:end])
+                except InvalidInput as error:
+                    raise _at(position, error) from None
+            with view[start:end] as target:
+                split_planes(adder.total(), parameters.bytes_per_coefficient, target)
+    return out
+
+
+def check_chunk(uploads: Chunking, index: int, chunk: Bytes) -> None:
+    """Check one chunk of one upload as :func:`add_chunk` does, which then refuses nothing of it.
+
+    Raises:
+        InvalidInput: ``UPLOAD_INVALID``: a wrong length, or a coefficient that is not below q.
+    """
+    uploads.require_length(index, chunk)
+    size = uploads.parameters.block_bytes
+    with memoryview(chunk) as view:
+        for start in range(0, len(view), size):
+            _planes(uploads.parameters, view[start : start + size])
+
+
+def _planes(parameters: EncryptionParameters, block: memoryview) -> list[NDArray]:
+    """The planes of a block whose coefficients are below q."""
+    planes: list[NDArray] = []
+    size, offset = 2 * parameters.poly_modulus_degree, 0
+    for dtype in plane_types(parameters.bytes_per_coefficient):
+        planes.append(np.frombuffer(block, dtype=dtype, count=size, offset=offset))
+        offset += size * dtype.itemsize
+    top_bits = 8 * (parameters.bytes_per_coefficient - planes[-1].itemsize)
+    if int(planes[-1].max()) >= parameters.coeff_modulus >> top_bits:
+        read_block(parameters, block, reason="UPLOAD_INVALID")
+    return planes
+
+
+def _at(position: int, error: InvalidInput) -> InvalidInput:
+    return InvalidInput(error.message, reason=error.reason, **{**error.details, "position": position})
+
+
+class _BlockAdder:
+    """Adds blocks plane by plane, each plane in integers of twice its width: room for 2^8 blocks and more."""
+
+    def __init__(self, parameters: EncryptionParameters) -> None:
+        self._parameters = parameters
+        size = 2 * parameters.poly_modulus_degree
+        self._types = plane_types(parameters.bytes_per_coefficient)
+        self._sums = [np.empty(size, dtype=f"<u{2 * dtype.itemsize}") for dtype in self._types]
+        self._wide = [np.empty_like(total) for total in self._sums]
+        self._joined, self._less = (np.empty(size, dtype=np.uint64) for _ in range(2))
+        self._blocks = 0
+
+    def clear(self) -> None:
+        self._blocks = 0  # the next block that is added overwrites the sums
+
+    def add(self, block: memoryview) -> None:
+        for plane, wide, total in zip(_planes(self._parameters, block), self._wide, self._sums, strict=True):
+            if self._blocks == 0:
+                total[:] = plane
+            else:
+                wide[:] = plane  # widened first: numpy adds equal types several times faster
+                total += wide
+        self._blocks += 1
+
+    def total(self) -> Coefficients:
+        """The sum modulo q, shape [2N]; overwritten by the next call."""
+        total, less = self._joined, self._less
+        total[:] = self._sums[-1]
+        for dtype, plane in zip(self._types[-2::-1], self._sums[-2::-1], strict=True):
+            total <<= np.uint64(8 * dtype.itemsize)
+            total += plane
+        # 2^8 coefficients below 2^56 fit 64 bits. Halving what the sum may be at most, by taking away q times a
+        # power of two where it fits (else it wraps to a larger number), is faster than numpy's division.
+        for power in reversed(range((self._blocks - 1).bit_length())):
+            np.subtract(total, np.uint64(self._parameters.coeff_modulus << power), out=less)
+            np.minimum(total, less, out=total)
+        return total
 
 
 class IncomingUpload:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dusufruct/v1/aggregation.proto\x12\x0busufruct.v1\"3\n\x0bRosterEntry\x12\x12\n\ndataset_id\x18\x01 \x01(\x04\x12\x10\n\x08operator\x18\x02 \x01(\t\"\xc5\x01\n\x10OpenRoundRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x11\n\tview_hash\x18\x04 \x01(\x0c\x12(\n\x06roster\x18\x05 \x03(\x0b\x32\x18.usufruct.v1.RosterEntry\x12\x17\n\x0fparameter_count\x18\x06 \x01(\x04\x12\x12\n\nparameters\x18\x07 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x08 \x01(\r\"0\n\x11OpenRoundResponse\x12\x1b\n\x13\x65xpire_time_seconds\x18\x01 \x01(\x03\"4\n\x11\x43loseRoundRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x14\n\x12\x43loseRoundResponse\"\xa5\x01\n\x0cUploadHeader\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x12\n\ndataset_id\x18\x04 \x01(\x04\x12\x11\n\tview_hash\x18\x05 \x01(\x0c\x12\x15\n\rupload_digest\x18\x06 \x01(\x0c\x12\x14\n\x0cupload_bytes\x18\x07 \x01(\x04\x12\x11\n\tsignature\x18\x08 \x01(\x0c\"\"\n\x0eUploadResponse\x12\x10\n\x08received\x18\x01 \x01(\r\"2\n\x0f\x46\x65tchSumRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"^\n\tSumHeader\x12*\n\x07uploads\x18\x01 \x03(\x0b\x32\x19.usufruct.v1.UploadHeader\x12\x12\n\nsum_digest\x18\x02 \x01(\x0c\x12\x11\n\tsum_bytes\x18\x03 \x01(\x04\x32\xaf\x01\n\x12\x41ggregationService\x12J\n\tOpenRound\x12\x1d.usufruct.v1.OpenRoundRequest\x1a\x1e.usufruct.v1.OpenRoundResponse\x12M\n\nCloseRound\x12\x1e.usufruct.v1.CloseRoundRequest\x1a\x1f.usufruct.v1.CloseRoundResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dusufruct/v1/aggregation.proto\x12\x0busufruct.v1\"3\n\x0bRosterEntry\x12\x12\n\ndataset_id\x18\x01 \x01(\x04\x12\x10\n\x08operator\x18\x02 \x01(\t\"\xc5\x01\n\x10OpenRoundRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x11\n\tview_hash\x18\x04 \x01(\x0c\x12(\n\x06roster\x18\x05 \x03(\x0b\x32\x18.usufruct.v1.RosterEntry\x12\x17\n\x0fparameter_count\x18\x06 \x01(\x04\x12\x12\n\nparameters\x18\x07 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x08 \x01(\r\"0\n\x11OpenRoundResponse\x12\x1b\n\x13\x65xpire_time_seconds\x18\x01 \x01(\x03\"4\n\x11\x43loseRoundRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x14\n\x12\x43loseRoundResponse\"\xa3\x01\n\x0cUploadHeader\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x12\n\ndataset_id\x18\x04 \x01(\x04\x12\x11\n\tview_hash\x18\x05 \x01(\x0c\x12\x13\n\x0bupload_root\x18\x06 \x01(\x0c\x12\x14\n\x0cupload_bytes\x18\x07 \x01(\x04\x12\x11\n\tsignature\x18\x08 \x01(\x0c\"\"\n\x0eUploadResponse\x12\x10\n\x08received\x18\x01 \x01(\r\"2\n\x0f\x46\x65tchSumRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"7\n\tSumHeader\x12*\n\x07uploads\x18\x01 \x03(\x0b\x32\x19.usufruct.v1.UploadHeader\"\x1e\n\nSumTrailer\x12\x10\n\x08sum_root\x18\x01 \x01(\x0c\"V\n\x11\x46\x65tchChunkRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tview_hash\x18\x03 \x01(\x0c\x12\r\n\x05index\x18\x04 \x01(\r\"\xa7\x01\n\x0b\x43hunkHeader\x12*\n\x07uploads\x18\x01 \x03(\x0b\x32\x19.usufruct.v1.UploadHeader\x12.\n\rupload_proofs\x18\x02 \x03(\x0b\x32\x17.usufruct.v1.ChunkProof\x12\x10\n\x08sum_root\x18\x03 \x01(\x0c\x12*\n\tsum_proof\x18\x04 \x01(\x0b\x32\x17.usufruct.v1.ChunkProof\"\x1e\n\nChunkProof\x12\x10\n\x08siblings\x18\x01 \x03(\x0c\x32\xaf\x01\n\x12\x41ggregationService\x12J\n\tOpenRound\x12\x1d.usufruct.v1.OpenRoundRequest\x1a\x1e.usufruct.v1.OpenRoundResponse\x12M\n\nCloseRound\x12\x1e.usufruct.v1.CloseRoundRequest\x1a\x1f.usufruct.v1.CloseRoundResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,13 +42,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLOSEROUNDRESPONSE']._serialized_start=403
   _globals['_CLOSEROUNDRESPONSE']._serialized_end=423
   _globals['_UPLOADHEADER']._serialized_start=426
-  _globals['_UPLOADHEADER']._serialized_end=591
-  _globals['_UPLOADRESPONSE']._serialized_start=593
-  _globals['_UPLOADRESPONSE']._serialized_end=627
-  _globals['_FETCHSUMREQUEST']._serialized_start=629
-  _globals['_FETCHSUMREQUEST']._serialized_end=679
-  _globals['_SUMHEADER']._serialized_start=681
-  _globals['_SUMHEADER']._serialized_end=775
-  _globals['_AGGREGATIONSERVICE']._serialized_start=778
-  _globals['_AGGREGATIONSERVICE']._serialized_end=953
+  _globals['_UPLOADHEADER']._serialized_end=589
+  _globals['_UPLOADRESPONSE']._serialized_start=591
+  _globals['_UPLOADRESPONSE']._serialized_end=625
+  _globals['_FETCHSUMREQUEST']._serialized_start=627
+  _globals['_FETCHSUMREQUEST']._serialized_end=677
+  _globals['_SUMHEADER']._serialized_start=679
+  _globals['_SUMHEADER']._serialized_end=734
+  _globals['_SUMTRAILER']._serialized_start=736
+  _globals['_SUMTRAILER']._serialized_end=766
+  _globals['_FETCHCHUNKREQUEST']._serialized_start=768
+  _globals['_FETCHCHUNKREQUEST']._serialized_end=854
+  _globals['_CHUNKHEADER']._serialized_start=857
+  _globals['_CHUNKHEADER']._serialized_end=1024
+  _globals['_CHUNKPROOF']._serialized_start=1026
+  _globals['_CHUNKPROOF']._serialized_end=1056
+  _globals['_AGGREGATIONSERVICE']._serialized_start=1059
+  _globals['_AGGREGATIONSERVICE']._serialized_end=1234
 # @@protoc_insertion_point(module_scope)

@@ -53,13 +53,13 @@ class CloseRoundResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class UploadHeader(_message.Message):
-    __slots__ = ("job_id", "round", "attempt", "dataset_id", "view_hash", "upload_digest", "upload_bytes", "signature")
+    __slots__ = ("job_id", "round", "attempt", "dataset_id", "view_hash", "upload_root", "upload_bytes", "signature")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     DATASET_ID_FIELD_NUMBER: _ClassVar[int]
     VIEW_HASH_FIELD_NUMBER: _ClassVar[int]
-    UPLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_ROOT_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     job_id: bytes
@@ -67,10 +67,10 @@ class UploadHeader(_message.Message):
     attempt: int
     dataset_id: int
     view_hash: bytes
-    upload_digest: bytes
+    upload_root: bytes
     upload_bytes: int
     signature: bytes
-    def __init__(self, job_id: _Optional[bytes] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., dataset_id: _Optional[int] = ..., view_hash: _Optional[bytes] = ..., upload_digest: _Optional[bytes] = ..., upload_bytes: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, job_id: _Optional[bytes] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., dataset_id: _Optional[int] = ..., view_hash: _Optional[bytes] = ..., upload_root: _Optional[bytes] = ..., upload_bytes: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class UploadResponse(_message.Message):
     __slots__ = ("received",)
@@ -87,11 +87,43 @@ class FetchSumRequest(_message.Message):
     def __init__(self, job_id: _Optional[bytes] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class SumHeader(_message.Message):
-    __slots__ = ("uploads", "sum_digest", "sum_bytes")
+    __slots__ = ("uploads",)
     UPLOADS_FIELD_NUMBER: _ClassVar[int]
-    SUM_DIGEST_FIELD_NUMBER: _ClassVar[int]
-    SUM_BYTES_FIELD_NUMBER: _ClassVar[int]
     uploads: _containers.RepeatedCompositeFieldContainer[UploadHeader]
-    sum_digest: bytes
-    sum_bytes: int
-    def __init__(self, uploads: _Optional[_Iterable[_Union[UploadHeader, _Mapping]]] = ..., sum_digest: _Optional[bytes] = ..., sum_bytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, uploads: _Optional[_Iterable[_Union[UploadHeader, _Mapping]]] = ...) -> None: ...
+
+class SumTrailer(_message.Message):
+    __slots__ = ("sum_root",)
+    SUM_ROOT_FIELD_NUMBER: _ClassVar[int]
+    sum_root: bytes
+    def __init__(self, sum_root: _Optional[bytes] = ...) -> None: ...
+
+class FetchChunkRequest(_message.Message):
+    __slots__ = ("job_id", "attempt", "view_hash", "index")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    VIEW_HASH_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    job_id: bytes
+    attempt: int
+    view_hash: bytes
+    index: int
+    def __init__(self, job_id: _Optional[bytes] = ..., attempt: _Optional[int] = ..., view_hash: _Optional[bytes] = ..., index: _Optional[int] = ...) -> None: ...
+
+class ChunkHeader(_message.Message):
+    __slots__ = ("uploads", "upload_proofs", "sum_root", "sum_proof")
+    UPLOADS_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_PROOFS_FIELD_NUMBER: _ClassVar[int]
+    SUM_ROOT_FIELD_NUMBER: _ClassVar[int]
+    SUM_PROOF_FIELD_NUMBER: _ClassVar[int]
+    uploads: _containers.RepeatedCompositeFieldContainer[UploadHeader]
+    upload_proofs: _containers.RepeatedCompositeFieldContainer[ChunkProof]
+    sum_root: bytes
+    sum_proof: ChunkProof
+    def __init__(self, uploads: _Optional[_Iterable[_Union[UploadHeader, _Mapping]]] = ..., upload_proofs: _Optional[_Iterable[_Union[ChunkProof, _Mapping]]] = ..., sum_root: _Optional[bytes] = ..., sum_proof: _Optional[_Union[ChunkProof, _Mapping]] = ...) -> None: ...
+
+class ChunkProof(_message.Message):
+    __slots__ = ("siblings",)
+    SIBLINGS_FIELD_NUMBER: _ClassVar[int]
+    siblings: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, siblings: _Optional[_Iterable[bytes]] = ...) -> None: ...

@@ -28,11 +28,17 @@ if _version_not_supported:
 class AggregationServiceStub:
     """The aggregator: adds ciphertexts, has no key, keeps nothing after the round.
 
-    Two methods are raw-bytes streams and therefore not declared as protobuf methods:
-    `/usufruct.v1.AggregationService/Upload`: the holder sends one serialised UploadHeader, then the encrypted update in
-    chunks of at most 1 MiB; the reply is a serialised UploadResponse. Needs no token: the operator's signature is the proof.
-    `/usufruct.v1.AggregationService/FetchSum`: the builder sends one serialised FetchSumRequest; the reply waits until the
-    roster is complete, then is one serialised SumHeader followed by the encrypted sum in chunks. Needs a token.
+    Three methods are raw-bytes streams and therefore not declared as protobuf methods. Chunks are those of
+    client/usufruct/encryption/chunks.py, each one message of at most 1 MiB:
+    `/usufruct.v1.AggregationService/Upload`: the holder sends one serialised UploadHeader, one message with the digests of
+    all chunks (32 bytes each), then the chunks; the reply is a serialised UploadResponse. Needs no token: the operator's
+    signature is the proof.
+    `/usufruct.v1.AggregationService/FetchSum`: the builder sends one serialised FetchSumRequest; the reply is one serialised
+    SumHeader as soon as every upload of the roster has begun, each chunk of the sum as soon as it is added, and one
+    serialised SumTrailer. Needs a token.
+    `/usufruct.v1.AggregationService/FetchChunk`: the builder or a holder of the roster sends one serialised
+    FetchChunkRequest; the reply is one serialised ChunkHeader, that chunk of every upload, in ascending order of dataset
+    number, and that chunk of the sum. Needs a token of the builder's or an operator's key.
     """
 
     def __init__(self, channel):
@@ -56,11 +62,17 @@ class AggregationServiceStub:
 class AggregationServiceServicer:
     """The aggregator: adds ciphertexts, has no key, keeps nothing after the round.
 
-    Two methods are raw-bytes streams and therefore not declared as protobuf methods:
-    `/usufruct.v1.AggregationService/Upload`: the holder sends one serialised UploadHeader, then the encrypted update in
-    chunks of at most 1 MiB; the reply is a serialised UploadResponse. Needs no token: the operator's signature is the proof.
-    `/usufruct.v1.AggregationService/FetchSum`: the builder sends one serialised FetchSumRequest; the reply waits until the
-    roster is complete, then is one serialised SumHeader followed by the encrypted sum in chunks. Needs a token.
+    Three methods are raw-bytes streams and therefore not declared as protobuf methods. Chunks are those of
+    client/usufruct/encryption/chunks.py, each one message of at most 1 MiB:
+    `/usufruct.v1.AggregationService/Upload`: the holder sends one serialised UploadHeader, one message with the digests of
+    all chunks (32 bytes each), then the chunks; the reply is a serialised UploadResponse. Needs no token: the operator's
+    signature is the proof.
+    `/usufruct.v1.AggregationService/FetchSum`: the builder sends one serialised FetchSumRequest; the reply is one serialised
+    SumHeader as soon as every upload of the roster has begun, each chunk of the sum as soon as it is added, and one
+    serialised SumTrailer. Needs a token.
+    `/usufruct.v1.AggregationService/FetchChunk`: the builder or a holder of the roster sends one serialised
+    FetchChunkRequest; the reply is one serialised ChunkHeader, that chunk of every upload, in ascending order of dataset
+    number, and that chunk of the sum. Needs a token of the builder's or an operator's key.
     """
 
     def OpenRound(self, request, context):
@@ -101,11 +113,17 @@ def add_AggregationServiceServicer_to_server(servicer, server):
 class AggregationService:
     """The aggregator: adds ciphertexts, has no key, keeps nothing after the round.
 
-    Two methods are raw-bytes streams and therefore not declared as protobuf methods:
-    `/usufruct.v1.AggregationService/Upload`: the holder sends one serialised UploadHeader, then the encrypted update in
-    chunks of at most 1 MiB; the reply is a serialised UploadResponse. Needs no token: the operator's signature is the proof.
-    `/usufruct.v1.AggregationService/FetchSum`: the builder sends one serialised FetchSumRequest; the reply waits until the
-    roster is complete, then is one serialised SumHeader followed by the encrypted sum in chunks. Needs a token.
+    Three methods are raw-bytes streams and therefore not declared as protobuf methods. Chunks are those of
+    client/usufruct/encryption/chunks.py, each one message of at most 1 MiB:
+    `/usufruct.v1.AggregationService/Upload`: the holder sends one serialised UploadHeader, one message with the digests of
+    all chunks (32 bytes each), then the chunks; the reply is a serialised UploadResponse. Needs no token: the operator's
+    signature is the proof.
+    `/usufruct.v1.AggregationService/FetchSum`: the builder sends one serialised FetchSumRequest; the reply is one serialised
+    SumHeader as soon as every upload of the roster has begun, each chunk of the sum as soon as it is added, and one
+    serialised SumTrailer. Needs a token.
+    `/usufruct.v1.AggregationService/FetchChunk`: the builder or a holder of the roster sends one serialised
+    FetchChunkRequest; the reply is one serialised ChunkHeader, that chunk of every upload, in ascending order of dataset
+    number, and that chunk of the sum. Needs a token of the builder's or an operator's key.
     """
 
     @staticmethod

@@ -28,10 +28,11 @@ if _version_not_supported:
 class RoundServiceStub:
     """Runs rounds at a holder. Needs a token of AuthService.
 
-    `/usufruct.v1.RoundService/RunRound` is a raw-bytes stream and therefore not declared as a protobuf method: a
-    protobuf `bytes` field would halve or quarter the throughput. The builder sends one serialised RoundHeader, then the
-    public key and then the weights in chunks of at most 1 MiB, without any framing of ours. The holder answers with
-    serialised RoundEvents and ends the stream after SUBMITTED.
+    `/usufruct.v1.RoundService/RunRound` is a raw-bytes stream in both directions and therefore not declared as a protobuf
+    method: a protobuf `bytes` field would halve or quarter the throughput. The builder sends one serialised RoundHeader,
+    then the public key and then the weights in chunks of at most 1 MiB, without any framing of ours, and later serialised
+    RoundSteps, one a message: Submit when the roster is fixed, Check when it has the sum. The holder answers with
+    serialised RoundEvents and ends the stream after CHECKED.
     """
 
     def __init__(self, channel):
@@ -50,14 +51,15 @@ class RoundServiceStub:
 class RoundServiceServicer:
     """Runs rounds at a holder. Needs a token of AuthService.
 
-    `/usufruct.v1.RoundService/RunRound` is a raw-bytes stream and therefore not declared as a protobuf method: a
-    protobuf `bytes` field would halve or quarter the throughput. The builder sends one serialised RoundHeader, then the
-    public key and then the weights in chunks of at most 1 MiB, without any framing of ours. The holder answers with
-    serialised RoundEvents and ends the stream after SUBMITTED.
+    `/usufruct.v1.RoundService/RunRound` is a raw-bytes stream in both directions and therefore not declared as a protobuf
+    method: a protobuf `bytes` field would halve or quarter the throughput. The builder sends one serialised RoundHeader,
+    then the public key and then the weights in chunks of at most 1 MiB, without any framing of ours, and later serialised
+    RoundSteps, one a message: Submit when the roster is fixed, Check when it has the sum. The holder answers with
+    serialised RoundEvents and ends the stream after CHECKED.
     """
 
     def GetRound(self, request, context):
-        """Returns the holder's view of a round's attempt, for a builder that lost the stream.
+        """Returns the last event of a round's attempt, for a builder that lost the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,10 +84,11 @@ def add_RoundServiceServicer_to_server(servicer, server):
 class RoundService:
     """Runs rounds at a holder. Needs a token of AuthService.
 
-    `/usufruct.v1.RoundService/RunRound` is a raw-bytes stream and therefore not declared as a protobuf method: a
-    protobuf `bytes` field would halve or quarter the throughput. The builder sends one serialised RoundHeader, then the
-    public key and then the weights in chunks of at most 1 MiB, without any framing of ours. The holder answers with
-    serialised RoundEvents and ends the stream after SUBMITTED.
+    `/usufruct.v1.RoundService/RunRound` is a raw-bytes stream in both directions and therefore not declared as a protobuf
+    method: a protobuf `bytes` field would halve or quarter the throughput. The builder sends one serialised RoundHeader,
+    then the public key and then the weights in chunks of at most 1 MiB, without any framing of ours, and later serialised
+    RoundSteps, one a message: Submit when the roster is fixed, Check when it has the sum. The holder answers with
+    serialised RoundEvents and ends the stream after CHECKED.
     """
 
     @staticmethod

@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17usufruct/v1/usage.proto\x12\x0busufruct.v1\"D\n\x17ListUsageRecordsRequest\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\r\"B\n\x18ListUsageRecordsResponse\x12\x0f\n\x07records\x18\x01 \x03(\x0c\x12\x15\n\rnext_sequence\x18\x02 \x01(\x04\"\xb9\x02\n\x0bUsageRecord\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.usufruct.v1.UsageKind\x12\x14\n\x0ctime_seconds\x18\x04 \x01(\x03\x12\x12\n\ndataset_id\x18\x05 \x01(\x04\x12\x0e\n\x06job_id\x18\x06 \x01(\x0c\x12\x0f\n\x07\x62uilder\x18\x07 \x01(\t\x12\x11\n\tspec_hash\x18\x08 \x01(\x0c\x12\x0e\n\x06reason\x18\t \x01(\t\x12\r\n\x05round\x18\n \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x0b \x01(\r\x12\x12\n\nloss_micro\x18\x0c \x01(\x04\x12\x11\n\tview_hash\x18\r \x01(\x0c\x12\x15\n\rupload_digest\x18\x0e \x01(\x0c\x12\x15\n\rdocument_hash\x18\x0f \x01(\x0c*\xb8\x01\n\tUsageKind\x12\x1a\n\x16USAGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12USAGE_KIND_GRANTED\x10\x01\x12\x16\n\x12USAGE_KIND_REFUSED\x10\x02\x12\x16\n\x12USAGE_KIND_CHARGED\x10\x03\x12\x18\n\x14USAGE_KIND_SUBMITTED\x10\x04\x12\x13\n\x0fUSAGE_KIND_LOST\x10\x05\x12\x18\n\x14USAGE_KIND_DELIVERED\x10\x06\x32o\n\x0cUsageService\x12_\n\x10ListUsageRecords\x12$.usufruct.v1.ListUsageRecordsRequest\x1a%.usufruct.v1.ListUsageRecordsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17usufruct/v1/usage.proto\x12\x0busufruct.v1\"D\n\x17ListUsageRecordsRequest\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\r\"B\n\x18ListUsageRecordsResponse\x12\x0f\n\x07records\x18\x01 \x03(\x0c\x12\x15\n\rnext_sequence\x18\x02 \x01(\x04\"\xcd\x02\n\x0bUsageRecord\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.usufruct.v1.UsageKind\x12\x14\n\x0ctime_seconds\x18\x04 \x01(\x03\x12\x12\n\ndataset_id\x18\x05 \x01(\x04\x12\x0e\n\x06job_id\x18\x06 \x01(\x0c\x12\x0f\n\x07\x62uilder\x18\x07 \x01(\t\x12\x11\n\tspec_hash\x18\x08 \x01(\x0c\x12\x0e\n\x06reason\x18\t \x01(\t\x12\r\n\x05round\x18\n \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x0b \x01(\r\x12\x12\n\nloss_micro\x18\x0c \x01(\x04\x12\x11\n\tview_hash\x18\r \x01(\x0c\x12\x15\n\rupload_digest\x18\x0e \x01(\x0c\x12\x15\n\rdocument_hash\x18\x0f \x01(\x0c\x12\x12\n\nsum_digest\x18\x10 \x01(\x0c*\xd0\x01\n\tUsageKind\x12\x1a\n\x16USAGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12USAGE_KIND_GRANTED\x10\x01\x12\x16\n\x12USAGE_KIND_REFUSED\x10\x02\x12\x16\n\x12USAGE_KIND_CHARGED\x10\x03\x12\x18\n\x14USAGE_KIND_SUBMITTED\x10\x04\x12\x13\n\x0fUSAGE_KIND_LOST\x10\x05\x12\x18\n\x14USAGE_KIND_DELIVERED\x10\x06\x12\x16\n\x12USAGE_KIND_CHECKED\x10\x07\x32o\n\x0cUsageService\x12_\n\x10ListUsageRecords\x12$.usufruct.v1.ListUsageRecordsRequest\x1a%.usufruct.v1.ListUsageRecordsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'usufruct.v1.usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGEKIND']._serialized_start=495
-  _globals['_USAGEKIND']._serialized_end=679
+  _globals['_USAGEKIND']._serialized_start=515
+  _globals['_USAGEKIND']._serialized_end=723
   _globals['_LISTUSAGERECORDSREQUEST']._serialized_start=40
   _globals['_LISTUSAGERECORDSREQUEST']._serialized_end=108
   _globals['_LISTUSAGERECORDSRESPONSE']._serialized_start=110
   _globals['_LISTUSAGERECORDSRESPONSE']._serialized_end=176
   _globals['_USAGERECORD']._serialized_start=179
-  _globals['_USAGERECORD']._serialized_end=492
-  _globals['_USAGESERVICE']._serialized_start=681
-  _globals['_USAGESERVICE']._serialized_end=792
+  _globals['_USAGERECORD']._serialized_end=512
+  _globals['_USAGESERVICE']._serialized_start=725
+  _globals['_USAGESERVICE']._serialized_end=836
 # @@protoc_insertion_point(module_scope)

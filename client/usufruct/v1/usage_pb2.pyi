@@ -16,6 +16,7 @@ class UsageKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     USAGE_KIND_SUBMITTED: _ClassVar[UsageKind]
     USAGE_KIND_LOST: _ClassVar[UsageKind]
     USAGE_KIND_DELIVERED: _ClassVar[UsageKind]
+    USAGE_KIND_CHECKED: _ClassVar[UsageKind]
 USAGE_KIND_UNSPECIFIED: UsageKind
 USAGE_KIND_GRANTED: UsageKind
 USAGE_KIND_REFUSED: UsageKind
@@ -23,6 +24,7 @@ USAGE_KIND_CHARGED: UsageKind
 USAGE_KIND_SUBMITTED: UsageKind
 USAGE_KIND_LOST: UsageKind
 USAGE_KIND_DELIVERED: UsageKind
+USAGE_KIND_CHECKED: UsageKind
 
 class ListUsageRecordsRequest(_message.Message):
     __slots__ = ("first_sequence", "page_size")
@@ -41,7 +43,7 @@ class ListUsageRecordsResponse(_message.Message):
     def __init__(self, records: _Optional[_Iterable[bytes]] = ..., next_sequence: _Optional[int] = ...) -> None: ...
 
 class UsageRecord(_message.Message):
-    __slots__ = ("version", "sequence", "kind", "time_seconds", "dataset_id", "job_id", "builder", "spec_hash", "reason", "round", "attempt", "loss_micro", "view_hash", "upload_digest", "document_hash")
+    __slots__ = ("version", "sequence", "kind", "time_seconds", "dataset_id", "job_id", "builder", "spec_hash", "reason", "round", "attempt", "loss_micro", "view_hash", "upload_digest", "document_hash", "sum_digest")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +59,7 @@ class UsageRecord(_message.Message):
     VIEW_HASH_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
     DOCUMENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    SUM_DIGEST_FIELD_NUMBER: _ClassVar[int]
     version: int
     sequence: int
     kind: UsageKind
@@ -72,4 +75,5 @@ class UsageRecord(_message.Message):
     view_hash: bytes
     upload_digest: bytes
     document_hash: bytes
-    def __init__(self, version: _Optional[int] = ..., sequence: _Optional[int] = ..., kind: _Optional[_Union[UsageKind, str]] = ..., time_seconds: _Optional[int] = ..., dataset_id: _Optional[int] = ..., job_id: _Optional[bytes] = ..., builder: _Optional[str] = ..., spec_hash: _Optional[bytes] = ..., reason: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., loss_micro: _Optional[int] = ..., view_hash: _Optional[bytes] = ..., upload_digest: _Optional[bytes] = ..., document_hash: _Optional[bytes] = ...) -> None: ...
+    sum_digest: bytes
+    def __init__(self, version: _Optional[int] = ..., sequence: _Optional[int] = ..., kind: _Optional[_Union[UsageKind, str]] = ..., time_seconds: _Optional[int] = ..., dataset_id: _Optional[int] = ..., job_id: _Optional[bytes] = ..., builder: _Optional[str] = ..., spec_hash: _Optional[bytes] = ..., reason: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., loss_micro: _Optional[int] = ..., view_hash: _Optional[bytes] = ..., upload_digest: _Optional[bytes] = ..., document_hash: _Optional[bytes] = ..., sum_digest: _Optional[bytes] = ...) -> None: ...

@@ -2,7 +2,8 @@
 
 Convention: the first message of a stream is a serialised protobuf header; what follows is one or several runs
     of bytes whose lengths the header announces, cut into chunks anywhere. Whoever reads allows a length
-    itself and never holds more than that.
+    itself and never holds more than that. Chunks of updates and sums are one message each
+    (:mod:`usufruct.encryption.chunks`), so that the reader need not put them together.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ AGGREGATION_SERVICE = "usufruct.v1.AggregationService"
 ROUND_SERVICE = "usufruct.v1.RoundService"
 UPLOAD = f"/{AGGREGATION_SERVICE}/Upload"
 FETCH_SUM = f"/{AGGREGATION_SERVICE}/FetchSum"
+FETCH_CHUNK = f"/{AGGREGATION_SERVICE}/FetchChunk"
 RUN_ROUND = f"/{ROUND_SERVICE}/RunRound"
 
 M = TypeVar("M", bound=Message)
@@ -67,6 +69,18 @@ class IncomingStream:
         if first is None:
             raise InvalidInput("The stream ends before its header.", field="header")
         return parse(message, first, limit_bytes)
+
+    def message(self, limit_bytes: int) -> bytes:
+        """The next message as it was sent.
+
+        Raises:
+            InvalidInput: ``TOO_LARGE`` above ``limit_bytes``; ``MALFORMED`` if the stream ends here.
+        """
+        message = next(self._messages, None)
+        if message is None:
+            raise InvalidInput("The stream ends early.", field="length")
+        _check_announced(len(message), limit_bytes)
+        return message
 
     def pieces(self, announced_bytes: int, allowed_bytes: int) -> Iterator[memoryview]:
         """The next ``announced_bytes`` bytes as they arrive. Read it to its end before anything else.

@@ -28,6 +28,7 @@ def record_to_bytes(record: UsageRecord) -> bytes:
         view_hash=record.view_hash,
         upload_digest=record.upload_digest,
         document_hash=record.document_hash,
+        sum_digest=record.sum_digest,
     ).SerializeToString(deterministic=True)
 
 
@@ -45,7 +46,7 @@ def record_from_bytes(data: bytes) -> UsageRecord:
         kind = UsageKind(m.kind)
     except ValueError as error:
         raise InvalidInput("usage record: kind is not known", field="kind") from error
-    for field in ("job_id", "spec_hash", "view_hash", "upload_digest", "document_hash"):
+    for field in ("job_id", "spec_hash", "view_hash", "upload_digest", "document_hash", "sum_digest"):
         if len(getattr(m, field)) not in (0, 32):
             raise InvalidInput(f"usage record: {field} must be 32 bytes or empty", field=field)
     if m.reason and m.reason not in CATALOGUE:
@@ -66,6 +67,7 @@ def record_from_bytes(data: bytes) -> UsageRecord:
         view_hash=m.view_hash,
         upload_digest=m.upload_digest,
         document_hash=m.document_hash,
+        sum_digest=m.sum_digest,
     )
     if record_to_bytes(record) != data:
         raise InvalidInput("usage record: not in its canonical form", field="record")

@@ -19,7 +19,7 @@ class Limits:
     Attributes:
         max_open_rounds, max_open_rounds_per_builder: attempts open at once.
         max_parameters: of one model.
-        max_memory_bytes: for sums, results and uploads under way, over all open rounds.
+        max_disk_bytes: for the spools of uploads and sums, over all open rounds.
         max_round_seconds: longest wait for a roster.
         max_uploads_at_once: uploads of one round received side by side; others wait.
     """
@@ -27,9 +27,9 @@ class Limits:
     max_open_rounds: int = 16
     max_open_rounds_per_builder: int = 4
     max_parameters: int = 50_000_000
-    max_memory_bytes: int = 4 << 30
+    max_disk_bytes: int = 64 << 30
     max_round_seconds: int = 6 * 3600
-    max_uploads_at_once: int = 4
+    max_uploads_at_once: int = 16
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class AggregatorConfig:
 
     Attributes:
         listen: ``host:port`` to bind.
-        state_dir: holds the TLS key and nothing else.
+        state_dir: holds the TLS key; spools of open rounds are files without a name on its disk.
         advertise: ``host:port`` that others reach it at, if that is not ``listen``.
         allowed_builders: addresses that may open rounds; empty means whoever proves a key.
     """

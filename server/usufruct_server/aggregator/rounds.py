@@ -1,327 +1,48 @@
-"""Open rounds: who may send, what has arrived, when it ends. No gRPC, no files, no key.
-
-A round's life: opened by its builder -> uploads arrive, each signed by the roster's operator key -> complete
--> the builder fetches -> closed. At the deadline, complete or not, everything about it is forgotten.
-"""
+"""All open rounds of one aggregator, within its limits. No gRPC, no key."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections import OrderedDict
+from pathlib import Path
 
-from usufruct.domain import ids
-from usufruct.encryption.parameters import EncryptionParameters
-from usufruct.encryption.sum import Summation
-from usufruct.errors import InvalidInput, Refused, RoundFailed
-from usufruct.v1 import aggregation_pb2
-from usufruct.wire.signatures import verify_upload_header
+from usufruct.errors import Refused, RoundFailed
 from usufruct_server.aggregator.config import Limits
+from usufruct_server.aggregator.open_round import OpenRound, RoundRequest
 
 _LOG = logging.getLogger("usufruct.aggregator")
 
-STREAMS_PER_DATASET = 2
-"""Uploads of one dataset under way at once: a holder may come back before its lost connection is noticed."""
-
-FETCHES_PER_ROUND = 2
-"""Waiting fetches of one round, for the same reason at the builder."""
-
-
-@dataclass(frozen=True)
-class RoundRequest:
-    """What a builder asked to have summed; checked.
-
-    Attributes:
-        builder: who opens it, proved.
-        job_id, view_hash: 32 bytes.
-        round, attempt: their numbers.
-        operators: (dataset number, operator address), ascending.
-        parameter_count: values of every update.
-        parameters: what they are encrypted with.
-        timeout_seconds: how long to wait for the roster.
-    """
-
-    builder: str
-    job_id: bytes
-    round: int
-    attempt: int
-    view_hash: bytes
-    operators: tuple[tuple[int, str], ...]
-    parameter_count: int
-    parameters: EncryptionParameters
-    timeout_seconds: int
-
-    def __post_init__(self) -> None:
-        ids.hash32(self.job_id, "job_id")
-        ids.hash32(self.view_hash, "view_hash")
-        for dataset_id, operator in self.operators:
-            if ids.address(operator, "operator") != operator:
-                raise InvalidInput(
-                    "operator must be a checksummed address", field="operator", dataset_id=dataset_id
-                )
-        numbers = [dataset_id for dataset_id, _ in self.operators]
-        if not numbers or numbers != sorted(set(numbers)):
-            raise InvalidInput("The roster lists each dataset once, in ascending order.", field="roster")
-        if len(numbers) > self.parameters.max_holders:
-            raise InvalidInput(
-                f"A round has at most {self.parameters.max_holders} datasets.",
-                reason="TOO_LARGE",
-                field="roster",
-                limit=self.parameters.max_holders,
-            )
-        if self.parameter_count < 1:
-            raise InvalidInput("parameter_count must be at least 1.", field="parameter_count")
-        if self.timeout_seconds < 1:
-            raise InvalidInput("timeout_seconds must be at least 1.", field="timeout_seconds")
-
-    @property
-    def key(self) -> tuple[str, bytes, int]:
-        """How its builder names it."""
-        return self.builder, self.job_id, self.attempt
-
-    @property
-    def upload_key(self) -> tuple[bytes, int, bytes]:
-        """How holders name it. The view hash is not public, so nobody can take the name before the
-        builder.
-        """
-        return self.job_id, self.attempt, self.view_hash
-
-    @property
-    def upload_bytes(self) -> int:
-        """Exact length of every upload and of the sum."""
-        return self.parameters.upload_bytes(self.parameter_count)
-
-    def memory_bytes(self, uploads_at_once: int) -> int:
-        """Most memory that the round can take: accumulators, the result, uploads under way."""
-        blocks = self.parameters.blocks_for(self.parameter_count)
-        accumulators = blocks * 2 * self.parameters.poly_modulus_degree * 8
-        return accumulators + self.upload_bytes * (1 + min(uploads_at_once, len(self.operators)))
-
-
-@dataclass(frozen=True)
-class FinishedSum:
-    """The encrypted sum and the signed headers of everything in it."""
-
-    uploads: tuple[aggregation_pb2.UploadHeader, ...]
-    sum_bytes: bytes
-    sum_digest: bytes
-
-
-class OpenRound:
-    """One attempt of one round while it is open. Thread-safe."""
-
-    def __init__(self, request: RoundRequest, limits: Limits) -> None:
-        self.request = request
-        self.expire_time_seconds = int(time.time()) + request.timeout_seconds
-        self.deadline = time.monotonic() + request.timeout_seconds
-        self._operators = dict(request.operators)
-        self._changed = threading.Condition()
-        self._slots = threading.BoundedSemaphore(limits.max_uploads_at_once)
-        self._summation: Summation | None = Summation(request.parameters, request.parameter_count)
-        self._uploads: dict[int, aggregation_pb2.UploadHeader] = {}
-        self._under_way: dict[int, int] = {}
-        self._fetching = 0
-        self._finished: FinishedSum | None = None
-        self._end: str | None = None
-
-    # -- holders ---------------------------------------------------------------------------------------------
-
-    def admit(self, header: aggregation_pb2.UploadHeader) -> bool:
-        """Check a header before a byte of the body is read.
-
-        Returns:
-            False when exactly this upload has arrived already: a resend, to be thanked for and not read.
-
-        Raises:
-            UsufructError: ``ROSTER_MISMATCH``, ``UPLOAD_INVALID``, ``BAD_SIGNATURE``, ``UPLOAD_CHANGED``, or
-                the round has ended.
-        """
-        if header.dataset_id not in self._operators:
-            raise RoundFailed(
-                "The dataset is not in the round's roster.",
-                reason="ROSTER_MISMATCH",
-                dataset_id=header.dataset_id,
-            )
-        if header.round != self.request.round:
-            raise RoundFailed(
-                "The attempt belongs to another round.", reason="ROUND_UNKNOWN", round=header.round
-            )
-        if header.upload_bytes != self.request.upload_bytes:
-            raise InvalidInput(
-                f"An update of this round has {self.request.upload_bytes} bytes.",
-                reason="UPLOAD_INVALID",
-                field="length",
-                requested=header.upload_bytes,
-                limit=self.request.upload_bytes,
-            )
-        verify_upload_header(header, self._operators)
-        with self._changed:
-            self._require_open()
-            return self._is_new(header)
-
-    def receive(self, header: aggregation_pb2.UploadHeader, pieces: Iterable[memoryview]) -> int:
-        """Read an admitted upload and add it. Returns how many of the roster have arrived.
-
-        *Guarantee*: what is added has exactly the length, the coefficient range and the digest that the
-        operator signed; anything else changes nothing.
-        """
-        with self._upload_under_way(header.dataset_id):
-            with self._changed:
-                self._require_open()
-                summation = self._summation
-                if summation is None:  # complete meanwhile; _is_new tells a resend from a changed one
-                    self._is_new(header)
-                    return len(self._uploads)
-            incoming, digest = summation.incoming(), hashlib.sha256()
-            for piece in pieces:
-                incoming.feed(piece)
-                digest.update(piece)
-            incoming.require_complete()
-            if digest.digest() != header.upload_digest:
-                raise InvalidInput(
-                    "The bytes are not those that were signed.",
-                    reason="UPLOAD_INVALID",
-                    field="digest",
-                    dataset_id=header.dataset_id,
-                )
-            with self._changed:
-                self._require_open()
-                if self._is_new(header):
-                    summation.commit(incoming)
-                    self._uploads[header.dataset_id] = header
-                    if len(self._uploads) == len(self._operators):
-                        self._finish(summation)
-                return len(self._uploads)
-
-    @property
-    def seconds_left(self) -> float:
-        """Time until the deadline."""
-        return max(0.0, self.deadline - time.monotonic())
-
-    @property
-    def received(self) -> int:
-        """How many of the roster have arrived."""
-        with self._changed:
-            return len(self._uploads)
-
-    # -- the builder -----------------------------------------------------------------------------------------
-
-    def wait_for_sum(self, still_wanted: Callable[[], bool]) -> FinishedSum:
-        """Wait until the roster is complete.
-
-        Args:
-            still_wanted: asked whenever :meth:`wake` is called.
-
-        Raises:
-            RoundFailed: ``ROUND_INCOMPLETE`` with the missing dataset numbers, at the deadline;
-                ``ROUND_UNKNOWN`` when it is closed meanwhile; ``INTERRUPTED`` when the aggregator stops.
-        """
-        with self._changed:
-            if self._fetching >= FETCHES_PER_ROUND:
-                raise Refused(
-                    "This sum is being fetched already.", reason="TOO_MANY", limit=FETCHES_PER_ROUND
-                )
-            self._fetching += 1
-            try:
-                while self._finished is None:
-                    self._require_open()
-                    if not still_wanted():
-                        raise RoundFailed("The caller is gone.", reason="INTERRUPTED")
-                    self._changed.wait(self.seconds_left)
-                return self._finished
-            finally:
-                self._fetching -= 1
-                self._changed.notify_all()
-
-    def wake(self) -> None:
-        """Let waiting fetches look again whether they are still wanted."""
-        with self._changed:
-            self._changed.notify_all()
-
-    def end(self, reason: str) -> None:
-        """The round is over; forget everything and tell whoever waits."""
-        with self._changed:
-            if self._end is None:
-                self._end = reason
-                self._summation = None
-                self._changed.notify_all()
-
-    # -- inside ----------------------------------------------------------------------------------------------
-
-    def _require_open(self) -> None:
-        """Call with the lock held."""
-        names: dict[str, Any] = {"job_id": ids.to_hex(self.request.job_id), "attempt": self.request.attempt}
-        if self._end is not None and self._end != "ROUND_INCOMPLETE":
-            raise RoundFailed(reason=self._end, **names)
-        if self._end is not None or time.monotonic() >= self.deadline:
-            missing = [str(dataset_id) for dataset_id in self._operators if dataset_id not in self._uploads]
-            raise RoundFailed(
-                f"The deadline has passed; missing: datasets {', '.join(missing) or 'none'}.",
-                reason="ROUND_INCOMPLETE",
-                missing=",".join(missing),
-                **names,
-            )
-
-    def _is_new(self, header: aggregation_pb2.UploadHeader) -> bool:
-        """Call with the lock held. False for a resend; raises for other bytes under the same name."""
-        before = self._uploads.get(header.dataset_id)
-        if before is None:
-            return True
-        if before.upload_digest != header.upload_digest:
-            raise RoundFailed(reason="UPLOAD_CHANGED", dataset_id=header.dataset_id, attempt=header.attempt)
-        return False
-
-    def _finish(self, summation: Summation) -> None:
-        sum_bytes = summation.result_bytes()
-        uploads = tuple(self._uploads[dataset_id] for dataset_id in self._operators)
-        self._finished = FinishedSum(uploads, sum_bytes, hashlib.sha256(sum_bytes).digest())
-        self._summation = None
-        self._changed.notify_all()
-
-    @contextmanager
-    def _upload_under_way(self, dataset_id: int) -> Iterator[None]:
-        with self._changed:
-            if self._under_way.get(dataset_id, 0) >= STREAMS_PER_DATASET:
-                raise Refused(
-                    "This dataset's update is being received already.",
-                    reason="TOO_MANY",
-                    dataset_id=dataset_id,
-                )
-            self._under_way[dataset_id] = self._under_way.get(dataset_id, 0) + 1
-        try:
-            if not self._slots.acquire(timeout=self.seconds_left):
-                raise RoundFailed("The deadline has passed.", reason="ROUND_INCOMPLETE")
-            try:
-                yield
-            finally:
-                self._slots.release()
-        finally:
-            with self._changed:
-                self._under_way[dataset_id] -= 1
+JOBS_REMEMBERED = 10_000
+"""Jobs whose last attempt is remembered after it has ended."""
 
 
 class Rounds:
-    """All open rounds of one aggregator, within its limits. Thread-safe."""
+    """All open rounds of one aggregator. Thread-safe.
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    Args:
+        folder: where their spools are.
+    """
+
+    def __init__(self, limits: Limits, folder: Path) -> None:
+        self._limits, self._folder = limits, folder
         self._lock = threading.Lock()
         self._by_builder: dict[tuple[str, bytes, int], OpenRound] = {}
-        self._by_upload: dict[tuple[bytes, int, bytes], OpenRound] = {}
+        self._by_view: dict[tuple[bytes, int, bytes], OpenRound] = {}
         self._timers: dict[tuple[str, bytes, int], threading.Timer] = {}
+        self._last: OrderedDict[tuple[str, bytes], RoundRequest] = OrderedDict()
         self._stopped = False
 
     def open(self, request: RoundRequest) -> OpenRound:
         """Open a round; the same request again gives the same round.
 
+        *Guarantee*: of one attempt of a builder's job there is one aggregate: another roster or another view of it is
+        refused even after it has ended, unless the aggregator was started anew or has seen very many jobs since. What
+        holds always is that a holder signs one view of an attempt.
+
         Raises:
-            UsufructError: ``ROUND_VIEW_CHANGED`` for another request of the same attempt, ``NOT_YOURS``,
-                ``TOO_LARGE``, ``TOO_MANY``.
+            UsufructError: ``ROUND_VIEW_CHANGED`` for another request of the same attempt, ``ROUND_OUT_OF_ORDER`` for
+                an attempt before the job's last, ``NOT_YOURS``, ``TOO_LARGE``, ``TOO_MANY``.
         """
         limits = self._limits
         for name, value, limit in (
@@ -339,32 +60,20 @@ class Rounds:
         with self._lock:
             if self._stopped:
                 raise RoundFailed("The aggregator is stopping.", reason="INTERRUPTED")
+            self._check_last(request)
             known = self._live().get(request.key)
             if known is not None:
-                if known.request != request:
-                    raise RoundFailed(reason="ROUND_VIEW_CHANGED", attempt=request.attempt)
                 return known
-            if request.upload_key in self._by_upload:
+            if request.view_key in self._by_view:
                 raise Refused(reason="NOT_YOURS", attempt=request.attempt)
-            mine = sum(builder == request.builder for builder, _, _ in self._by_builder)
-            if mine >= limits.max_open_rounds_per_builder or len(self._by_builder) >= limits.max_open_rounds:
-                raise Refused(
-                    "Too many rounds are open; close some first.",
-                    reason="TOO_MANY",
-                    limit=limits.max_open_rounds_per_builder,
-                )
-            taken = sum(r.request.memory_bytes(limits.max_uploads_at_once) for r in self._by_builder.values())
-            needed = request.memory_bytes(limits.max_uploads_at_once)
-            if taken + needed > limits.max_memory_bytes:
-                raise Refused(
-                    "The aggregator has no memory left for a round of this size.",
-                    reason="TOO_LARGE",
-                    requested=needed,
-                    limit=limits.max_memory_bytes - taken,
-                )
-            opened = OpenRound(request, limits)
+            self._check_room(request)
+            opened = OpenRound(request, self._folder, limits.max_uploads_at_once)
             self._by_builder[request.key] = opened
-            self._by_upload[request.upload_key] = opened
+            self._by_view[request.view_key] = opened
+            self._last[request.key[:2]] = request
+            self._last.move_to_end(request.key[:2])
+            while len(self._last) > JOBS_REMEMBERED:
+                self._last.popitem(last=False)
             timer = threading.Timer(request.timeout_seconds, self._forget, (request.key, "ROUND_INCOMPLETE"))
             timer.daemon = True
             self._timers[request.key] = timer
@@ -376,11 +85,11 @@ class Rounds:
         )  # fmt: skip
         return opened
 
-    def of_upload(self, job_id: bytes, attempt: int, view_hash: bytes) -> OpenRound:
-        """The round an upload names; raises ``ROUND_UNKNOWN``."""
+    def of_view(self, job_id: bytes, attempt: int, view_hash: bytes) -> OpenRound:
+        """The round of a view, as holders name it; raises ``ROUND_UNKNOWN``."""
         with self._lock:
             self._live()
-            found = self._by_upload.get((job_id, attempt, view_hash))
+            found = self._by_view.get((job_id, attempt, view_hash))
         if found is None:
             raise RoundFailed(reason="ROUND_UNKNOWN", attempt=attempt)
         return found
@@ -416,6 +125,39 @@ class Rounds:
         with self._lock:
             return len(self._live())
 
+    def _check_last(self, request: RoundRequest) -> None:
+        """Call with the lock held."""
+        last = self._last.get(request.key[:2])
+        if last is None or last.attempt < request.attempt:
+            return
+        if last.attempt > request.attempt:
+            raise RoundFailed(
+                f"Attempt {last.attempt} of this job was opened here already.",
+                reason="ROUND_OUT_OF_ORDER",
+                attempt=request.attempt,
+            )
+        if last != request:
+            raise RoundFailed(reason="ROUND_VIEW_CHANGED", attempt=request.attempt)
+
+    def _check_room(self, request: RoundRequest) -> None:
+        """Call with the lock held."""
+        limits = self._limits
+        mine = sum(builder == request.builder for builder, _, _ in self._by_builder)
+        if mine >= limits.max_open_rounds_per_builder or len(self._by_builder) >= limits.max_open_rounds:
+            raise Refused(
+                "Too many rounds are open; close some first.",
+                reason="TOO_MANY",
+                limit=limits.max_open_rounds_per_builder,
+            )
+        taken = sum(opened.request.disk_bytes for opened in self._by_builder.values())
+        if taken + request.disk_bytes > limits.max_disk_bytes:
+            raise Refused(
+                "The aggregator has no disk left for a round of this size.",
+                reason="TOO_LARGE",
+                requested=request.disk_bytes,
+                limit=limits.max_disk_bytes - taken,
+            )
+
     def _live(self) -> dict[tuple[str, bytes, int], OpenRound]:
         """The open rounds by builder, without those past their deadline. Call with the lock held."""
         for key in [key for key, opened in self._by_builder.items() if not opened.seconds_left]:
@@ -425,7 +167,7 @@ class Rounds:
     def _take_out(self, key: tuple[str, bytes, int], reason: str) -> None:
         """Call with the lock held."""
         ended = self._by_builder.pop(key)
-        del self._by_upload[ended.request.upload_key]
+        del self._by_view[ended.request.view_key]
         self._timers.pop(key).cancel()
         ended.end(reason)
         _LOG.info("round ended job=%s attempt=%d reason=%s", key[1].hex(), key[2], reason)

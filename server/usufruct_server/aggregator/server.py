@@ -19,7 +19,8 @@ from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.status import ErrorInterceptor
 from usufruct.wire.tls import SERVER_OPTIONS, TlsIdentity, load_identity, parse_listen, start_server
 from usufruct_server.aggregator.config import AggregatorConfig
-from usufruct_server.aggregator.rounds import FETCHES_PER_ROUND, Rounds
+from usufruct_server.aggregator.open_round import FETCHES_PER_CALLER
+from usufruct_server.aggregator.rounds import Rounds
 from usufruct_server.aggregator.service import AggregationService
 
 _LOG = logging.getLogger("usufruct.aggregator")
@@ -39,10 +40,10 @@ class AggregatorServer:
 
     def __init__(self, config: AggregatorConfig, identity: TlsIdentity | None = None) -> None:
         identity = load_identity(config.state_dir) if identity is None else identity
-        self.rounds = Rounds(config.limits)
+        self.rounds = Rounds(config.limits, config.state_dir)
         authenticator = Authenticator(identity.fingerprint)
         # every waiting fetch holds a thread; uploads and short calls must find one beside them
-        threads = config.limits.max_open_rounds * FETCHES_PER_ROUND + UPLOAD_THREADS
+        threads = config.limits.max_open_rounds * FETCHES_PER_CALLER + UPLOAD_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
             interceptors=[ErrorInterceptor()],

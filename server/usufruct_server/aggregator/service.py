@@ -9,7 +9,9 @@ from typing import Any, cast
 import grpc
 
 from usufruct.domain import ids
-from usufruct.encryption.parameters import parameter_set
+from usufruct.encryption import parameter_set
+from usufruct.encryption.chunks import Chunking
+from usufruct.encryption.commitment import DIGEST_BYTES
 from usufruct.errors import InvalidInput, Refused
 from usufruct.v1 import aggregation_pb2, aggregation_pb2_grpc
 from usufruct.wire.auth import Authenticator
@@ -19,16 +21,22 @@ from usufruct.wire.raw import (
     HEADER_LIMIT_BYTES,
     IncomingStream,
     add_raw_methods,
-    with_header,
 )
-from usufruct_server.aggregator.rounds import RoundRequest, Rounds
+from usufruct_server.aggregator.open_round import RoundRequest
+from usufruct_server.aggregator.rounds import Rounds
 
 HEADER_SECONDS = 10.0
 """How long a caller may take to send an upload's header. Nothing is known about it until then."""
 
+END_SECONDS = 5.0
+"""How much later than its round a silent reader of the sum is cut off: one that reads is told why before."""
+
+CHUNK_SECONDS = 60.0
+"""How long a caller may take to read one chunk of everything."""
+
 
 class AggregationService(aggregation_pb2_grpc.AggregationServiceServicer):
-    """OpenRound and CloseRound as protobuf; Upload and FetchSum as raw streams (:meth:`add_to`)."""
+    """OpenRound and CloseRound as protobuf; Upload, FetchSum and FetchChunk as raw streams (:meth:`add_to`)."""
 
     def __init__(
         self, rounds: Rounds, authenticator: Authenticator, allowed_builders: frozenset[str]
@@ -44,7 +52,7 @@ class AggregationService(aggregation_pb2_grpc.AggregationServiceServicer):
             server,
             AGGREGATION_SERVICE,
             stream_unary={"Upload": self.upload},
-            unary_stream={"FetchSum": self.fetch_sum},
+            unary_stream={"FetchSum": self.fetch_sum, "FetchChunk": self.fetch_chunk},
         )
 
     def OpenRound(
@@ -86,30 +94,42 @@ class AggregationService(aggregation_pb2_grpc.AggregationServiceServicer):
         stream = IncomingStream(messages)
         with _cancelled_after(context, HEADER_SECONDS):
             header = stream.header(aggregation_pb2.UploadHeader)
-        open_round = self._rounds.of_upload(header.job_id, header.attempt, header.view_hash)
+        open_round = self._rounds.of_view(header.job_id, header.attempt, header.view_hash)
         if open_round.admit(header):
+            uploads = open_round.request.uploads
             with _cancelled_after(context, open_round.seconds_left):
-                pieces = stream.pieces(header.upload_bytes, open_round.request.upload_bytes)
-                received = open_round.receive(header, _then_end(pieces, stream))
+                leaves = stream.message(uploads.chunks * DIGEST_BYTES)
+                received = open_round.receive(header, leaves, _chunks(stream, uploads))
         else:
             received = open_round.received
         return aggregation_pb2.UploadResponse(received=received).SerializeToString()
 
     def fetch_sum(self, message: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        """Waits for the roster, then gives the sum to the builder that opened the round."""
+        """Gives the sum to the builder that opened the round, each range as soon as it is added."""
         builder = self._authenticator.authenticate(context)
         request = parse(aggregation_pb2.FetchSumRequest, message, HEADER_LIMIT_BYTES)
         open_round = self._rounds.of_builder(builder, request.job_id, request.attempt)
         context.add_callback(open_round.wake)
-        finished = open_round.wait_for_sum(context.is_active)
-        header = aggregation_pb2.SumHeader(
-            uploads=finished.uploads, sum_digest=finished.sum_digest, sum_bytes=len(finished.sum_bytes)
-        )
-        yield from with_header(header, finished.sum_bytes)
+        with open_round.fetching(builder), _cancelled_after(context, open_round.seconds_left + END_SECONDS):
+            uploads = open_round.headers(context.is_active)
+            yield aggregation_pb2.SumHeader(uploads=uploads).SerializeToString()
+            yield from open_round.sum_chunks(context.is_active)
+            yield aggregation_pb2.SumTrailer(sum_root=open_round.sum_root).SerializeToString()
+
+    def fetch_chunk(self, message: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Gives one chunk of every upload and of the sum to the builder or a holder of the roster."""
+        caller = self._authenticator.authenticate(context)
+        request = parse(aggregation_pb2.FetchChunkRequest, message, HEADER_LIMIT_BYTES)
+        open_round = self._rounds.of_view(request.job_id, request.attempt, request.view_hash)
+        with open_round.fetching(caller), _cancelled_after(context, CHUNK_SECONDS):
+            header, chunks = open_round.committed(caller, request.index)
+            yield header.SerializeToString()
+            yield from chunks
 
 
-def _then_end(pieces: Iterator[memoryview], stream: IncomingStream) -> Iterator[memoryview]:
-    yield from pieces
+def _chunks(stream: IncomingStream, uploads: Chunking) -> Iterator[bytes]:
+    for index in range(uploads.chunks):
+        yield stream.message(len(uploads.span(index)))
     stream.end()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from usufruct.domain.preprocessing import feature_width
-from usufruct.domain.training_job import MICRO, NANO, PICO, TrainingJobSpec
+from usufruct.domain.training_job import MICRO, NANO, PICO, NoiseMode, TrainingJobSpec
 from usufruct.encryption import parameter_set
 from usufruct.errors import InvalidInput, UsufructError
 from usufruct.graph.model_graph import ModelGraph, not_allowed
@@ -79,8 +79,16 @@ def graph_of(spec: TrainingJobSpec) -> ModelGraph:
 
 
 def _plan_problem(spec: TrainingJobSpec) -> str:
+    """Why the named encryption parameters do not suit the job; empty where they do.
+
+    :func:`parameter_set` has planned them anew from their name: secure, and exact for the needs that it states. Here
+    those needs are compared with the job's.
+    """
     parameters = parameter_set(spec.encryption.parameters)
-    if (1 << spec.encryption.value_bits) - 1 > parameters.max_value:
+    distributed = spec.plan.noise_mode is NoiseMode.DISTRIBUTED
+    if parameters.signed is not distributed:
+        return "distributed noise needs parameters for signed sums, and local noise needs those for bounded values"
+    if not distributed and (1 << spec.encryption.value_bits) - 1 > parameters.max_value:
         return "value_bits is more than the encryption parameters carry"
     if len(spec.legs) > parameters.max_holders:
         return "more holders than the encryption parameters carry"

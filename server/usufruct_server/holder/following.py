@@ -18,7 +18,7 @@ from usufruct_server.holder.ledger import Ledger, LegState
 from usufruct_server.holder.legs import Legs
 from usufruct_server.holder.rounds import RoundRunner
 from usufruct_server.holder.settlement import Settlement
-from usufruct_server.holder.trainers import LegKey, Trainers
+from usufruct_server.holder.trainers import LegKey
 
 LOCK_SECONDS = 5.0
 """How long a leg that is in use is waited for; it is looked at again the next time."""
@@ -47,11 +47,10 @@ class Following:
         legs: Legs,
         rounds: RoundRunner,
         settlement: Settlement,
-        trainers: Trainers,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._ledger, self._chain, self._sender = store, ledger, chain, sender
-        self._legs, self._rounds, self._settlement, self._trainers = legs, rounds, settlement, trainers
+        self._legs, self._rounds, self._settlement = legs, rounds, settlement
         self._clock = clock
         self._sleeping: dict[LegKey, int] = {}
 
@@ -104,7 +103,7 @@ class Following:
         if not lock.acquire(timeout=LOCK_SECONDS):
             return int(self._clock())
         try:
-            self._rounds.wait_idle(key, LOCK_SECONDS)
+            self._rounds.wind_up(key, LOCK_SECONDS)
             state = self._close(entry)
             if state is not leg.state:
                 self._store.update_leg(*key, state=state)
@@ -114,7 +113,7 @@ class Following:
                 )  # fmt: skip
         finally:
             lock.release()
-        self._trainers.end(key)
+        self._rounds.end_leg(key)
         if entry.state is ChainLegState.DELIVERED and now > entry.until_seconds and self._unchanged(entry):
             self._sender.settle(entry)
         self._sleeping[key] = entry.until_seconds
@@ -151,7 +150,7 @@ class Following:
         if not lock.acquire(timeout=LOCK_SECONDS):
             return
         try:
-            self._rounds.wait_idle(key, LOCK_SECONDS)
+            self._rounds.wind_up(key, LOCK_SECONDS)
             leg = self._store.leg(*key) or leg
             if leg.rounds_done is None:
                 leg = self._settlement.end_unasked(proposal, leg)
@@ -169,12 +168,12 @@ class Following:
         if not lock.acquire(timeout=LOCK_SECONDS):
             return
         try:
-            self._rounds.wait_idle(key, LOCK_SECONDS)
-            self._settlement.settle_attempts(key)
+            self._rounds.wind_up(key, LOCK_SECONDS)
+            self._rounds.settle_attempts(key)
             self._ledger.commit(leg.dataset_id, leg.job_id)
         finally:
             lock.release()
-        self._trainers.end(key)
+        self._rounds.end_leg(key)
         if self._unchanged(entry):
             self._sender.expire(entry)
             _log.warning("event=leg_expired job=%s dataset=%d", leg.job_id.hex(), leg.dataset_id)
@@ -195,7 +194,7 @@ class Following:
                     "event=loss_below_charges job=%s dataset=%d chain_micro=%d charged_micro=%d the_ledger_keeps_it=true",
                     job_id.hex(), dataset_id, entry.loss_micro, booked.charged_micro,
                 )  # fmt: skip
-            self._settlement.settle_attempts((job_id, dataset_id))
+            self._rounds.settle_attempts((job_id, dataset_id))
             fits = booked.charged_micro <= entry.loss_micro <= booked.reservation_micro
             self._ledger.commit(dataset_id, job_id, entry.loss_micro if fits else None)
         if entry.state in HANDED_IN:

@@ -23,7 +23,7 @@ from usufruct.errors import ConfigError, InvalidInput, Refused
 from usufruct.v1 import jobs_pb2
 from usufruct.wire.jobs import signed_grant_from_proto, signed_grant_to_proto, spec_from_bytes
 
-_FORMAT = 2
+_FORMAT = 3
 _TABLES = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS proposals (
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS legs (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS attempts (
     job_id BLOB NOT NULL, dataset_id INTEGER NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
-    view_hash BLOB NOT NULL, PRIMARY KEY (job_id, dataset_id, attempt)
+    offer_hash BLOB NOT NULL, view_hash BLOB, mask_key BLOB, PRIMARY KEY (job_id, dataset_id, attempt)
 ) STRICT;
 PRAGMA user_version = {_FORMAT};
 COMMIT;
@@ -126,6 +126,22 @@ class StoredLeg:
     receipt_hash: bytes
     transaction_hash: bytes
     lower_signature: bytes
+
+
+@dataclass(frozen=True)
+class StoredAttempt:
+    """What an attempt of a round is bound to, for good.
+
+    Attributes:
+        offer_hash: since before its charge.
+        view_hash: since before anything was encrypted for it; empty until then.
+        mask_key: the holder's public mask key in that view; empty until then.
+    """
+
+    round: int
+    offer_hash: bytes
+    view_hash: bytes
+    mask_key: bytes
 
 
 class JobStore:
@@ -316,24 +332,43 @@ class JobStore:
 
     # -- attempts -----------------------------------------------------------------------------------------------
 
-    def note_attempt(
-        self, job_id: bytes, dataset_id: int, round_: int, attempt: int, view_hash: bytes
-    ) -> bytes:
-        """Binds an attempt to a view, durably, before it is charged; returns the view it was bound to first."""
+    def note_offer(
+        self, job_id: bytes, dataset_id: int, round_: int, attempt: int, offer_hash: bytes
+    ) -> StoredAttempt:
+        """Binds an attempt to an offer, durably, before it is charged; returns what it was bound to first."""
         with self._writing() as connection:
             connection.execute(
-                "INSERT OR IGNORE INTO attempts VALUES (?, ?, ?, ?, ?)",
-                (job_id, dataset_id, round_, attempt, view_hash),
+                "INSERT OR IGNORE INTO attempts VALUES (?, ?, ?, ?, ?, NULL, NULL)",
+                (job_id, dataset_id, round_, attempt, offer_hash),
             )
-            query = "SELECT view_hash FROM attempts WHERE job_id = ? AND dataset_id = ? AND attempt = ?"
-            return bytes(connection.execute(query, (job_id, dataset_id, attempt)).fetchone()[0])
+        return self._noted(job_id, dataset_id, attempt)
 
-    def view_of(self, job_id: bytes, dataset_id: int, attempt: int) -> tuple[int, bytes] | None:
-        """Round and view hash that an attempt is bound to, or None."""
-        query = "SELECT round, view_hash FROM attempts WHERE job_id = ? AND dataset_id = ? AND attempt = ?"
+    def note_view(
+        self, job_id: bytes, dataset_id: int, attempt: int, view_hash: bytes, mask_key: bytes
+    ) -> StoredAttempt:
+        """Binds an attempt to a view, durably, before anything is encrypted; returns what it was bound to first."""
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE attempts SET view_hash = ?, mask_key = ? WHERE job_id = ? AND dataset_id = ? AND attempt = ? "
+                "AND view_hash IS NULL",
+                (view_hash, mask_key, job_id, dataset_id, attempt),
+            )
+        return self._noted(job_id, dataset_id, attempt)
+
+    def attempt(self, job_id: bytes, dataset_id: int, attempt: int) -> StoredAttempt | None:
+        """What an attempt is bound to, or None."""
+        query = (
+            "SELECT round, offer_hash, view_hash, mask_key FROM attempts "
+            "WHERE job_id = ? AND dataset_id = ? AND attempt = ?"
+        )
         with self._guard:
             row = self._connection.execute(query, (job_id, dataset_id, attempt)).fetchone()
-        return (int(row[0]), bytes(row[1])) if row else None
+        return StoredAttempt(row[0], row[1], row[2] or b"", row[3] or b"") if row else None
+
+    def _noted(self, job_id: bytes, dataset_id: int, attempt: int) -> StoredAttempt:
+        found = self.attempt(job_id, dataset_id, attempt)
+        assert found is not None
+        return found
 
     # -- inside -------------------------------------------------------------------------------------------------
 

@@ -156,11 +156,11 @@ class HolderServer:
         )
         self.settlement = Settlement(
             store=store, ledger=ledger, usage=usage, publisher=self.publisher, chain=chain, statements=statements,
-            legs=self.legs, rounds=self.rounds, trainers=trainers,
+            legs=self.legs, rounds=self.rounds,
         )  # fmt: skip
         self.following = Following(
             store=store, ledger=ledger, chain=chain, sender=sender, legs=self.legs, rounds=self.rounds,
-            settlement=self.settlement, trainers=trainers,
+            settlement=self.settlement,
         )  # fmt: skip
         self.record_calls = RecordCalls(
             chain=chain, sender=sender, ledger=ledger, holder_id=holder_id, checkpoints=config.calls_path
@@ -234,10 +234,9 @@ class HolderServer:
     def stop(self, grace_seconds: float = 2.0) -> None:
         """Takes no new calls, lets charged attempts reach the outbox, closes ledger and trainers."""
         self._health.enter_graceful_shutdown()
-        stopped = self._server.stop(grace_seconds)
+        self._server.stop(grace_seconds).wait(grace_seconds + 5)
         self.rounds.close(STOP_SECONDS)
         self.housekeeping.close()
-        stopped.wait(grace_seconds + 5)
         self._undo.close()
         _log.info("event=stopped")
 

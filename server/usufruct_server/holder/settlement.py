@@ -24,7 +24,7 @@ from usufruct_server.holder.publisher import Publisher
 from usufruct_server.holder.receipts import write_receipt
 from usufruct_server.holder.rounds import RoundRunner
 from usufruct_server.holder.statements import Statements
-from usufruct_server.holder.trainers import LegKey, Trainers
+from usufruct_server.holder.trainers import LegKey
 from usufruct_server.holder.usage_log import UsageLog
 
 _log = logging.getLogger("usufruct.holder.settlement")
@@ -56,12 +56,11 @@ class Settlement:
         statements: Statements,
         legs: Legs,
         rounds: RoundRunner,
-        trainers: Trainers,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._ledger, self._usage, self._publisher = store, ledger, usage, publisher
         self._chain, self._statements, self._legs = chain, statements, legs
-        self._rounds, self._trainers, self._clock = rounds, trainers, clock
+        self._rounds, self._clock = rounds, clock
 
     # -- what the builder asks ----------------------------------------------------------------------------------
 
@@ -88,7 +87,7 @@ class Settlement:
         proposal, leg = self._found(caller, job_id, dataset_id)
         key = (job_id, dataset_id)
         with self._legs.lock(key):
-            self._rounds.wait_idle(key, float(proposal.spec.round_timeout_seconds))
+            self._rounds.wind_up(key, float(proposal.spec.round_timeout_seconds))
             leg = self._store.leg(*key) or leg
             if leg.state in (LegStatus.FAILED, LegStatus.RELEASED):
                 raise Refused(
@@ -120,7 +119,7 @@ class Settlement:
         proposal, leg = self._found(caller, job_id, dataset_id)
         key = (job_id, dataset_id)
         with self._legs.lock(key):
-            self._rounds.wait_idle(key, float(proposal.spec.round_timeout_seconds))
+            self._rounds.wind_up(key, float(proposal.spec.round_timeout_seconds))
             leg = self._store.leg(*key) or leg
             committed = leg.state not in (LegStatus.RUNNING, LegStatus.RELEASING)
             if committed or self._ledger.leg(dataset_id, job_id).charged:
@@ -132,7 +131,7 @@ class Settlement:
             entry = self._accepted(key)
             self._store.update_leg(*key, state=LegStatus.RELEASING)
             signature = self._statements.lossless_failure(entry)
-        self._trainers.end(key)
+        self._rounds.end_leg(key)
         _log.info("event=leg_given_up job=%s dataset=%d", job_id.hex(), dataset_id)
         return signature
 
@@ -151,7 +150,7 @@ class Settlement:
         key = (leg.job_id, leg.dataset_id)
         receipt = leg.receipt
         if receipt is None:
-            self.settle_attempts(key)
+            self._rounds.settle_attempts(key)
             loss_micro = self._committed(leg)
             self._publisher.publish()
             receipt = write_receipt(
@@ -170,7 +169,7 @@ class Settlement:
             UsageKind.DELIVERED, dataset_id=leg.dataset_id, job_id=leg.job_id, builder=proposal.builder,
             spec_hash=proposal.spec_hash, round=receipt.rounds_done, loss_micro=receipt.loss_micro, document_hash=hash_,
         )  # fmt: skip
-        self._trainers.end(key)
+        self._rounds.end_leg(key)
         _log.info(
             "event=receipt_signed job=%s dataset=%d loss_micro=%d",
             leg.job_id.hex(),
@@ -178,12 +177,6 @@ class Settlement:
             receipt.loss_micro,
         )
         return SignedReceipt(receipt, signature)
-
-    def settle_attempts(self, key: LegKey) -> None:
-        """Completes the usage log of every attempt that was charged; none is sent any more."""
-        job_id, dataset_id = key
-        for round_, attempt in self._ledger.charged_attempts(dataset_id, job_id):
-            self._rounds.settle_attempt(dataset_id, job_id, round_, attempt, keep_stored=False)
 
     # -- inside -------------------------------------------------------------------------------------------------
 

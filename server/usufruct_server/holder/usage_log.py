@@ -47,6 +47,7 @@ class UsageLog:
         self._guard = threading.Lock()
         self._once: set[_Key] = set()
         self._last: dict[tuple[int, bytes], int] = {}
+        self._answered: dict[tuple[int, bytes, int], tuple[bytes, bytes]] = {}
         self._hour, self._refusals = 0, Counter[str]()
         position = 0
         while page := ledger.usage_records(position, _PAGE):
@@ -61,6 +62,11 @@ class UsageLog:
         """Whether there is such a record already."""
         with self._guard:
             return (int(kind), dataset_id, job_id, attempt, document_hash) in self._once
+
+    def answered(self, dataset_id: int, job_id: bytes, attempt: int) -> tuple[bytes, bytes] | None:
+        """The challenge that an attempt's check has answered: root of the sum, hash of the seed; None while it has not."""
+        with self._guard:
+            return self._answered.get((dataset_id, job_id, attempt))
 
     def last_sequence(self, dataset_id: int, job_id: bytes) -> int | None:
         """Number of a leg's last record that is not a refusal, or None."""
@@ -81,12 +87,13 @@ class UsageLog:
         view_hash: bytes = b"",
         upload_digest: bytes = b"",
         document_hash: bytes = b"",
+        sum_digest: bytes = b"",
     ) -> None:
         """Records something that happened, durably and once: the same again is ignored."""
         record = UsageRecord(
             sequence=0, kind=kind, time_seconds=int(self._clock()), dataset_id=dataset_id, job_id=job_id, builder=builder,
             spec_hash=spec_hash, round=round, attempt=attempt, loss_micro=loss_micro, view_hash=view_hash,
-            upload_digest=upload_digest, document_hash=document_hash,
+            upload_digest=upload_digest, document_hash=document_hash, sum_digest=sum_digest,
         )  # fmt: skip
         with self._guard:
             if _key(record) in self._once:
@@ -143,6 +150,9 @@ class UsageLog:
         if record.kind is not UsageKind.REFUSED:
             self._once.add(_key(record))
             self._last[record.dataset_id, record.job_id] = record.sequence
+        if record.kind is UsageKind.CHECKED:
+            of = record.dataset_id, record.job_id, record.attempt
+            self._answered.setdefault(of, (record.sum_digest, record.document_hash))
 
     def _notify(self) -> None:
         if self._on_record is not None:

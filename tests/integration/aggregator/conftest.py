@@ -14,16 +14,19 @@ from usufruct_server.aggregator.server import AggregatorServer
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Network]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Network]]:
     """Starts an aggregator with the given limits; stopped after the test."""
     running: list[AggregatorServer] = []
 
     def begin(limits: Limits = LIMITS, **config) -> Network:
+        folders = [tmp_path / f"{name}-{len(running)}" for name in ("state", "outbox")]
+        for folder in folders:
+            folder.mkdir()
         server = AggregatorServer(
-            AggregatorConfig("127.0.0.1:0", Path("unused"), limits=limits, **config), generate_identity()
+            AggregatorConfig("127.0.0.1:0", folders[0], limits=limits, **config), generate_identity()
         )
         running.append(server)
-        return Network(server)
+        return Network(server, folders[1])
 
     yield begin
     for server in running:

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import secrets
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import grpc
 import numpy as np
 import pytest
-from aggregator_world import LIMITS
+from aggregator_world import chunks_of, leaves_of, raw_send, refused, signed, wait_for_fetches
 from eth_account import Account
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from usufruct.encryption.parameters import HEADER_BYTES
-from usufruct.errors import InvalidInput, NotAuthenticated, Refused, RoundFailed, UsufructError
+from usufruct.errors import NotAuthenticated
 from usufruct.v1 import aggregation_pb2, aggregation_pb2_grpc
 from usufruct.wire.channel import pinned_channel
-from usufruct.wire.raw import FETCH_SUM, UPLOAD, with_header
-from usufruct.wire.signatures import signed_upload_header, verify_sum_header
+from usufruct.wire.raw import FETCH_CHUNK, FETCH_SUM, UPLOAD
 from usufruct.wire.status import rpc_errors
-
-
-def refused(reason: str):
-    """Expects an error of ours with this reason."""
-
-    class Expectation:
-        def __enter__(self):
-            self._raises = pytest.raises(UsufructError)
-            self.info = self._raises.__enter__()
-            return self
-
-        def __exit__(self, *exc):
-            handled = self._raises.__exit__(*exc)
-            assert self.info.value.reason == reason, self.info.value
-            return handled
-
-    return Expectation()
 
 
 def test_three_holders_sum_exactly(network) -> None:
@@ -49,11 +27,12 @@ def test_three_holders_sum_exactly(network) -> None:
         ends = builder.open_round(r, 60)
         assert 50 < ends - time.time() <= 61
         assert [network.send(r, d) for d in network.operators] == [1, 2, 3]
-        fetched = builder.fetch_sum(r, 10)
-        sums = network.key.decrypt(fetched.sum_bytes, r.parameter_count, 3)
-        builder.close_round(r)
-    np.testing.assert_array_equal(sums, np.sum(list(network.values.values()), axis=0))
-    assert fetched.upload_digests == {d: hashlib.sha256(u).digest() for d, u in network.uploads.items()}
+        with builder.fetch_sum(r, 10) as fetched:
+            builder.close_round(r)
+            np.testing.assert_array_equal(network.opened(fetched), network.total())
+    assert fetched.upload_roots == {
+        d: signed(network, r, d, upload).upload_root for d, upload in network.uploads.items()
+    }
     assert network.server.rounds.open_rounds == 0
 
 
@@ -66,9 +45,8 @@ def test_a_fetch_waits_for_the_last_holder(network) -> None:
         network.send(r, 5)
         assert not waiting.done()
         network.send(r, 8)
-        assert (
-            network.key.decrypt(waiting.result(10).sum_bytes, r.parameter_count, 3).size == r.parameter_count
-        )
+        with waiting.result(10) as fetched:
+            np.testing.assert_array_equal(network.opened(fetched), network.total())
 
 
 def test_holders_may_send_at_the_same_time(network) -> None:
@@ -86,7 +64,8 @@ def test_the_sum_can_be_fetched_again_until_it_is_closed(network) -> None:
         builder.open_round(r, 60)
         for d in network.operators:
             network.send(r, d)
-        assert builder.fetch_sum(r, 10) == builder.fetch_sum(r, 10)
+        with builder.fetch_sum(r, 10) as first, builder.fetch_sum(r, 10) as again:
+            assert list(first.chunks()) == list(again.chunks())
         builder.close_round(r)
         builder.close_round(r)
         with refused("ROUND_UNKNOWN"):
@@ -99,6 +78,21 @@ def test_an_open_round_is_opened_once(network) -> None:
         assert builder.open_round(r, 60) == builder.open_round(r, 60)
         with refused("ROUND_VIEW_CHANGED"):
             builder.open_round(dataclasses.replace(r, view_hash=secrets.token_bytes(32)), 60)
+
+
+def test_an_attempt_has_one_aggregate_even_after_it_has_ended(network) -> None:
+    r = network.new_round()
+    fewer = dataclasses.replace(r, operators=dict(list(r.operators.items())[:2]))
+    with network.as_builder() as builder:
+        builder.open_round(r, 60)
+        builder.close_round(r)
+        for other in (fewer, dataclasses.replace(r, view_hash=secrets.token_bytes(32))):
+            with refused("ROUND_VIEW_CHANGED"):
+                builder.open_round(other, 60)
+        with refused("ROUND_OUT_OF_ORDER"):
+            builder.open_round(dataclasses.replace(r, attempt=5), 60)
+        builder.open_round(r, 60)
+        builder.open_round(dataclasses.replace(fewer, attempt=7), 60)
 
 
 # -- at the deadline ------------------------------------------------------------------------------------------
@@ -124,7 +118,7 @@ def test_a_fetch_that_waits_is_told_when_its_round_is_closed(network) -> None:
     with network.as_builder() as builder, network.as_builder() as again, ThreadPoolExecutor(1) as background:
         builder.open_round(r, 60)
         waiting = background.submit(builder.fetch_sum, r, 30)
-        wait_for_fetch(network, r)
+        wait_for_fetches(network, r)
         again.close_round(r)
         with refused("ROUND_UNKNOWN"):
             waiting.result(10)
@@ -135,20 +129,12 @@ def test_a_fetch_that_waits_is_told_when_the_aggregator_stops(network) -> None:
     with network.as_builder() as builder, ThreadPoolExecutor(1) as background:
         builder.open_round(r, 60)
         waiting = background.submit(builder.fetch_sum, r, 30)
-        wait_for_fetch(network, r)
+        wait_for_fetches(network, r)
         start = time.monotonic()
         network.server.stop()
         with refused("INTERRUPTED"):
             waiting.result(10)
         assert time.monotonic() - start < 5
-
-
-def wait_for_fetch(network, r) -> None:
-    """Returns once a fetch of ``r`` is waiting: its condition then has a waiter."""
-    opened = network.server.rounds.of_builder(network.builder.address, r.job_id, r.attempt)
-    with opened._changed:
-        while not opened._fetching:
-            opened._changed.wait(0.01)
 
 
 def test_a_builder_that_goes_away_frees_its_fetch(network) -> None:
@@ -160,10 +146,10 @@ def test_a_builder_that_goes_away_frees_its_fetch(network) -> None:
             aggregation_pb2.FetchSumRequest(job_id=r.job_id, attempt=r.attempt).SerializeToString(),
             timeout=30,
         )
-        wait_for_fetch(network, r)
+        wait_for_fetches(network, r)
         call.cancel()
         with opened._changed:
-            assert opened._changed.wait_for(lambda: opened._fetching == 0, timeout=10)
+            assert opened._changed.wait_for(lambda: not opened._under_way[network.builder.address], 10)
 
 
 # -- who may ----------------------------------------------------------------------------------------------------
@@ -203,6 +189,7 @@ def test_without_a_proved_key_nothing_is_opened_fetched_or_closed(network) -> No
             lambda: stub.OpenRound(aggregation_pb2.OpenRoundRequest(job_id=r.job_id), timeout=5),
             lambda: stub.CloseRound(aggregation_pb2.CloseRoundRequest(job_id=r.job_id), timeout=5),
             lambda: list(channel.unary_stream(FETCH_SUM)(b"", timeout=5)),
+            lambda: list(channel.unary_stream(FETCH_CHUNK)(b"", timeout=5)),
         ):
             with pytest.raises(NotAuthenticated), rpc_errors():
                 call()
@@ -228,8 +215,8 @@ def test_the_same_upload_again_is_welcome(network) -> None:
             3,
         ]
         assert network.send(r, 3) == 3
-        sums = network.key.decrypt(builder.fetch_sum(r, 10).sum_bytes, r.parameter_count, 3)
-    np.testing.assert_array_equal(sums, np.sum(list(network.values.values()), axis=0))
+        with builder.fetch_sum(r, 10) as fetched:
+            np.testing.assert_array_equal(network.opened(fetched), network.total())
 
 
 def test_another_upload_of_the_same_attempt_is_refused(network) -> None:
@@ -243,8 +230,8 @@ def test_another_upload_of_the_same_attempt_is_refused(network) -> None:
         network.send(r, 8)
         with refused("UPLOAD_CHANGED"):
             network.send(r, 3, upload=network.uploads[5])
-        sums = network.key.decrypt(builder.fetch_sum(r, 10).sum_bytes, r.parameter_count, 3)
-    np.testing.assert_array_equal(sums, np.sum(list(network.values.values()), axis=0))
+        with builder.fetch_sum(r, 10) as fetched:
+            np.testing.assert_array_equal(network.opened(fetched), network.total())
 
 
 def with_bad_coefficient(upload: bytes) -> bytes:
@@ -254,299 +241,101 @@ def with_bad_coefficient(upload: bytes) -> bytes:
     return bytes(planes)
 
 
+def test_a_signed_upload_that_cannot_be_added_ends_the_wait_and_names_its_dataset(network) -> None:
+    r, spoilt = network.new_round(), with_bad_coefficient(network.uploads[3])
+    with network.as_builder() as builder, ThreadPoolExecutor(1) as background:
+        builder.open_round(r, 60)
+        waiting = background.submit(builder.fetch_sum, r, 30)
+        with refused("UPLOAD_INVALID"):
+            network.send(r, 3, upload=spoilt)
+        with refused("UPLOAD_INVALID") as expectation:
+            waiting.result(10)
+        assert expectation.info.value.details["dataset_id"] == "3"
+        with refused("UPLOAD_INVALID"):
+            network.send(r, 5)
+
+
 @pytest.mark.parametrize(
-    "spoil",
+    ("spoil", "reason"),
     [
-        lambda upload: upload[:-1],
-        lambda upload: upload + b"\0",
-        lambda upload: b"",
-        with_bad_coefficient,
-        lambda upload: b"SEAL" + upload[4:],
-        lambda upload: upload[:6] + b"\x03\x00" + upload[8:],
+        (lambda leaves, chunks: [leaves[:-32], *chunks], "UPLOAD_INVALID"),
+        (lambda leaves, chunks: [leaves + bytes(32), *chunks], "TOO_LARGE"),
+        (lambda leaves, chunks: [leaves[:-1], *chunks], "UPLOAD_INVALID"),
+        (lambda leaves, chunks: [leaves[32:] + leaves[:32], *chunks], "UPLOAD_INVALID"),
+        (lambda leaves, chunks: [b"", *chunks], "UPLOAD_INVALID"),
+        (lambda leaves, chunks: [], "MALFORMED"),
+        (lambda leaves, chunks: [leaves], "MALFORMED"),
+        (lambda leaves, chunks: [leaves, *chunks[:-1]], "MALFORMED"),
+        (lambda leaves, chunks: [leaves, *chunks, b"more"], "TOO_LARGE"),
+        (lambda leaves, chunks: [leaves, chunks[0][:-1], *chunks[1:]], "UPLOAD_INVALID"),
+        (lambda leaves, chunks: [leaves, chunks[0] + b"x", *chunks[1:]], "TOO_LARGE"),
+        (lambda leaves, chunks: [leaves, chunks[1], chunks[0], chunks[2]], "UPLOAD_INVALID"),
     ],
-    ids=["short", "long", "empty", "coefficient out of range", "other magic", "a sum"],
-)
-def test_a_spoilt_upload_is_refused_and_the_right_one_still_counts(network, spoil) -> None:
-    r = network.new_round()
+    ids=[
+        "a leaf less", "a leaf more", "half a leaf", "leaves out of order", "no leaves", "nothing", "no chunk",
+        "a chunk less", "bytes more", "short chunk", "long chunk", "chunks out of order",
+    ],
+)  # fmt: skip
+def test_what_is_not_the_signed_upload_is_refused_and_the_right_one_still_counts(
+    network, spoil, reason: str
+) -> None:
+    r, upload = network.new_round(), network.uploads[3]
     with network.as_builder() as builder:
         builder.open_round(r, 60)
-        with refused("UPLOAD_INVALID"):
-            network.send(r, 3, upload=spoil(network.uploads[3]))
+        with refused(reason):
+            raw_send(network, signed(network, r, 3, upload), *spoil(leaves_of(upload), chunks_of(upload)))
         for d in network.operators:
             network.send(r, d)
-        sums = network.key.decrypt(builder.fetch_sum(r, 10).sum_bytes, r.parameter_count, 3)
-    np.testing.assert_array_equal(sums, np.sum(list(network.values.values()), axis=0))
+        with builder.fetch_sum(r, 10) as fetched:
+            np.testing.assert_array_equal(network.opened(fetched), network.total())
 
 
-def raw_send(network, header, *bodies: bytes) -> None:
-    with pinned_channel(network.peer.endpoint, network.peer.fingerprint) as channel, rpc_errors():
-        channel.stream_unary(UPLOAD)(with_header(header, *bodies), timeout=10)
-
-
-def signed(network, r, d: int, upload: bytes):
-    return signed_upload_header(
-        network.operators[d],
-        job_id=r.job_id,
-        round=r.round,
-        attempt=r.attempt,
-        dataset_id=d,
-        view_hash=r.view_hash,
-        upload_digest=hashlib.sha256(upload).digest(),
-        upload_bytes=len(upload),
-        operators=dict(r.operators),
-    )
-
-
-def test_an_update_meant_for_all_cannot_be_summed_with_fewer_or_with_invented_ones(network) -> None:
-    """A builder alone cannot have single updates opened: the holders' signatures name their roster."""
-    r = network.new_round()
-    mine = {3: network.operators[3].address}
-    for operators in (mine, {**mine, 5: network.stranger.address, 8: network.stranger.address}):
-        smaller = network.new_round(job_id=r.job_id, view_hash=r.view_hash, operators=operators)
-        with network.as_builder() as builder:
-            builder.open_round(smaller, 60)
-            with refused("BAD_SIGNATURE"):
-                raw_send(network, signed(network, r, 3, network.uploads[3]), network.uploads[3])
-            builder.close_round(smaller)
-
-
-@pytest.mark.parametrize("flip", [HEADER_BYTES, 60_000, 100_000])
-def test_a_ciphertext_tampered_with_on_the_way_is_refused(network, flip: int) -> None:
-    """The signed digest no longer fits, whatever the altered bit does to the ciphertext."""
-    r, upload = network.new_round(), network.uploads[3]
-    tampered = bytearray(upload)
-    tampered[flip] ^= 1
-    with network.as_builder() as builder:
-        builder.open_round(r, 60)
-        with refused("UPLOAD_INVALID"):
-            raw_send(network, signed(network, r, 3, upload), bytes(tampered))
-        assert network.send(r, 3) == 1
-
-
-def test_a_body_of_another_length_than_announced_is_refused(network) -> None:
+def test_an_upload_that_broke_off_goes_on_from_where_it_was(network) -> None:
+    """What arrived of it is in the sum already when it is sent again from its start."""
     r, upload = network.new_round(), network.uploads[3]
     with network.as_builder() as builder:
         builder.open_round(r, 60)
         with refused("MALFORMED"):
-            raw_send(network, signed(network, r, 3, upload), upload[:-5])
-        with refused("TOO_LARGE"):
-            raw_send(network, signed(network, r, 3, upload), upload, b"more")
-        with (
-            refused("MALFORMED"),
-            pinned_channel(network.peer.endpoint, network.peer.fingerprint) as channel,
-            rpc_errors(),
-        ):
-            channel.stream_unary(UPLOAD)(iter([]), timeout=10)
-        assert network.send(r, 3) == 1
+            raw_send(network, signed(network, r, 3, upload), leaves_of(upload), *chunks_of(upload)[:2])
+        assert network.send(r, 5) == 1
+        assert network.send(r, 8) == 2
+        with refused("UPLOAD_CHANGED"):
+            network.send(r, 3, upload=network.uploads[5])
+        assert network.send(r, 3) == 3
+        with builder.fetch_sum(r, 10) as fetched:
+            np.testing.assert_array_equal(network.opened(fetched), network.total())
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"dataset_id": 5}, "BAD_SIGNATURE"),
-        ({"dataset_id": 4}, "ROSTER_MISMATCH"),
-        ({"round": 5}, "ROUND_UNKNOWN"),
-        ({"attempt": 7}, "ROUND_UNKNOWN"),
-        ({"job_id": b"\x01" * 32}, "ROUND_UNKNOWN"),
-        ({"view_hash": b"\x01" * 32}, "ROUND_UNKNOWN"),
-        ({"upload_digest": b"\x01" * 32}, "BAD_SIGNATURE"),
-        ({"upload_bytes": 7}, "UPLOAD_INVALID"),
-        ({"signature": b"\x01" * 65}, "BAD_SIGNATURE"),
-        ({"signature": b""}, "BAD_SIGNATURE"),
-        ({"upload_digest": b"\x01" * 31}, "MALFORMED"),
-    ],
-)
-def test_every_field_of_the_header_is_signed_or_looked_up(network, change: dict, reason: str) -> None:
-    r, upload = network.new_round(), network.uploads[3]
-    header = signed(network, r, 3, upload)
-    for name, value in change.items():
-        setattr(header, name, value)
-    with network.as_builder() as builder:
+def test_a_range_of_the_sum_is_handed_on_as_soon_as_it_is_added(network) -> None:
+    """The builder has chunk 0 while every upload is still under way: nobody waits for a whole one."""
+    r, go_on = network.new_round(), threading.Event()
+
+    def slowly(d: int):
+        upload = network.uploads[d]
+        yield signed(network, r, d, upload).SerializeToString()
+        yield leaves_of(upload)
+        first, *others = chunks_of(upload)
+        yield first
+        assert go_on.wait(20)
+        yield from others
+
+    def upload(d: int) -> bytes:
+        with pinned_channel(network.peer.endpoint, network.peer.fingerprint) as channel, rpc_errors():
+            return channel.stream_unary(UPLOAD)(slowly(d), timeout=30)
+
+    request = aggregation_pb2.FetchSumRequest(job_id=r.job_id, attempt=r.attempt).SerializeToString()
+    with network.as_builder() as builder, ThreadPoolExecutor(3) as background:
         builder.open_round(r, 60)
-        with refused(reason):
-            raw_send(network, header, upload)
-        assert network.send(r, 3) == 1
-
-
-def test_a_stranger_cannot_send_in_a_holders_name(network) -> None:
-    r = network.new_round()
-    with network.as_builder() as builder:
-        builder.open_round(r, 60)
-        with refused("BAD_SIGNATURE"):
-            network.send(r, 3, operator=network.stranger)
-
-
-def test_a_round_that_nobody_opened_takes_nothing(network) -> None:
-    with refused("ROUND_UNKNOWN"):
-        network.send(network.new_round(), 3)
-
-
-# -- bounds -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("change", "timeout", "reason"),
-    [
-        ({"parameter_count": 100_001}, 60, "TOO_LARGE"),
-        ({"parameter_count": 0}, 60, "MALFORMED"),
-        ({}, 601, "TOO_LARGE"),
-        ({}, 0, "MALFORMED"),
-        ({"operators": {}}, 60, "MALFORMED"),
-        ({"operators": {n: "0x" + "11" * 20 for n in range(65)}}, 60, "TOO_LARGE"),
-        ({"operators": {1: "nobody"}}, 60, "MALFORMED"),
-        ({"job_id": b"short"}, 60, "MALFORMED"),
-        ({"view_hash": b""}, 60, "MALFORMED"),
-    ],
-)
-def test_what_is_too_large_or_malformed_is_not_opened(
-    network, change: dict, timeout: int, reason: str
-) -> None:
-    with network.as_builder() as builder:
-        with refused(reason):
-            builder.open_round(network.new_round(**change), timeout)
-    assert network.server.rounds.open_rounds == 0
-
-
-def test_a_parameter_set_of_another_version_is_not_opened(network) -> None:
-    with network.as_builder() as builder:
-        request = aggregation_pb2.OpenRoundRequest(
-            job_id=bytes(32), view_hash=bytes(32), parameters="ckks", parameter_count=1, timeout_seconds=1
-        )
-        with refused("SPEC_INVALID"), rpc_errors():
-            builder._stub.OpenRound(request, timeout=5)
-
-
-def test_one_builder_opens_so_many_rounds_and_no_more(network) -> None:
-    with network.as_builder() as builder, network.as_builder(network.stranger) as other:
-        rounds = [network.new_round() for _ in range(3)]
-        builder.open_round(rounds[0], 60)
-        builder.open_round(rounds[1], 60)
-        with refused("TOO_MANY"):
-            builder.open_round(rounds[2], 60)
-        other.open_round(network.new_round(), 60)
-        builder.close_round(rounds[0])
-        builder.open_round(rounds[2], 60)
-
-
-def test_memory_is_bounded_over_all_rounds(start) -> None:
-    r = None
-    network = start(dataclasses.replace(LIMITS, max_memory_bytes=1_500_000))
-    with network.as_builder() as builder:
-        r = network.new_round()  # 2 blocks: 262 kB of accumulators, 115 kB for result and each upload
-        builder.open_round(r, 60)
-        builder.open_round(network.new_round(), 60)
-        with network.as_builder(network.stranger) as other:
-            with refused("TOO_LARGE"):
-                other.open_round(network.new_round(), 60)
-            builder.close_round(r)
-            other.open_round(network.new_round(), 60)
-
-
-def test_a_caller_that_sends_no_header_is_cut_off(network, monkeypatch: pytest.MonkeyPatch) -> None:
-    from usufruct_server.aggregator import service
-
-    monkeypatch.setattr(service, "HEADER_SECONDS", 0.3)
-    release = threading.Event()
-
-    def silent():
-        release.wait()
-        yield b""
-
-    with pinned_channel(network.peer.endpoint, network.peer.fingerprint) as channel:
-        start = time.monotonic()
-        with pytest.raises(grpc.RpcError) as cut:
-            channel.stream_unary(UPLOAD)(silent(), timeout=20)
-        release.set()
-    assert time.monotonic() - start < 5 and cut.value.code() is grpc.StatusCode.CANCELLED
-
-
-# -- the builder does not believe the aggregator ------------------------------------------------------------------
-
-
-def sum_header(network, r) -> aggregation_pb2.SumHeader:
-    return aggregation_pb2.SumHeader(
-        uploads=[signed(network, r, d, network.uploads[d]) for d in network.operators]
-    )
-
-
-def check(r, header) -> None:
-    verify_sum_header(
-        header,
-        job_id=r.job_id,
-        round=r.round,
-        attempt=r.attempt,
-        view_hash=r.view_hash,
-        operators=dict(r.operators),
-    )
-
-
-def test_a_sum_that_leaves_somebody_out_or_counts_somebody_twice_is_refused(network) -> None:
-    r = network.new_round()
-    whole = sum_header(network, r)
-    check(r, whole)
-    fewer = aggregation_pb2.SumHeader(uploads=whole.uploads[:2])
-    twice = aggregation_pb2.SumHeader(uploads=[*whole.uploads[:2], whole.uploads[1]])
-    more = aggregation_pb2.SumHeader(uploads=[*whole.uploads, whole.uploads[1]])
-    for header in (fewer, twice, more):
-        with pytest.raises(RoundFailed) as failed:
-            check(r, header)
-        assert failed.value.reason == "ROSTER_MISMATCH"
-
-
-def test_a_sum_with_an_upload_of_another_round_or_key_is_refused(network) -> None:
-    r, other = network.new_round(), network.new_round()
-    header = sum_header(network, r)
-    header.uploads[1].CopyFrom(signed(network, other, 5, network.uploads[5]))
-    with pytest.raises(RoundFailed):
-        check(r, header)
-    header = sum_header(network, r)
-    header.uploads[1].upload_digest = bytes(32)
-    with pytest.raises(InvalidInput) as failed:
-        check(r, header)
-    assert failed.value.reason == "BAD_SIGNATURE"
-
-
-def test_too_many_fetches_of_one_sum_are_refused(network) -> None:
-    r = network.new_round()
-    with network.as_builder() as builder, ThreadPoolExecutor(2) as background:
-        builder.open_round(r, 60)
-        waiting = [background.submit(builder.fetch_sum, r, 30) for _ in range(2)]
-        opened = network.server.rounds.of_builder(network.builder.address, r.job_id, r.attempt)
-        with opened._changed:
-            while opened._fetching < 2:
-                opened._changed.wait(0.01)
-        with pytest.raises(Refused) as failed:
-            builder.fetch_sum(r, 5)
-        assert failed.value.reason == "TOO_MANY"
-        for d in network.operators:
-            network.send(r, d)
-        assert waiting[0].result(10) == waiting[1].result(10)
-
-
-# -- surroundings -------------------------------------------------------------------------------------------------
-
-
-def test_health_and_reflection_answer(network) -> None:
-    with pinned_channel(network.peer.endpoint, network.peer.fingerprint) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        for service in ("", "usufruct.v1.AggregationService", "usufruct.v1.AuthService"):
-            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        services = ProtoReflectionDescriptorDatabase(channel).get_services()
-    assert {"usufruct.v1.AggregationService", "usufruct.v1.AuthService", "grpc.health.v1.Health"} <= set(
-        services
-    )
-
-
-def test_the_aggregator_loads_no_key_no_seal_no_torch() -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, usufruct_server.aggregator.commands\n"
-        "bad = {'tenseal', 'torch', 'zstandard', 'usufruct.encryption.keys', 'usufruct.encryption.update',\n"
-        "       'usufruct.encryption.seal_raw', 'usufruct.privacy', 'usufruct.graph', 'usufruct_server.holder'}\n"
-        "print(bad & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+        sending = [background.submit(upload, d) for d in network.operators]
+        messages = iter(builder._fetch_sum(request, timeout=30))
+        header = aggregation_pb2.SumHeader.FromString(next(messages))
+        assert [u.dataset_id for u in header.uploads] == [3, 5, 8]
+        first = next(messages)
+        assert not any(sent.done() for sent in sending)
+        go_on.set()
+        others = list(messages)
+        assert [sent.exception(20) for sent in sending] == [None] * 3
+        with builder.fetch_sum(r, 10) as fetched:
+            assert list(fetched.chunks()) == [first, *others[:-1]]
+            trailer = aggregation_pb2.SumTrailer.FromString(others[-1])
+            assert trailer.sum_root == fetched.commitment.root

@@ -54,8 +54,7 @@ def start(legs: Legs, place: NodePlace, spec: TrainingJobSpec) -> Any:
 def run_round(place: NodePlace, builder: Builder, spec: TrainingJobSpec) -> str:
     """Why a round does not end well; PEER_UNREACHABLE: it was charged, and there is no aggregator."""
     parts = round_parts(builder.account, spec, place.dataset_id)
-    stream = builder.run_round(place.peer, parts.header, parts.key.public_key_bytes, parts.weights)
-    return reason_of(list, stream)
+    return builder.run_alone(place.peer, parts)
 
 
 @pytest.mark.parametrize("confirmations", [None, CONFIRMATIONS], ids=["finalized", "confirmations"])

@@ -256,17 +256,21 @@ class Network:
         attempt: int,
         *,
         lost: bool = False,
-        roster: bytes = b"",
+        view: bytes = b"",
     ) -> None:
-        """One attempt: charged in the ledger, then sent or lost. Another ``roster`` makes it another view."""
-        view = hashlib.sha256(job.job_id + bytes([round_, attempt]) + roster).digest()
-        about = {**self.about(job, holder), "round": round_, "attempt": attempt, "view_hash": view}
+        """One attempt: charged in the ledger, then sent and checked, or lost. ``view`` is another than the other holders'."""
+        offer = hashlib.sha256(job.job_id + bytes([round_, attempt])).digest()
+        about = {**self.about(job, holder), "round": round_, "attempt": attempt}
         charge = holder.ledger.charge(holder.dataset_id, job.job_id, round_, attempt)
-        holder.usage.record(UsageKind.CHARGED, loss_micro=charge.loss_micro, **about)
+        holder.usage.record(UsageKind.CHARGED, loss_micro=charge.loss_micro, view_hash=offer, **about)
         if lost:
-            holder.usage.record(UsageKind.LOST, **about)
-        else:
-            holder.usage.record(UsageKind.SUBMITTED, upload_digest=secrets.token_bytes(32), **about)
+            holder.usage.record(UsageKind.LOST, view_hash=offer, **about)
+            return
+        sent = {**about, "view_hash": view or keccak(offer), "upload_digest": secrets.token_bytes(32)}
+        holder.usage.record(UsageKind.SUBMITTED, **sent)
+        holder.usage.record(
+            UsageKind.CHECKED, sum_digest=keccak(keccak(offer)), document_hash=secrets.token_bytes(32), **sent
+        )
 
     def leg(self, job: Job, holder: WorkingHolder) -> LegEntry:
         """The leg as it stands on chain."""

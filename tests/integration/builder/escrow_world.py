@@ -64,6 +64,7 @@ class EscrowWorld:
             assert number == admin.register_dataset(
                 holder.holder_id, card_hash(holder.card.to_bytes()), token, ORDER, CAP, terms
             )
+        (directory / "aggregator").mkdir()
         aggregator = AggregatorServer(
             AggregatorConfig("127.0.0.1:0", directory / "aggregator"), generate_identity()
         )

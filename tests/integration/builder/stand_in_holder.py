@@ -1,32 +1,60 @@
-"""A holder without data: real transport, key, encryption and upload, but the update is what the test says."""
+"""A holder without data: real transport, signatures, masks, encryption, upload and check, but the update is what the test
+says. What it says and sends can be changed, so that it lies as a real one could."""
 
 from __future__ import annotations
 
-import hashlib
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from eth_account import Account
 
-from usufruct.domain.round_view import RoundView
+from usufruct.domain.round_view import RoundOffer, RoundView
 from usufruct.domain.training_job import NANO, TrainingJobSpec
-from usufruct.encryption import DEFAULT_PARAMETERS
-from usufruct.encryption.update import encrypt_update
-from usufruct.errors import Refused, UsufructError
+from usufruct.encryption import parameter_set
+from usufruct.encryption.commitment import Commitment
+from usufruct.encryption.linear_check import Challenge, check_value
+from usufruct.encryption.masks import MaskKey
+from usufruct.encryption.update import write_upload
+from usufruct.encryption.zero_worker import zeros_made_here
+from usufruct.errors import Refused, RoundFailed, UsufructError
 from usufruct.privacy import round_update
 from usufruct.v1 import auth_pb2_grpc, rounds_pb2
 from usufruct.wire import jobs
-from usufruct.wire.aggregation import send_upload
+from usufruct.wire.aggregation import HolderAggregation, RoundToSum
 from usufruct.wire.auth import Authenticator, AuthService
 from usufruct.wire.channel import PinnedEndpoint
-from usufruct.wire.raw import ROUND_SERVICE, IncomingStream, add_raw_methods
-from usufruct.wire.signatures import verify_view
+from usufruct.wire.parsing import parse
+from usufruct.wire.raw import HEADER_LIMIT_BYTES, ROUND_SERVICE, IncomingStream, add_raw_methods
+from usufruct.wire.signatures import (
+    sign_check,
+    sign_ready,
+    verify_offer,
+    verify_ready,
+    verify_uploads,
+    verify_view,
+)
 from usufruct.wire.status import ErrorInterceptor
 from usufruct.wire.tls import SERVER_OPTIONS, generate_identity, start_server
 
 import grpc  # isort: skip  (after usufruct, which settles the TLS version first)
+
+LIMIT = 1 << 24
+
+
+@dataclass
+class Kept:
+    """What it has of one attempt, also when the builder asks again."""
+
+    offer: RoundOffer
+    mask: MaskKey
+    view: RoundView | None = None
+    commitment: Commitment | None = None
+    challenge: Challenge | None = None
 
 
 class StandInHolder:
@@ -36,10 +64,17 @@ class StandInHolder:
         update: float64 [parameters], already weighted; what the holder contributes.
         refusal: raised instead, after the charge.
         refusals_left: how often; -1 for always.
-        operator: signs uploads.
+        operator: whose address is in the spec.
+        signer: signs uploads.
         not_yet: how often it still says, before the charge, that it sees too few legs accepted.
-        seen: (attempt, view hash, weights) of every round that was asked for.
+        silent: says nothing after the charge until the caller hangs up.
+        trained: is waited for between charge and READY.
+        says: changes each event before it is said.
+        sends: changes the encrypted update in its file before it is committed to and sent.
+        seen: (attempt, offer hash, weights) of every round that was asked for.
+        views, challenges: of every Submit and Check that came.
         attempts: by job id, the attempts that were asked for.
+        outbox: by attempt and view, the encrypted update.
     """
 
     def __init__(self, dataset_id: int) -> None:
@@ -50,10 +85,18 @@ class StandInHolder:
         self.refusals_left = -1
         self.not_yet = 0
         self.silent = False
+        self.trained = threading.Event()
+        self.trained.set()
+        self.says: Callable[[rounds_pb2.RoundEvent], object] = lambda event: None
+        self.sends: Callable[[Path], object] = lambda path: None
         self.seen: list[tuple[int, bytes, bytes]] = []
+        self.views: list[RoundView] = []
+        self.challenges: list[Challenge] = []
         self.attempts: dict[bytes, set[int]] = {}
         self.outbox: dict[tuple[int, bytes], bytes] = {}
         self.spec: TrainingJobSpec | None = None
+        self._kept: dict[tuple[bytes, int], Kept] = {}
+        self._files = tempfile.TemporaryDirectory()
         identity = generate_identity()
         self._server = grpc.server(
             ThreadPoolExecutor(8), interceptors=[ErrorInterceptor()], options=list(SERVER_OPTIONS)
@@ -70,6 +113,9 @@ class StandInHolder:
 
     def stop(self) -> None:
         self._server.stop(None).wait()
+        self._files.cleanup()
+
+    # -- a round ----------------------------------------------------------------------------------------------------
 
     def _run_round(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         assert self.spec is not None
@@ -77,41 +123,113 @@ class StandInHolder:
         assert self.authenticator.authenticate(context) == spec.builder
         stream = IncomingStream(messages)
         header = stream.header(rounds_pb2.RoundHeader)
-        key = stream.read(header.public_key_bytes, 1 << 20)
-        weights = stream.read(header.weights_bytes, 1 << 20)
-        view = RoundView(
+        key = stream.read(header.public_key_bytes, LIMIT)
+        weights = stream.read(header.weights_bytes, LIMIT)
+        offer = RoundOffer(
             spec.job_id, jobs.spec_hash(jobs.spec_to_bytes(spec)), header.round, header.attempt,
-            header.public_key_digest, header.weights_digest, tuple(header.roster),
+            header.public_key_digest, header.weights_digest,
         )  # fmt: skip
-        verify_view(view.hash, header.view_signature, spec.builder)
+        verify_offer(offer.hash, header.offer_signature, spec.builder)
         if self.not_yet:
             self.not_yet -= 1
             raise Refused(reason="TOO_FEW_ACCEPTED")
-        self.seen.append((header.attempt, view.hash, weights))
+        self.seen.append((header.attempt, offer.hash, weights))
         self.attempts.setdefault(spec.job_id, set()).add(header.attempt)
-        charged = rounds_pb2.RoundEvent(
-            state=rounds_pb2.ROUND_STATE_CHARGED, view_hash=view.hash, attempts_charged=header.attempt
-        )
-        yield charged.SerializeToString()
+        charged = len(self.attempts[spec.job_id])
+
+        def event(state: int, **fields: object) -> bytes:
+            said = rounds_pb2.RoundEvent(
+                state=state, attempts_charged=charged, offer_hash=offer.hash, **fields
+            )
+            self.says(said)
+            return said.SerializeToString()
+
+        yield event(rounds_pb2.ROUND_STATE_CHARGED)
         if self.refusal is not None and self.refusals_left:
             self.refusals_left -= 1
             raise self.refusal
         if self.silent:
             self.wait_for_hang_up(context)
-        if (header.attempt, view.hash) not in self.outbox:
-            codes = round_update(self.update, spec.encryption.update_range_nano / NANO)
-            self.outbox[header.attempt, view.hash] = encrypt_update(DEFAULT_PARAMETERS, key, codes)
-        upload = self.outbox[header.attempt, view.hash]
-        send_upload(
-            PinnedEndpoint(spec.aggregator.endpoint, spec.aggregator.fingerprint), self.signer, job_id=spec.job_id,
-            round=header.round, attempt=header.attempt, dataset_id=self.dataset_id, view_hash=view.hash,
-            operators={number: spec.leg(number).operator for number in view.roster}, upload=upload,
+        self.trained.wait()
+        kept = self._kept.setdefault(
+            (spec.job_id, header.attempt), Kept(offer, MaskKey(spec.job_id, self.dataset_id))
+        )
+        if kept.offer != offer:
+            raise RoundFailed(reason="ROUND_VIEW_CHANGED")
+        mask_key = kept.mask.public_bytes
+        ready = sign_ready(self.operator, offer.hash, self.dataset_id, mask_key)
+        yield event(rounds_pb2.ROUND_STATE_READY, mask_key=mask_key, ready_signature=ready)
+        submit = parse(rounds_pb2.RoundStep, stream.message(HEADER_LIMIT_BYTES), HEADER_LIMIT_BYTES).submit
+        view = self._checked_view(spec, kept, submit)
+        to_sum = RoundToSum(
+            spec.job_id, header.round, header.attempt, view.hash,
+            {number: spec.leg(number).operator for number in view.datasets},
+            spec.encryption.parameter_count, parameter_set(spec.encryption.parameters),
         )  # fmt: skip
-        submitted = rounds_pb2.RoundEvent(
-            state=rounds_pb2.ROUND_STATE_SUBMITTED, view_hash=view.hash, attempts_charged=header.attempt,
-            upload_digest=hashlib.sha256(upload).digest(), upload_bytes=len(upload),
+        path = Path(self._files.name) / f"{spec.job_id.hex()}-{header.attempt}"
+        commitment = self._encrypted(kept, to_sum, view, key, path)
+        facts = {
+            "view_hash": view.hash,
+            "upload_root": commitment.root,
+            "upload_bytes": path.stat().st_size,
+        }
+        yield event(rounds_pb2.ROUND_STATE_ENCRYPTED, **facts)
+        at = PinnedEndpoint(spec.aggregator.endpoint, spec.aggregator.fingerprint)
+        with HolderAggregation(at, self.signer) as aggregation:
+            aggregation.send_upload(to_sum, self.dataset_id, path, commitment)
+        yield event(rounds_pb2.ROUND_STATE_SUBMITTED, **facts)
+        check = parse(rounds_pb2.RoundStep, stream.message(HEADER_LIMIT_BYTES), HEADER_LIMIT_BYTES).check
+        challenge = Challenge(check.seed, view.hash, check.sum_root)
+        self.challenges.append(challenge)
+        if kept.challenge not in (None, challenge):
+            raise RoundFailed(reason="CHECK_CHANGED")
+        kept.challenge = challenge
+        assert verify_uploads(check.uploads, **to_sum.names)[self.dataset_id] == commitment.root
+        with path.open("rb") as file:
+            values = check_value(challenge, to_sum.uploads, to_sum.uploads.read(file))
+        signature = sign_check(
+            self.operator, view_hash=view.hash, sum_root=check.sum_root, seed=check.seed,
+            dataset_id=self.dataset_id, values=values,
         )  # fmt: skip
-        yield submitted.SerializeToString()
+        yield event(rounds_pb2.ROUND_STATE_CHECKED, check_values=values, check_signature=signature, **facts)
+
+    def _checked_view(self, spec: TrainingJobSpec, kept: Kept, submit: rounds_pb2.Submit) -> RoundView:
+        view = RoundView(kept.offer, tuple((member.dataset_id, member.mask_key) for member in submit.roster))
+        verify_view(view.hash, submit.view_signature, spec.builder)
+        for member in submit.roster:
+            operator = spec.leg(member.dataset_id).operator
+            verify_ready(
+                kept.offer.hash, member.dataset_id, member.mask_key, member.ready_signature, operator
+            )
+        assert view.mask_keys[self.dataset_id] == kept.mask.public_bytes
+        assert len(view.datasets) >= spec.min_cohort
+        self.views.append(view)
+        if kept.view not in (None, view):
+            raise RoundFailed(reason="ROUND_VIEW_CHANGED")
+        kept.view = view
+        return view
+
+    def _encrypted(
+        self, kept: Kept, to_sum: RoundToSum, view: RoundView, key: bytes, path: Path
+    ) -> Commitment:
+        """Encrypts once for the view; afterwards it is as it was."""
+        assert self.spec is not None
+        if kept.commitment is None:
+            plan, parameters = self.spec.encryption, to_sum.parameters
+            codes = round_update(self.update, plan.update_range_nano / NANO, plan.value_bits)
+            masks = None
+            if len(view.datasets) > 1:
+                masks = kept.mask.masks(parameters, view.hash, view.mask_keys)
+            zeros = zeros_made_here(parameters, key)
+            with path.open("wb") as file:
+                write_upload(
+                    parameters, codes.size, zeros, masks, lambda start, stop: codes[start:stop], file
+                )
+            self.sends(path)
+            self.outbox[kept.offer.attempt, view.hash] = path.read_bytes()
+            with path.open("rb") as file:
+                kept.commitment = Commitment.over(to_sum.uploads, to_sum.uploads.read(file))
+        return kept.commitment
 
     @staticmethod
     def wait_for_hang_up(context: grpc.ServicerContext) -> None:

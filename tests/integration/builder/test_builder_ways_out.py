@@ -207,7 +207,7 @@ def test_a_holder_that_ignores_the_offer_of_a_lower_loss_spends_its_reservation(
 
 def test_a_lost_attempt_is_in_the_agreed_loss(world: EscrowWorld) -> None:
     """One holder fails after its charge; all have charged that attempt, and the next one, and say so in the receipts."""
-    job = world.train(rounds=1)
+    job = world.train(rounds=1, min_cohort=3)
     world.holders[2].refusal = RoundFailed(reason="ATTEMPT_LOST")
     world.holders[2].refusals_left = 1
     job.run()

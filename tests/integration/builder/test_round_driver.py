@@ -1,278 +1,270 @@
-"""One attempt against a real aggregator: the sum is the holders' sum, and nothing doubtful is ever decrypted."""
+"""One attempt against a real aggregator: the sum is the holders' sum, late and lost holders are done without where the
+job's rules allow it, and whoever dies is named."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from eth_account import Account
-from stand_in_holder import StandInHolder
+from round_world import RoundWorld, close_to
 from torch import nn
 
-from usufruct import graph
-from usufruct.builder.peers import AggregatorPeer, HolderPeer
-from usufruct.builder.rounds import Attempt, RoundDriver
-from usufruct.domain import ids
-from usufruct.domain.training_job import (
-    AggregatorRef,
-    EncryptionPlan,
-    LegTerms,
-    LocalOptimizer,
-    NoiseMode,
-    TrainingJobSpec,
-    TrainingPlan,
-)
-from usufruct.encryption import DEFAULT_PARAMETERS
+from usufruct.encryption import parameter_set
 from usufruct.errors import PeerUnreachable, RoundFailed, UsufructError
-from usufruct.v1 import aggregation_pb2
-from usufruct.wire import jobs
-from usufruct.wire.model_graph import graph_to_bytes
-from usufruct.wire.raw import with_header
-from usufruct.wire.tls import generate_identity
-from usufruct_server.aggregator.config import AggregatorConfig
-from usufruct_server.aggregator.server import AggregatorServer
-from usufruct_server.aggregator.service import AggregationService
-
-PLACE = ids.address("0x" + "11" * 20, "test")
-
-
-class Network:
-    """A builder, a real aggregator and three stand-in holders, with a job between them."""
-
-    def __init__(self, directory: Path) -> None:
-        self.builder = Account.create()
-        self.aggregator = AggregatorServer(AggregatorConfig("127.0.0.1:0", directory), generate_identity())
-        self.holders = {number: StandInHolder(number) for number in (3, 5, 8)}
-        self.traced = graph.trace(nn.Linear(6, 1), (6,))
-        count = self.traced.bounds.parameters
-        self.spec = TrainingJobSpec(
-            chain_id=1,
-            compute_access=PLACE,
-            builder=self.builder.address,
-            nonce=bytes(32),
-            model_graph=graph_to_bytes(self.traced.graph),
-            loss="mse_loss",
-            optimizer=LocalOptimizer("sgd", 10**9),
-            plan=TrainingPlan(NoiseMode.LOCAL, 3, 2, 1, 10**9, 10**6, 10**7, 10**7, 64),
-            legs=tuple(
-                LegTerms(number, number, bytes(32), 100, holder.operator.address, PLACE, 1, 6, 1000, weight)
-                for (number, holder), weight in zip(
-                    self.holders.items(), (5 * 10**8, 3 * 10**8, 2 * 10**8), strict=True
-                )
-            ),
-            encryption=EncryptionPlan(DEFAULT_PARAMETERS.name, 16, 10**9, count),
-            aggregator=AggregatorRef(self.aggregator.peer.endpoint, self.aggregator.peer.fingerprint),
-            min_cohort=3,
-            purpose="test",
-            deliver_by_seconds=2_000_000_000,
-            round_timeout_seconds=20,
-        )
-        random = np.random.default_rng(3)
-        for holder in self.holders.values():
-            holder.spec, holder.update = self.spec, random.uniform(-0.9, 0.9, count)
-        self.vector = np.zeros(count, np.float32)
-        self.opened: list[HolderPeer | AggregatorPeer] = []
-
-    def driver(self) -> RoundDriver:
-        holders = {
-            number: HolderPeer(number, holder.peer, self.builder) for number, holder in self.holders.items()
-        }
-        aggregator = AggregatorPeer(self.aggregator.peer, self.builder)
-        self.opened += [*holders.values(), aggregator]
-        return RoundDriver(
-            self.spec, jobs.spec_to_bytes(self.spec), self.traced.graph, DEFAULT_PARAMETERS, self.builder, holders,
-            aggregator,
-        )  # fmt: skip
-
-    def stop(self) -> None:
-        for peer in self.opened:
-            peer.close()
-        for holder in self.holders.values():
-            holder.stop()
-        self.aggregator.stop()
+from usufruct.v1 import rounds_pb2
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Network]:
-    running = Network(tmp_path)
+def world(tmp_path: Path) -> Iterator[RoundWorld]:
+    running = RoundWorld(tmp_path)
     yield running
     running.stop()
 
 
-def run(network: Network, attempt: int = 1) -> tuple[Attempt, object]:
-    driver = network.driver()
-    prepared = driver.prepare(1, attempt, network.vector)
-    try:
-        return prepared, driver.run(prepared, lambda dataset_id, event: None)
-    except UsufructError as error:
-        return prepared, error
+# -- when all goes well -----------------------------------------------------------------------------------------------
 
 
-def failure(network: Network) -> tuple[Attempt, UsufructError]:
-    attempt, error = run(network)
-    assert isinstance(error, UsufructError), "the attempt should have failed"
-    return attempt, error
-
-
-def test_the_opened_sum_is_the_sum_of_the_holders_updates(network: Network) -> None:
-    attempt, opened = run(network)
-    expected = sum(holder.update for holder in network.holders.values())
-    step = 1.0 / 32767
-    assert np.abs(opened.update - expected).max() <= 3 * step / 2  # type: ignore[attr-defined]
-    assert opened.attempts_charged == {3: 1, 5: 1, 8: 1}  # type: ignore[attr-defined]
-    assert opened.upload_bytes == 3 * DEFAULT_PARAMETERS.upload_bytes(7)  # type: ignore[attr-defined]
+def test_the_opened_sum_is_the_sum_of_the_holders_updates(world: RoundWorld) -> None:
+    attempt, opened = world.run()
+    assert close_to(opened.update, world.average(3, 5, 8))
+    assert opened.attempts_charged == {3: 1, 5: 1, 8: 1}
+    assert (opened.roster, opened.left_out, world.said) == ((3, 5, 8), {}, [])
+    parameters = parameter_set(world.spec.encryption.parameters)
+    assert opened.upload_bytes == 3 * parameters.upload_bytes(world.count)
     assert attempt.key.used
 
 
-def test_running_the_same_attempt_again_sends_the_same_view_and_gets_the_same_bytes(network: Network) -> None:
-    driver = network.driver()
-    attempt = driver.prepare(1, 1, network.vector)
-    network.holders[5].silent = True
-    network.spec = replace(network.spec, round_timeout_seconds=5)
-    hurried = network.driver()
+def test_every_holder_is_challenged_alike_and_with_a_fresh_seed_in_every_attempt(world: RoundWorld) -> None:
+    driver = world.driver()
+    for number in (1, 2):
+        attempt = driver.prepare(number, number, world.vector)
+        driver.run(attempt, lambda dataset_id, event: None)
+        driver.forget(attempt)
+    told = [holder.challenges for holder in world.holders.values()]
+    assert told[0] == told[1] == told[2]
+    assert len({challenge.seed for challenge in told[0]}) == 2
+
+
+def test_events_come_in_the_order_of_a_round(world: RoundWorld) -> None:
+    heard: dict[int, list[int]] = {3: [], 5: [], 8: []}
+    driver = world.driver()
+    attempt = driver.prepare(1, 1, world.vector)
+    driver.run(attempt, lambda dataset_id, event: heard[dataset_id].append(event.state))
+    assert heard == {3: [1, 2, 3, 4, 5], 5: [1, 2, 3, 4, 5], 8: [1, 2, 3, 4, 5]}
+
+
+def test_a_roster_of_one_is_a_round_where_the_jobs_rules_allow_it(world: RoundWorld) -> None:
+    world.let(min_cohort=1)
+    world.holders[3].refusal = world.holders[8].refusal = RoundFailed(reason="TRAINER_FAILED")
+    _, opened = world.run()
+    assert opened.roster == (5,)
+    assert close_to(opened.update, world.average(5), 1, 0.3)
+
+
+@pytest.mark.parametrize("chunks", [1, 99])
+def test_chunks_are_added_again_before_the_sum_is_opened(tmp_path: Path, chunks: int) -> None:
+    world = RoundWorld(tmp_path, nn.Linear(1000, 400), 1000)
+    try:
+        driver = world.driver(verify_chunks=chunks)
+        attempt = driver.prepare(1, 1, world.vector)
+        opened = driver.run(attempt, lambda dataset_id, event: None)
+        assert close_to(opened.update, world.average(3, 5, 8))
+        root = world.holders[3].challenges[0].sum_root
+        assert driver.verify_chunk(attempt, 1, root)
+        with pytest.raises(UsufructError) as of_another:
+            driver.verify_chunk(attempt, 1, bytes(32))
+        assert of_another.value.reason == "SUM_INVALID"
+        driver.forget(attempt)
+        with pytest.raises(UsufructError) as closed:
+            driver.verify_chunk(attempt, 1, root)
+        assert closed.value.reason == "ROUND_UNKNOWN"
+    finally:
+        world.stop()
+
+
+# -- the same attempt again -------------------------------------------------------------------------------------------
+
+
+def test_running_the_same_attempt_again_sends_the_same_view_and_challenge_and_gets_the_same_bytes(
+    world: RoundWorld,
+) -> None:
+    attempt = world.prepare()
+    driver = world.driver()
     with pytest.raises(UsufructError):
-        hurried.run(attempt, lambda dataset_id, event: None)
+        driver.run(attempt, _raise_at(rounds_pb2.ROUND_STATE_SUBMITTED))
     assert not attempt.key.used
-    sent = dict(network.holders[3].outbox)
-    network.holders[5].silent = False
-    opened = network.driver().run(attempt, lambda dataset_id, event: None)
-    assert network.holders[3].outbox == sent
-    assert len({view for _, view, _ in network.holders[3].seen}) == 1
-    assert np.abs(opened.update).max() > 0
+    with pytest.raises(UsufructError):
+        world.driver().run(attempt, _hang_up_on_check(world))
+    sent = {number: dict(holder.outbox) for number, holder in world.holders.items()}
+    assert not attempt.key.used
+    _, opened = world.run(attempt)
+    assert close_to(opened.update, world.average(3, 5, 8))
+    for number, holder in world.holders.items():
+        assert holder.outbox == sent[number]
+        assert len({offer for _, offer, _ in holder.seen}) == 1
+        assert len({view.hash for view in holder.views}) == 1
+        assert len(set(holder.challenges)) == 1
+
+
+def _raise_at(state: int):  # type: ignore[no-untyped-def]
+    def hear(dataset_id: int, event: rounds_pb2.RoundEvent) -> None:
+        if dataset_id == 5 and event.state == state:
+            raise PeerUnreachable("cut off", endpoint="")
+
+    return hear
+
+
+def _hang_up_on_check(world: RoundWorld):  # type: ignore[no-untyped-def]
+    """One holder's answer does not arrive, though it has given it."""
+
+    def change(event: rounds_pb2.RoundEvent) -> None:
+        if event.state == rounds_pb2.ROUND_STATE_CHECKED:
+            world.holders[8].says = lambda event: None
+            raise PeerUnreachable("cut off", endpoint="")
+
+    world.holders[8].says = change
+    return lambda dataset_id, event: None
+
+
+def test_an_attempt_with_a_view_is_never_run_over_another_roster(world: RoundWorld) -> None:
+    world.let(min_cohort=2)
+    attempt = world.prepare()
+    with pytest.raises(UsufructError):
+        world.driver().run(attempt, _raise_at(rounds_pb2.ROUND_STATE_SUBMITTED))
+    fixed = attempt.fixed_view
+    assert fixed.datasets == (3, 5, 8)
+    world.holders[5].refusal = RoundFailed(reason="ATTEMPT_LOST")
+    _, error = world.failure(attempt)
+    assert error.reason == "ATTEMPT_LOST", "two would do, but not for a view of three"
+    assert attempt.view == fixed
+    with pytest.raises(RoundFailed) as caught:
+        attempt.fix_view((3, 8))
+    assert caught.value.reason == "ROUND_VIEW_CHANGED"
+    assert all({view.hash for view in holder.views} == {fixed.hash} for holder in world.holders.values())
+
+
+# -- holders that are late, or lose what they had ---------------------------------------------------------------------
+
+
+def test_a_late_holder_is_left_out_and_is_in_the_next_attempt_again(world: RoundWorld) -> None:
+    world.let(min_cohort=2, round_timeout_seconds=5)
+    world.holders[5].trained.clear()
+    started = time.monotonic()
+    _, opened = world.run()
+    assert 2.5 <= time.monotonic() - started < 5
+    assert (opened.roster, list(opened.left_out)) == ((3, 8), [5])
+    assert close_to(opened.update, world.average(3, 8), 2, 0.7)
+    assert opened.attempts_charged == {3: 1, 5: 1, 8: 1}, "it has charged all the same"
+    assert len(world.said) == 1
+    assert "without dataset 5" in world.said[0]
+    assert not world.holders[5].views
+    world.holders[5].trained.set()
+    _, again = world.run(world.prepare(2))
+    assert (again.roster, again.left_out) == ((3, 5, 8), {})
+
+
+def test_with_too_few_ready_in_time_the_attempt_is_lost_and_names_who_was_late(world: RoundWorld) -> None:
+    world.let(round_timeout_seconds=5)
+    world.holders[5].trained.clear()
+    attempt, error = world.failure()
+    assert (error.reason, error.details["missing"]) == ("ATTEMPT_LOST", [5])
+    assert attempt.view is None
+    assert not any(holder.views for holder in world.holders.values())
+
+
+@pytest.mark.parametrize("reason", ["ATTEMPT_LOST", "TRAINER_FAILED", "POLICY_REFUSED"])
+def test_a_holder_that_fails_before_the_roster_is_fixed_is_left_out_at_once(
+    world: RoundWorld, reason: str
+) -> None:
+    world.let(min_cohort=2)
+    world.holders[5].refusal = RoundFailed(reason=reason)
+    started = time.monotonic()
+    _, opened = world.run()
+    assert time.monotonic() - started < 5
+    assert opened.roster == (3, 8)
+    assert "dataset 5" in world.said[0]
 
 
 @pytest.mark.parametrize("reason", ["ATTEMPT_LOST", "TRAINER_FAILED"])
-def test_a_lost_attempt_is_told_after_the_other_holders_have_ended(network: Network, reason: str) -> None:
-    network.holders[5].refusal = RoundFailed(reason=reason)
-    attempt, error = failure(network)
-    assert (error.reason, error.details["dataset_id"]) == (reason, 5)
-    assert len(network.holders[3].outbox) == len(network.holders[8].outbox) == 1
+def test_a_lost_attempt_is_told_once_the_others_are_ready(world: RoundWorld, reason: str) -> None:
+    world.holders[5].refusal = RoundFailed(reason=reason)
+    world.holders[8].trained.clear()
+    ready: set[int] = set()
+    driver = world.driver()
+    attempt = driver.prepare(1, 1, world.vector)
+
+    def hear(dataset_id: int, event: rounds_pb2.RoundEvent) -> None:
+        if event.state == rounds_pb2.ROUND_STATE_READY:
+            ready.add(dataset_id)
+            world.holders[8].trained.set()
+
+    with pytest.raises(UsufructError) as caught:
+        driver.run(attempt, hear)
+    assert (caught.value.reason, caught.value.details["dataset_id"]) == (reason, 5)
+    assert ready == {3, 8}
     assert not attempt.key.used
 
 
-def test_a_holder_that_dies_is_named_at_once(network: Network) -> None:
-    network.holders[8].silent = True
-    driver = network.driver()
-    attempt = driver.prepare(1, 1, network.vector)
+def test_a_holder_that_sees_too_few_acceptances_is_asked_again_rather_than_left_out(
+    world: RoundWorld,
+) -> None:
+    world.let(min_cohort=2)
+    world.holders[5].not_yet = 1
+    attempt, error = world.failure()
+    assert error.reason == "TOO_FEW_ACCEPTED"
+    _, opened = world.run(attempt)
+    assert opened.roster == (3, 5, 8)
+
+
+def test_but_not_for_ever(world: RoundWorld) -> None:
+    world.let(min_cohort=2)
+    world.holders[5].not_yet = 99
+    opened = world.driver().run(world.prepare(), lambda dataset_id, event: None, patient=False)
+    assert opened.roster == (3, 8)
+
+
+# -- deaths -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_holder_that_dies_is_named_at_once(world: RoundWorld) -> None:
+    world.holders[8].silent = True
+    driver = world.driver()
+    attempt = driver.prepare(1, 1, world.vector)
 
     def kill(dataset_id: int, event: object) -> None:
         if dataset_id == 8:
-            network.holders[8].stop()
+            world.holders[8].stop()
 
     started = time.monotonic()
     with pytest.raises(PeerUnreachable) as caught:
         driver.run(attempt, kill)
     assert time.monotonic() - started < 10
     assert "dataset 8" in caught.value.message
-    assert network.holders[8].peer.endpoint in caught.value.message
+    assert world.holders[8].peer.endpoint in caught.value.message
 
 
-def test_an_aggregator_that_dies_is_named_at_once(network: Network) -> None:
-    network.holders[8].silent = True
-    driver = network.driver()
-    attempt = driver.prepare(1, 1, network.vector)
+@pytest.mark.parametrize("state", [rounds_pb2.ROUND_STATE_CHARGED, rounds_pb2.ROUND_STATE_ENCRYPTED])
+def test_an_aggregator_that_dies_is_named_at_once(world: RoundWorld, state: int) -> None:
+    driver = world.driver()
+    attempt = driver.prepare(1, 1, world.vector)
 
-    def kill(dataset_id: int, event: object) -> None:
-        if dataset_id == 8:
-            network.aggregator._server.stop(None)
+    def kill(dataset_id: int, event: rounds_pb2.RoundEvent) -> None:
+        if (dataset_id, event.state) == (8, state):
+            world.aggregator._server.stop(None).wait()
+            dead.set()
 
+    def wait_for_it(event: rounds_pb2.RoundEvent) -> None:
+        if event.state == rounds_pb2.ROUND_STATE_ENCRYPTED:
+            dead.wait(10)
+
+    dead = threading.Event()
+    world.holders[3].says = wait_for_it
     started = time.monotonic()
     with pytest.raises(UsufructError) as caught:
         driver.run(attempt, kill)
     assert time.monotonic() - started < 10
     assert "aggregator" in caught.value.message
-    assert not attempt.key.used
-
-
-# -- an aggregator that lies ------------------------------------------------------------------------------------------
-
-Lie = Callable[[aggregation_pb2.SumHeader, bytes], tuple[aggregation_pb2.SumHeader, bytes]]
-
-
-def one_bit(header: aggregation_pb2.SumHeader, body: bytes) -> tuple[aggregation_pb2.SumHeader, bytes]:
-    return header, body[:-1] + bytes([body[-1] ^ 1])
-
-
-def shorter(header: aggregation_pb2.SumHeader, body: bytes) -> tuple[aggregation_pb2.SumHeader, bytes]:
-    header.sum_bytes -= 1
-    return header, body[:-1]
-
-
-def without_one(header: aggregation_pb2.SumHeader, body: bytes) -> tuple[aggregation_pb2.SumHeader, bytes]:
-    del header.uploads[0]
-    return header, body
-
-
-def one_twice(header: aggregation_pb2.SumHeader, body: bytes) -> tuple[aggregation_pb2.SumHeader, bytes]:
-    header.uploads[0].CopyFrom(header.uploads[1])
-    return header, body
-
-
-def another_signature(
-    header: aggregation_pb2.SumHeader, body: bytes
-) -> tuple[aggregation_pb2.SumHeader, bytes]:
-    header.uploads[0].signature = header.uploads[1].signature
-    return header, body
-
-
-def another_view(header: aggregation_pb2.SumHeader, body: bytes) -> tuple[aggregation_pb2.SumHeader, bytes]:
-    header.uploads[0].view_hash = bytes(32)
-    return header, body
-
-
-def another_attempt(
-    header: aggregation_pb2.SumHeader, body: bytes
-) -> tuple[aggregation_pb2.SumHeader, bytes]:
-    header.uploads[0].attempt += 1
-    return header, body
-
-
-@pytest.mark.parametrize(
-    "lie", [one_bit, shorter, without_one, one_twice, another_signature, another_view, another_attempt]
-)
-def test_a_sum_that_is_not_the_rosters_is_never_decrypted(
-    lie: Lie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest = AggregationService.fetch_sum
-
-    def lying(service: AggregationService, message: bytes, context: object) -> Iterator[bytes]:
-        first, *rest = honest(service, message, context)  # type: ignore[arg-type]
-        header, body = lie(aggregation_pb2.SumHeader.FromString(first), b"".join(rest))
-        yield from with_header(header, body)
-
-    monkeypatch.setattr(AggregationService, "fetch_sum", lying)
-    network = Network(tmp_path)
-    try:
-        attempt, error = failure(network)
-    finally:
-        network.stop()
-    assert error.reason in ("SUM_INVALID", "ROSTER_MISMATCH", "BAD_SIGNATURE", "MALFORMED")
-    assert not attempt.key.used
-
-
-def test_a_holder_that_signs_one_upload_and_tells_of_another_is_found(network: Network) -> None:
-    driver = network.driver()
-    attempt = driver.prepare(1, 1, network.vector)
-    heard = {}
-
-    def listen(dataset_id: int, event: object) -> None:
-        if dataset_id == 3 and event.upload_digest:  # type: ignore[attr-defined]
-            event.upload_digest = bytes(32)  # type: ignore[attr-defined]
-            heard[dataset_id] = event
-
-    with pytest.raises(RoundFailed) as caught:
-        driver.run(attempt, listen)
-    assert (caught.value.reason, caught.value.details["dataset_id"]) == ("SUM_INVALID", 3)
-    assert heard
-    assert not attempt.key.used
-
-
-def test_an_update_signed_with_another_key_is_not_in_any_sum(network: Network) -> None:
-    network.holders[5].signer = Account.create()
-    attempt, error = failure(network)
-    assert error.reason == "BAD_SIGNATURE"
     assert not attempt.key.used

@@ -26,7 +26,7 @@ def checked_figures(line: str) -> dict:
     assert figures["delta"] == 1e-5
     assert figures["rounds"] == 20
     assert figures["paid_total"] == 250.0 * figures["holders"]
-    assert figures["upload_bytes_per_parameter"] * figures["parameters"] == pytest.approx(57_376, rel=1e-3)
+    assert figures["upload_bytes_per_parameter"] * figures["parameters"] == pytest.approx(49_184, rel=1e-3)
     assert figures["gas_total"] > figures["gas_job"] > 0
     assert Path(figures["picture"]).read_bytes().startswith(PNG)
     return figures

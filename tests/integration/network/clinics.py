@@ -22,23 +22,24 @@ from torch import nn
 import usufruct as uf
 from usufruct import graph
 from usufruct.builder import JobHandle, Network
-from usufruct.builder.peers import CallGroup, HolderPeer
+from usufruct.builder.attempt import Attempt
+from usufruct.builder.peers import HolderPeer
 from usufruct.builder.quote import Quote
 from usufruct.builder.results import RoundResult
+from usufruct.builder.round_stream import Steps
 from usufruct.chain import ENDED, HANDED_IN
 from usufruct.chain.rpc import Rpc
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
-from usufruct.domain.round_view import RoundView
+from usufruct.domain.round_view import RoundOffer
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind, UsageRecord
-from usufruct.encryption import DEFAULT_PARAMETERS
+from usufruct.encryption import parameter_set
 from usufruct.encryption.keys import RoundKey
 from usufruct.errors import UsufructError
-from usufruct.v1 import jobs_pb2, jobs_pb2_grpc, rounds_pb2
+from usufruct.v1 import jobs_pb2, jobs_pb2_grpc
 from usufruct.wire.auth import authenticated_channel
 from usufruct.wire.channel import PinnedEndpoint, pinned_channel
 from usufruct.wire.jobs import spec_hash, spec_to_bytes
-from usufruct.wire.signatures import sign_view
 from usufruct.wire.status import rpc_errors
 from usufruct.wire.usage import record_from_bytes
 from usufruct_server.demo.network import DatasetSetup, HolderSetup, LocalNetwork
@@ -223,20 +224,18 @@ class Clinics:
             peer.close()
 
     def run_round(self, spec: TrainingJobSpec, builder: Network, round_: int = 1, attempt: int = 9) -> None:
-        """A round at the first hospital, well formed and signed by this builder."""
-        key = RoundKey.generate(DEFAULT_PARAMETERS)
+        """A round offered to the first hospital, well formed and signed by this builder."""
+        key = RoundKey.generate(parameter_set(spec.encryption.parameters))
         traced = graph.trace(model(), (WIDTH,))
         weights = graph.pack_vector(traced.graph, graph.vector_from_model(model(), traced))
         digests = hashlib.sha256(key.public_key_bytes).digest(), hashlib.sha256(weights).digest()
-        view = RoundView(spec.job_id, spec_hash(spec_to_bytes(spec)), round_, attempt, *digests, TRIO)
-        header = rounds_pb2.RoundHeader(
-            job_id=spec.job_id, dataset_id=1, round=round_, attempt=attempt, roster=TRIO,
-            public_key_bytes=len(key.public_key_bytes), public_key_digest=digests[0], weights_bytes=len(weights),
-            weights_digest=digests[1], view_signature=sign_view(builder.account, view.hash),
-        )  # fmt: skip
+        offer = RoundOffer(spec.job_id, spec_hash(spec_to_bytes(spec)), round_, attempt, *digests)
+        offered = Attempt(offer, key, weights, builder.account)
         peer, deadline = self.holder(1, builder), time.monotonic() + 30
         try:
-            peer.run_round(header, key.public_key_bytes, weights, lambda event: None, deadline, CallGroup())
+            peer.run_round(
+                offered.header(1), key.public_key_bytes, weights, Steps(), lambda event: None, deadline
+            )
         finally:
             peer.close()
 

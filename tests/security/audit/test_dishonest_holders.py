@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-from finished_job import PLAN, ROUNDS, Job, Network, WorkingHolder
+from finished_job import PLAN, PRICE_UNITS, ROUNDS, Job, Network, WorkingHolder
 from judged import findings_by_job
 
 from usufruct.audit import Evidence, collect
@@ -29,6 +29,14 @@ RECEIPT_LIES: dict[str, tuple[dict[str, object], str]] = {
     "a usage head that never was": ({"usage_head": bytes([1]) * 32}, "receipt-usage-head"),
     "no usage head": ({"usage_head": bytes(32)}, "receipt-usage-head"),
 }
+
+
+CHECKS: dict[str, dict[str, object]] = {
+    "two answers in one attempt": {"sum_digest": bytes(32)},
+    "a check of no attempt": {"attempt": 9, "sum_digest": bytes(32)},
+    "a check of another update": {"upload_digest": bytes(32), "sum_digest": bytes(32)},
+}
+"""What a check says beside the one that was answered."""
 
 
 def open_and_run(
@@ -54,6 +62,7 @@ def jobs() -> dict[str, Job]:
 def dishonest(tmp_path_factory: pytest.TempPathFactory, jobs: dict[str, Job]) -> Iterator[Evidence]:
     """One leg for each lie, and one honest one, all on one chain."""
     network = Network(tmp_path_factory.mktemp("ledgers"))
+    network.builder.deposit(network.token, 10 * PRICE_UNITS)  # for more legs than a finished job has
     holders = network.holders
     for number, (what, (lies, _)) in enumerate(RECEIPT_LIES.items()):
         holder = holders[number % 2]
@@ -66,7 +75,13 @@ def dishonest(tmp_path_factory: pytest.TempPathFactory, jobs: dict[str, Job]) ->
     )
     jobs["a charge without outcome"] = open_and_run(network, last, without_outcome=2)
     jobs["a grant that was not logged"] = open_and_run(network, last, log_grant=False)
+    for what, check in CHECKS.items():
+        jobs[what] = open_and_run(network, last)
+        about = {**network.about(jobs[what], last), "round": 1, **check}
+        last.usage.record(UsageKind.CHECKED, **{"attempt": 1, "document_hash": bytes(32), **about})  # type: ignore[arg-type]
     for what in ("honest", "a loss rounded down", "a charge without outcome", "a grant that was not logged"):
+        network.finish(jobs[what], last)
+    for what in CHECKS:
         network.finish(jobs[what], last)
     stranger = Job(secrets.token_bytes(32), secrets.token_bytes(32), {}, [last])
     jobs["a charge without a leg"] = stranger
@@ -96,6 +111,7 @@ def test_a_receipt_that_lies_is_found(
         ("a charge without outcome", "attempt-open"),
         ("a grant that was not logged", "grant-unlogged"),
         ("a charge without a leg", "record-without-leg"),
+        *((what, "attempt-check") for what in CHECKS),
     ],
 )
 def test_a_usage_log_that_lies_is_found(

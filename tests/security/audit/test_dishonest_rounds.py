@@ -94,8 +94,8 @@ def lies(network: Network) -> Iterator[Job]:
     job = network.open_job([one, two], 7200)
     for holder in (one, two):
         for round_ in range(1, ROUNDS + 1):
-            other = b"alone" if holder is two and round_ == 2 else b""
-            network.charge(job, holder, round_, round_, roster=other)
+            other = bytes(32) if holder is two and round_ == 2 else b""
+            network.charge(job, holder, round_, round_, view=other)
         network.finish(job, holder)
     yield job
 

@@ -9,7 +9,7 @@ import torch
 from listed_datasets import OPERATOR, make_dataset
 
 from usufruct.builder.job_file import build_model, read_job_file, read_validation_csv
-from usufruct.builder.settings import SGD, Privacy
+from usufruct.builder.settings import SGD, Encryption, Privacy
 from usufruct.errors import ConfigError, InvalidInput
 
 GOOD = """
@@ -63,6 +63,13 @@ def test_how_money_is_locked_may_stand_in_the_file(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_the_encryption_may_stand_in_the_file(tmp_path: Path) -> None:
+    job = read_job_file(written(tmp_path, GOOD + "[encryption]\nvalue_bits = 12\n"))
+    assert job.options == {"encryption": Encryption(value_bits=12, security_bits=128)}
+    with pytest.raises(InvalidInput):
+        read_job_file(written(tmp_path, GOOD + "[encryption]\nvalue_bits = 11\n"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [
@@ -75,6 +82,7 @@ def test_how_money_is_locked_may_stand_in_the_file(tmp_path: Path) -> None:
         ("hidden = [4]", "hidden = [0]", "hidden"),
         ("[privacy]\nepsilon = 3.0", "", "privacy"),
         ("[privacy]", "[escrow]\nbond = 3\n[privacy]", "bond"),
+        ("[privacy]", "[encryption]\nmode = 3\n[privacy]", "mode"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str, key: str) -> None:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from usufruct import privacy as dp
 from usufruct.builder.datasets import Dataset
 from usufruct.builder.planning import make_plan, update_range_nano, weights_nano
-from usufruct.builder.settings import SGD, Privacy
+from usufruct.builder.settings import SGD, Encryption, Privacy
 from usufruct.domain.training_job import MICRO, NANO, PICO, LocalOptimizer
+from usufruct.encryption import BoundedValues, parameter_set
+from usufruct.encryption import plan as plan_parameters
 from usufruct.errors import InvalidInput, Refused
 
 Make = Callable[..., Dataset]
@@ -140,6 +142,27 @@ def test_the_range_holds_the_worst_honest_update_and_its_noise(
         assert dp.rounding_step(bound) < noise_deviation / 100
 
 
+@pytest.mark.parametrize("holders", [1, 2, 3, 9, 64])
+@pytest.mark.parametrize("encryption", [None, Encryption(12), Encryption(8, 192)])
+def test_the_encryption_is_the_planners_for_the_cohort_and_every_party_finds_it_by_its_name(
+    dataset: Make, holders: int, encryption: Encryption | None
+) -> None:
+    options = {} if encryption is None else {"encryption": encryption}
+    job = plan_for([dataset(number) for number in range(1, holders + 1)], **options)  # type: ignore[arg-type]
+    bits, security = (encryption or Encryption()).value_bits, (encryption or Encryption()).security_bits
+    assert job.parameters == plan_parameters(BoundedValues(bits), max(2, holders), security)
+    assert parameter_set(job.encryption.parameters) == job.parameters
+    assert (job.encryption.value_bits, job.parameters.max_value) == (bits, 2**bits - 1)
+    assert job.parameters.literal.security_bits == security
+    assert job.parameters.max_holders >= len(job.legs)
+
+
+def test_a_small_cohort_takes_fewer_bytes_than_a_large_one(dataset: Make) -> None:
+    few = plan_for([dataset(number) for number in (1, 2, 3)]).parameters
+    many = plan_for([dataset(number) for number in range(1, 65)]).parameters
+    assert few.upload_bytes_per_parameter() < many.upload_bytes_per_parameter()
+
+
 def test_the_range_grows_with_the_learning_rate(dataset: Make) -> None:
     job = plan_for([dataset(1)])
     doubled = update_range_nano(LocalOptimizer("sgd", 10**9), job.plan, job.legs)
@@ -152,6 +175,9 @@ def test_settings_refuse_what_a_spec_cannot_hold() -> None:
         lambda: Privacy(epsilon=float("nan")),
         lambda: Privacy(epsilon=3.0, delta=0.5),
         lambda: Privacy(epsilon=3.0, noise="distributed"),
+        lambda: Encryption(value_bits=10),
+        lambda: Encryption(value_bits=16.0),  # type: ignore[arg-type]
+        lambda: Encryption(security_bits=256),
         lambda: SGD(lr=0.0),
         lambda: SGD(lr=0.1, momentum=1.0),
         lambda: SGD(lr=0.1, local_steps=0),

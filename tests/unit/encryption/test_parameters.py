@@ -17,9 +17,8 @@ from usufruct.encryption.parameters import (
     EncryptionParameters,
     ParameterLiteral,
     is_prime,
-    parameter_set,
 )
-from usufruct.errors import ConfigError, InvalidInput
+from usufruct.errors import ConfigError
 
 
 @given(st.integers(min_value=0, max_value=(1 << 64) - 1))
@@ -62,29 +61,29 @@ def test_default_stays_far_from_decryption_failure() -> None:
     assert DEFAULT_PARAMETERS.failure_log2 < -180
 
 
-def test_seal_accepts_the_default_at_192_bits_too_with_one_bit_less() -> None:
-    """SEAL's own table, asked through its own check: 76 bits at N = 4096 are inside 128-bit security (limit
-    109).
-    """
+LEVELS = {128: sealapi.SEC_LEVEL_TYPE.TC128, 192: sealapi.SEC_LEVEL_TYPE.TC192}
 
-    def accepted(q_bits: int, level: object) -> bool:
+
+def test_seal_enforces_the_table_itself() -> None:
+    """109 bits at N = 4096 for 128-bit security, 75 for 192: SEAL's own check refuses one bit more."""
+
+    def accepted(q_bits: int, special_bits: int, security_bits: int) -> bool:
         literal = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.BFV)
         literal.set_poly_modulus_degree(4096)
-        literal.set_coeff_modulus(sealapi.CoeffModulus.Create(4096, [q_bits, 20]))
+        literal.set_coeff_modulus(sealapi.CoeffModulus.Create(4096, [q_bits, special_bits]))
         literal.set_plain_modulus(1 << 40)
-        return bool(sealapi.SEALContext(literal, True, level).parameters_set())
+        return bool(sealapi.SEALContext(literal, True, LEVELS[security_bits]).parameters_set())
 
-    assert accepted(56, sealapi.SEC_LEVEL_TYPE.TC128)
-    assert accepted(55, sealapi.SEC_LEVEL_TYPE.TC192)
-    assert not accepted(56, sealapi.SEC_LEVEL_TYPE.TC192)
+    assert accepted(56, 53, 128)
+    assert not accepted(56, 54, 128)
+    assert accepted(56, 19, 192)
+    assert not accepted(56, 20, 192)
 
 
-@pytest.mark.parametrize("degree", sorted(SECURE_COEFF_MOD_BITS))
-def test_the_security_table_is_seals(degree: int) -> None:
-    assert (
-        sealapi.CoeffModulus.MaxBitCount(degree, sealapi.SEC_LEVEL_TYPE.TC128)
-        == SECURE_COEFF_MOD_BITS[degree]
-    )
+@pytest.mark.parametrize("security_bits", LEVELS)
+def test_the_security_table_is_seals(security_bits: int) -> None:
+    for degree, bits in SECURE_COEFF_MOD_BITS[security_bits].items():
+        assert sealapi.CoeffModulus.MaxBitCount(degree, LEVELS[security_bits]) == bits
 
 
 @pytest.mark.parametrize(
@@ -94,6 +93,9 @@ def test_the_security_table_is_seals(degree: int) -> None:
         ({"poly_modulus_degree": 2048}, "coeff_mod_bit_sizes"),  # 76 bits are too many for 2048
         ({"coeff_mod_bit_sizes": (56, 56)}, "coeff_mod_bit_sizes"),  # 112 > 109
         ({"coeff_mod_bit_sizes": (57, 20)}, "coeff_mod_bit_sizes"),
+        ({"security_bits": 192}, "coeff_mod_bit_sizes"),  # 76 > 75
+        ({"security_bits": 256}, "security_bits"),
+        ({"field_bits": 1, "value_bits": None}, "field_bits"),
         ({"coeff_mod_bit_sizes": (56,)}, "coeff_mod_bit_sizes"),
         ({"plain_modulus_bits": 56}, "plain_modulus_bits"),
         ({"plain_modulus_bits": 48}, "max_holders"),  # exact in the fields, but the noise reaches half a step
@@ -134,8 +136,9 @@ def test_parameters_cannot_be_changed() -> None:
         plain_modulus_bits=st.integers(16, 46),
         fields_per_coefficient=st.integers(1, 4),
         field_bits=st.integers(6, 30),
-        value_bits=st.integers(4, 20),
+        value_bits=st.none() | st.integers(4, 20),
         max_holders=st.integers(1, 64),
+        security_bits=st.sampled_from([128, 192]),
     )
 )
 def test_whatever_is_accepted_is_exact_and_has_its_own_id(literal: ParameterLiteral) -> None:
@@ -144,15 +147,28 @@ def test_whatever_is_accepted_is_exact_and_has_its_own_id(literal: ParameterLite
     except ConfigError:
         return
     assert p.failure_log2 <= MAX_FAILURE_LOG2
-    assert p.max_holders * p.max_value < 1 << literal.field_bits
+    assert p.signed or p.max_holders * p.max_value < 1 << literal.field_bits
+    assert sum(literal.coeff_mod_bit_sizes) <= sealapi.CoeffModulus.MaxBitCount(
+        literal.poly_modulus_degree, LEVELS[literal.security_bits]
+    )
     assert literal.fields_per_coefficient * literal.field_bits <= literal.plain_modulus_bits
     assert p.scale * (p.plain_modulus - 1) < p.coeff_modulus
     assert p == EncryptionParameters.checked(literal)
     assert (p.parameter_id == DEFAULT_PARAMETERS.parameter_id) == (p == DEFAULT_PARAMETERS)
 
 
-def test_a_job_names_its_parameter_set() -> None:
-    assert parameter_set(DEFAULT_PARAMETERS.name) is DEFAULT_PARAMETERS
-    with pytest.raises(InvalidInput) as refused:
-        parameter_set("ckks")
-    assert refused.value.reason == "SPEC_INVALID"
+def test_signed_sums_and_bounded_values_of_one_ring_have_different_ids() -> None:
+    bounded = ParameterLiteral(max_holders=2)
+    signed = dataclasses.replace(bounded, value_bits=None)
+    of_bounded, of_signed = (EncryptionParameters.checked(literal) for literal in (bounded, signed))
+    assert of_bounded.coeff_modulus == of_signed.coeff_modulus
+    assert of_bounded.parameter_id != of_signed.parameter_id
+    assert (of_bounded.least_value, of_bounded.max_value) == (0, 65535)
+    assert (of_signed.least_value, of_signed.max_value) == (-(2**63), 2**63 - 1)
+    assert (of_bounded.least_sum, of_signed.least_sum) == (0, -(2**21))
+
+
+def test_the_default_states_its_noise() -> None:
+    """sqrt(64 * (1 + 2 * 4096 / 3) / 12) = 120.7; half a step is 2024, less one for each holder."""
+    assert DEFAULT_PARAMETERS.noise_deviation == pytest.approx(120.7, abs=0.1)
+    assert DEFAULT_PARAMETERS.noise_headroom == pytest.approx((2024 - 64) / 120.7, rel=1e-3)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from holder_world import Builder, Place, World, free_port, server_of
+from holder_world import Builder, Place, World, free_port, registered, server_of
+from neighbour import Neighbour, shared_job
+from running_leg import Leg
 
 from usufruct.chain.dev_chain import DevChain
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.tls import create_identity
 from usufruct_server.aggregator.config import AggregatorConfig
 from usufruct_server.aggregator.server import AggregatorServer
+from usufruct_server.holder.opening import open_operator
 from usufruct_server.holder.server import HolderServer
 
 
@@ -62,6 +65,39 @@ def customer(quiet: Place) -> Iterator[Builder]:
 @pytest.fixture(scope="session")
 def peer(served: HolderServer) -> PinnedEndpoint:
     return PinnedEndpoint(served.config.endpoint, served.identity.fingerprint)
+
+
+@pytest.fixture
+def leg(
+    served: HolderServer, peer: PinnedEndpoint, aggregator: PinnedEndpoint, builder: Builder
+) -> Iterator[Leg]:
+    """A leg of a fresh job over the served dataset alone."""
+    spec = builder.started(peer, registered(served.config), aggregator=aggregator)
+    leg = Leg(served, peer, builder, spec)
+    yield leg
+    leg.close()
+
+
+@pytest.fixture(scope="session")
+def neighbour(world: World, tmp_path_factory: pytest.TempPathFactory) -> Neighbour:
+    config = world.holder("neighbour", port=free_port())
+    return Neighbour(registered(config), open_operator(config), tmp_path_factory.mktemp("neighbour"))
+
+
+@pytest.fixture
+def shared(
+    served: HolderServer,
+    peer: PinnedEndpoint,
+    aggregator: PinnedEndpoint,
+    builder: Builder,
+    neighbour: Neighbour,
+) -> Iterator[Leg]:
+    """The served dataset's leg of a fresh job over it and the neighbour's; either may train alone."""
+    own = registered(served.config)
+    spec = shared_job(builder, peer, own, neighbour.dataset_id, aggregator)
+    leg = Leg(served, peer, builder, spec)
+    yield leg
+    leg.close()
 
 
 @pytest.fixture

@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from torch import nn
@@ -26,7 +28,7 @@ from usufruct.chain import Chain, LegEntry, Sender, deploy, sign_lower
 from usufruct.chain.dev_chain import DevChain
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.domain.ids import leg_id
-from usufruct.domain.round_view import RoundView
+from usufruct.domain.round_view import RoundOffer, RoundView
 from usufruct.domain.training_job import (
     AggregatorRef,
     EncryptionPlan,
@@ -38,15 +40,17 @@ from usufruct.domain.training_job import (
 )
 from usufruct.encryption import DEFAULT_PARAMETERS
 from usufruct.encryption.keys import RoundKey
+from usufruct.errors import UsufructError
 from usufruct.privacy import LocalPlan
 from usufruct.v1 import jobs_pb2, jobs_pb2_grpc, rounds_pb2
+from usufruct.wire.aggregation import RoundToSum
 from usufruct.wire.auth import authenticated_channel
 from usufruct.wire.channel import PinnedEndpoint, pinned_channel
 from usufruct.wire.jobs import purpose_hash, signed_grant_from_proto, spec_hash, spec_to_bytes
 from usufruct.wire.model_graph import graph_to_bytes
 from usufruct.wire.raw import RUN_ROUND, with_header
 from usufruct.wire.receipts import receipt_from_proto
-from usufruct.wire.signatures import sign_view
+from usufruct.wire.signatures import sign_offer, sign_view
 from usufruct.wire.status import rpc_errors
 from usufruct_server.holder.config import HolderConfig, read_config
 from usufruct_server.holder.job_store import LegStatus
@@ -342,14 +346,18 @@ class Builder:
             )
         return answer
 
-    def run_round(
-        self, holder: PinnedEndpoint, header: rounds_pb2.RoundHeader, *bodies: bytes
-    ) -> Iterator[rounds_pb2.RoundEvent]:
-        """RunRound, as a stream of events."""
-        call: Any = self.channel(holder).stream_stream(RUN_ROUND)  # type: ignore[attr-defined]
-        with rpc_errors():
-            for event in call(with_header(header, *bodies), timeout=120):
-                yield rounds_pb2.RoundEvent.FromString(event)
+    def run_round(self, holder: PinnedEndpoint, parts: RoundParts) -> RoundTalk:
+        """RunRound, step by step."""
+        return RoundTalk(self.channel(holder), parts)
+
+    def run_alone(self, holder: PinnedEndpoint, parts: RoundParts) -> str:
+        """RunRound with a roster of this holder alone; the reason why it does not come to its end."""
+        talk = self.run_round(holder, parts)
+        try:
+            talk.say(parts.submit(talk.ready()).step)
+        except UsufructError as error:
+            return error.reason
+        return talk.error()
 
     def close(self) -> None:
         """Closes all channels."""
@@ -359,30 +367,117 @@ class Builder:
 
 @dataclass(frozen=True)
 class RoundParts:
-    """One round's attempt as the builder sends it."""
+    """One round's attempt as the builder offers it."""
 
+    builder: LocalAccount
     key: RoundKey
     weights: bytes
-    view: RoundView
+    offer: RoundOffer
     header: rounds_pb2.RoundHeader
+
+    def submit(self, *roster: rounds_pb2.RosterMember, signer: LocalAccount | None = None) -> Submission:
+        """The step that fixes this roster, and the view that it means."""
+        view = RoundView(self.offer, tuple((member.dataset_id, member.mask_key) for member in roster))
+        signature = sign_view(signer or self.builder, view.hash)
+        return Submission(
+            view, rounds_pb2.RoundStep(submit=rounds_pb2.Submit(roster=roster, view_signature=signature))
+        )
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A roster, as it is signed and sent."""
+
+    view: RoundView
+    step: rounds_pb2.RoundStep
+
+
+class RoundTalk:
+    """One RunRound stream of a builder, which says what it likes when it likes."""
+
+    def __init__(self, channel: grpc.Channel, parts: RoundParts) -> None:
+        self._parts, self._said = parts, 0
+        self._steps: SimpleQueue[bytes | None] = SimpleQueue()
+        call: Any = channel.stream_stream(RUN_ROUND)  # type: ignore[attr-defined]
+        self._call = call(self._messages(), timeout=120)
+
+    def _messages(self) -> Iterator[bytes]:
+        yield from with_header(self._parts.header, self._parts.key.public_key_bytes, self._parts.weights)
+        while (step := self._steps.get()) is not None:
+            yield step
+
+    def say(self, step: rounds_pb2.RoundStep | bytes) -> None:
+        """Sends one message."""
+        self._steps.put(step if isinstance(step, bytes) else step.SerializeToString())
+
+    def end(self) -> None:
+        """Says nothing any more; the holder may still answer."""
+        self._steps.put(None)
+
+    def hang_up(self) -> None:
+        """The stream breaks."""
+        self.end()
+        self._call.cancel()
+
+    def next(self) -> rounds_pb2.RoundEvent:
+        """The next event; errors are ours, and so is the end of the stream."""
+        with rpc_errors():
+            return rounds_pb2.RoundEvent.FromString(next(self._call))
+
+    def until(self, state: int) -> rounds_pb2.RoundEvent:
+        """The event of this state; those before it have come in their order."""
+        while True:
+            event = self.next()
+            self._said += 1
+            assert event.state == self._said, rounds_pb2.RoundState.Name(event.state)
+            if self._said == state:
+                return event
+
+    def ready(self) -> rounds_pb2.RosterMember:
+        """Waits for READY; the member that the holder then is."""
+        event = self.until(rounds_pb2.ROUND_STATE_READY)
+        return member(self._parts.header.dataset_id, event.mask_key, event.ready_signature)
+
+    def error(self) -> str:
+        """The reason with which the stream ends; what comes before it does not matter."""
+        with pytest.raises(UsufructError) as caught:
+            list(self.rest())
+        return caught.value.reason
+
+    def rest(self) -> Iterator[rounds_pb2.RoundEvent]:
+        """What else comes."""
+        with rpc_errors():
+            yield from map(rounds_pb2.RoundEvent.FromString, self._call)
+
+
+def member(dataset_id: int, mask_key: bytes, ready_signature: bytes) -> rounds_pb2.RosterMember:
+    """One holder of a roster."""
+    return rounds_pb2.RosterMember(dataset_id=dataset_id, mask_key=mask_key, ready_signature=ready_signature)
 
 
 def round_parts(
     builder: LocalAccount, spec: TrainingJobSpec, dataset_id: int, round_: int = 1, attempt: int = 1,
-    roster: tuple[int, ...] | None = None, weights: bytes | None = None, key: RoundKey | None = None,
+    weights: bytes | None = None, key: RoundKey | None = None,
 ) -> RoundParts:  # fmt: skip
-    """Key, weights, view and signed header of an attempt."""
+    """Key, weights, offer and signed header of an attempt."""
     key = key or RoundKey.generate(DEFAULT_PARAMETERS)
     weights = graph.pack_vector(MODEL, np.zeros(WIDTH + 1, dtype=np.float32)) if weights is None else weights
-    members = roster if roster is not None else tuple(terms.dataset_id for terms in spec.legs)
     digests = hashlib.sha256(key.public_key_bytes).digest(), hashlib.sha256(weights).digest()
-    view = RoundView(spec.job_id, spec_hash(spec_to_bytes(spec)), round_, attempt, *digests, members)
+    offer = RoundOffer(spec.job_id, spec_hash(spec_to_bytes(spec)), round_, attempt, *digests)
     header = rounds_pb2.RoundHeader(
-        job_id=spec.job_id, dataset_id=dataset_id, round=round_, attempt=attempt, roster=members,
+        job_id=spec.job_id, dataset_id=dataset_id, round=round_, attempt=attempt,
         public_key_bytes=len(key.public_key_bytes), public_key_digest=digests[0], weights_bytes=len(weights),
-        weights_digest=digests[1], view_signature=sign_view(builder, view.hash),
+        weights_digest=digests[1], offer_signature=sign_offer(builder, offer.hash),
     )  # fmt: skip
-    return RoundParts(key, weights, view, header)
+    return RoundParts(builder, key, weights, offer, header)
+
+
+def to_sum(spec: TrainingJobSpec, view: RoundView) -> RoundToSum:
+    """What an aggregator sums under this view."""
+    return RoundToSum(
+        spec.job_id, view.offer.round, view.offer.attempt, view.hash,
+        {number: spec.leg(number).operator for number in view.datasets}, WIDTH + 1, DEFAULT_PARAMETERS,
+    )  # fmt: skip
 
 
 def local_plan(plan: TrainingPlan, order: int) -> LocalPlan:

@@ -28,9 +28,7 @@ def _reason(call: Any, *arguments: Any, **named: Any) -> str:
 def _round(place: Place, builder: Builder, spec: TrainingJobSpec, attempt: int = 1) -> str:
     """Why a round does not end well; PEER_UNREACHABLE: it was charged, and there is no aggregator."""
     parts = round_parts(builder.account, spec, place.dataset_id, attempt=attempt)
-    return _reason(
-        list, builder.run_round(place.peer, parts.header, parts.key.public_key_bytes, parts.weights)
-    )
+    return builder.run_alone(place.peer, parts)
 
 
 def _charged(place: Place, spec: TrainingJobSpec) -> int:

@@ -129,9 +129,9 @@ def test_a_second_server_takes_over_and_the_first_charges_and_signs_nothing_more
     assert second.fencing.epoch == first.fencing.epoch + 1
 
     parts = round_parts(builder.account, running, dataset_id)
-    stream = builder.run_round(peer, parts.header, parts.key.public_key_bytes, parts.weights)
+    stream = builder.run_round(peer, parts)
     refused = [
-        lambda: list(stream),
+        lambda: list(stream.rest()),
         lambda: builder.start(peer, accepting.job_id, dataset_id),
         lambda: builder.finish(peer, unsigned.job_id, dataset_id, 0),
         lambda: builder.release(peer, running.job_id, dataset_id),

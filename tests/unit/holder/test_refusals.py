@@ -14,6 +14,7 @@ from usufruct import graph
 from usufruct.chain.dev_chain import DevChain
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind
+from usufruct.encryption import DEFAULT_PARAMETERS, BoundedValues, SignedSums, plan
 from usufruct.errors import ConfigError, UsufructError
 from usufruct.v1 import jobs_pb2
 from usufruct.wire.channel import PinnedEndpoint
@@ -46,6 +47,10 @@ def _reason(call: Any, *arguments: Any, **named: Any) -> str:
     [
         ("WRONG_CHAIN", lambda spec: replace(spec, chain_id=spec.chain_id + 1)),
         ("SPEC_INVALID", lambda spec: replace(spec, loss="softmax")),
+        ("SPEC_INVALID", lambda spec: _encrypted(spec, "bfv-of-my-own")),
+        ("SPEC_INVALID", lambda spec: _encrypted(spec, DEFAULT_PARAMETERS.name.replace("t44", "t43"))),
+        ("SPEC_INVALID", lambda spec: _encrypted(spec, plan(SignedSums(22), 8).name)),
+        ("SPEC_INVALID", lambda spec: _encrypted(spec, plan(BoundedValues(12), 8).name)),
         ("BUDGET_SHORT", lambda spec: _resized(spec, rounds=9000)),
         ("GRAPH_NOT_ALLOWED", lambda spec: replace(spec, model_graph=b"\xff\xff")),
         (
@@ -83,8 +88,7 @@ def test_a_leg_starts_only_with_its_own_grant(
     assert _reason(other.start, peer, spec.job_id, dataset_id) == "GRANT_OTHER_BUILDER"
     assert _reason(other.propose, peer, dataset_id, data) == "NOT_YOURS"
     parts = round_parts(other.account, spec, dataset_id)
-    stolen = other.run_round(peer, parts.header, parts.key.public_key_bytes, parts.weights)
-    assert _reason(list, stolen) == "GRANT_MISSING"
+    assert other.run_round(peer, parts).error() == "GRANT_MISSING"
     with pytest.raises(UsufructError) as caught, rpc_errors():
         other.jobs(peer).GetProposal(jobs_pb2.GetProposalRequest(job_id=spec.job_id, dataset_id=dataset_id))
     assert caught.value.reason == "NOT_YOURS"
@@ -224,6 +228,11 @@ def test_without_the_chain_new_work_is_refused_at_once(
     )
     assert _reason(HolderServer, server.config, open_operator(server.config)) == "CHAIN_UNREACHABLE"
     builder.close()
+
+
+def _encrypted(spec: TrainingJobSpec, parameters: str) -> TrainingJobSpec:
+    """With parameters that are none, not the planner's, for signed sums, or too narrow for the job's 16 bits."""
+    return replace(spec, encryption=replace(spec.encryption, parameters=parameters))
 
 
 def _resized(spec: TrainingJobSpec, **plan: Any) -> TrainingJobSpec:

@@ -35,9 +35,7 @@ def _kinds(server: HolderServer, job_id: bytes) -> list[UsageKind]:
 def _charge_once(place: Place, builder: Builder, spec: TrainingJobSpec, attempt: int = 1) -> None:
     """One attempt that is charged and encrypted, and finds no aggregator."""
     parts = round_parts(builder.account, spec, place.dataset_id, attempt=attempt)
-    with pytest.raises(UsufructError) as caught:
-        list(builder.run_round(place.peer, parts.header, parts.key.public_key_bytes, parts.weights))
-    assert caught.value.reason == "PEER_UNREACHABLE"
+    assert builder.run_alone(place.peer, parts) == "PEER_UNREACHABLE"
 
 
 def test_a_receipt_that_the_chain_interrupts_is_signed_by_the_next_call(
@@ -203,7 +201,8 @@ class Process:
 
 @pytest.fixture
 def config(world: World) -> HolderConfig:
-    return world.holder("killed", port=free_port())
+    port = free_port()
+    return world.holder(f"killed-{port}", port=port)
 
 
 def test_kill_9_in_the_middle_of_a_round_keeps_the_charge_and_loses_only_the_attempt(
@@ -215,31 +214,73 @@ def test_kill_9_in_the_middle_of_a_round_keeps_the_charge_and_loses_only_the_att
     plan = {"local_steps": 300, "noise_multiplier_micro": 200_000_000, "sample_rate_nano": NANO}
     spec = builder.started(process.peer, dataset_id, plan=plan)
     parts = round_parts(builder.account, spec, dataset_id)
-    events = builder.run_round(process.peer, parts.header, parts.key.public_key_bytes, parts.weights)
-    assert next(events).state == rounds_pb2.ROUND_STATE_CHARGED
+    talk = builder.run_round(process.peer, parts)
+    talk.until(rounds_pb2.ROUND_STATE_CHARGED)
     process.end(signal.SIGKILL)
     killed_at = time.monotonic()
-    with pytest.raises(UsufructError) as caught:
-        list(events)
-    assert caught.value.reason == "PEER_UNREACHABLE"
+    assert talk.error() == "PEER_UNREACHABLE"
     assert time.monotonic() - killed_at < 10
 
     process = Process.start(config)
-    with pytest.raises(UsufructError) as caught:
-        list(builder.run_round(process.peer, parts.header, parts.key.public_key_bytes, parts.weights))
-    assert caught.value.reason == "ATTEMPT_LOST"
+    assert builder.run_round(process.peer, parts).error() == "ATTEMPT_LOST"
     builder.start(process.peer, spec.job_id, dataset_id)
     following = round_parts(builder.account, spec, dataset_id, attempt=2)
-    events = builder.run_round(
-        process.peer, following.header, following.key.public_key_bytes, following.weights
-    )
-    assert next(events).attempts_charged == 2
+    talk = builder.run_round(process.peer, following)
+    assert talk.until(rounds_pb2.ROUND_STATE_CHARGED).attempts_charged == 2
     stub = usage_pb2_grpc.UsageServiceStub(builder.channel(process.peer))  # type: ignore[no-untyped-call]
     answer = stub.ListUsageRecords(usage_pb2.ListUsageRecordsRequest(first_sequence=0, page_size=100))
     kinds = [record_from_bytes(record).kind for record in answer.records]
     assert kinds[:3] == [UsageKind.GRANTED, UsageKind.CHARGED, UsageKind.LOST]
     assert answer.next_sequence == len(kinds)
-    events.close()
+    talk.hang_up()
     assert process.end(signal.SIGTERM) == 0
     with LedgerReader(config.ledger_path) as book:
         assert book.leg(dataset_id, spec.job_id).charged == 2
+
+
+def test_kill_9_keeps_what_was_encrypted_for_its_roster_and_loses_what_only_waited_for_one(
+    config: HolderConfig, builder: Builder
+) -> None:
+    dataset_id = registered(config)
+    process = Process.start(config)
+    spec = builder.started(process.peer, dataset_id)
+    parts = round_parts(builder.account, spec, dataset_id)
+    talk = builder.run_round(process.peer, parts)
+    member = talk.ready()
+    talk.say(parts.submit(member).step)
+    encrypted = talk.until(rounds_pb2.ROUND_STATE_ENCRYPTED)
+    assert talk.error() == "PEER_UNREACHABLE"
+    (path,) = config.ledger_path.with_name(config.ledger_path.name + ".outbox").iterdir()
+    data = path.read_bytes()
+    process.end(signal.SIGKILL)
+
+    process = Process.start(config)
+    again = builder.run_round(process.peer, parts)
+    assert again.ready() == member, "another mask key would be another view"
+    again.say(parts.submit(member).step)
+    assert again.until(rounds_pb2.ROUND_STATE_ENCRYPTED).upload_root == encrypted.upload_root
+    assert again.error() == "PEER_UNREACHABLE"
+    assert path.read_bytes() == data
+    builder.start(process.peer, spec.job_id, dataset_id)
+    second = round_parts(builder.account, spec, dataset_id, attempt=2)
+    builder.run_round(process.peer, second).ready()
+    process.end(signal.SIGKILL)
+
+    process = Process.start(config)
+    assert builder.run_alone(process.peer, second) == "ATTEMPT_LOST"
+    damaged = bytearray(data)
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    third = builder.run_round(process.peer, parts)
+    third.say(parts.submit(third.ready()).step)
+    assert third.error() == "ATTEMPT_LOST", "damaged bytes are never sent"
+    process.end(signal.SIGTERM)
+    with LedgerReader(config.ledger_path) as book:
+        assert book.leg(dataset_id, spec.job_id).charged == 2
+        records = map(record_from_bytes, book.usage_records(0, 100))
+        kinds = [(record.kind, record.attempt) for record in records if record.attempt]
+    assert [pair for pair in kinds if pair[0] is not UsageKind.REFUSED] == [
+        (UsageKind.CHARGED, 1),
+        (UsageKind.CHARGED, 2),
+        (UsageKind.LOST, 2),
+    ]

@@ -26,8 +26,7 @@ def _reason(call: Any, *arguments: Any, **named: Any) -> str:
 def _charge_once(place: Place, builder: Builder, spec: TrainingJobSpec) -> int:
     """One attempt that is charged and encrypted, and finds no aggregator; its loss in 10^-6 nat."""
     parts = round_parts(builder.account, spec, place.dataset_id)
-    stream = builder.run_round(place.peer, parts.header, parts.key.public_key_bytes, parts.weights)
-    assert _reason(list, stream) == "PEER_UNREACHABLE"
+    assert builder.run_alone(place.peer, parts) == "PEER_UNREACHABLE"
     return spec.leg(place.dataset_id).loss_per_attempt_micro
 
 
@@ -102,8 +101,9 @@ def test_a_leg_of_which_nothing_was_charged_is_given_up_and_free_again_in_both_b
     given_up = customer.release(quiet.peer, spec.job_id, dataset_id)
     assert customer.release(quiet.peer, spec.job_id, dataset_id) == given_up
     parts = round_parts(customer.account, spec, dataset_id)
-    stream = customer.run_round(quiet.peer, parts.header, parts.key.public_key_bytes, parts.weights)
-    assert _reason(list, stream) == "LEG_NOT_OPEN", "nothing is trained on a leg that may end unpaid"
+    assert customer.run_alone(quiet.peer, parts) == "LEG_NOT_OPEN", (
+        "nothing is trained on a leg that may end unpaid"
+    )
     assert _reason(customer.start, quiet.peer, spec.job_id, dataset_id) == "LEG_NOT_OPEN"
     assert _reason(customer.finish, quiet.peer, spec.job_id, dataset_id, 0) == "LEG_NOT_OPEN"
     quiet.server.following.follow()

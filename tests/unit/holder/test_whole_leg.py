@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
+
 import numpy as np
-from holder_world import WIDTH, Builder, World, registered, round_parts
+from holder_world import Builder, World, registered, round_parts, to_sum
 
 from usufruct.chain import LegState as ChainLegState
 from usufruct.domain.usage_record import UsageKind, leaf, merkle_root
-from usufruct.encryption import DEFAULT_PARAMETERS
+from usufruct.encryption.linear_check import Challenge, check_sum
 from usufruct.v1 import jobs_pb2, rounds_pb2
-from usufruct.wire.aggregation import BuilderAggregation, RoundToSum
+from usufruct.wire.aggregation import BuilderAggregation
 from usufruct.wire.channel import PinnedEndpoint
+from usufruct.wire.signatures import verify_check
 from usufruct.wire.usage import record_from_bytes
 from usufruct_server.holder.job_store import LegStatus
 from usufruct_server.holder.server import HolderServer
@@ -26,23 +29,30 @@ def test_a_leg_runs_is_logged_and_delivered_at_its_whole_reservation(
     assert (leg.state, leg.attempts_reserved) == (jobs_pb2.LEG_STATE_RUNNING, 3)
 
     parts = round_parts(builder.account, spec, dataset_id)
-    operator = served.operator
-    to_sum = RoundToSum(
-        spec.job_id, 1, 1, parts.view.hash, {dataset_id: operator}, WIDTH + 1, DEFAULT_PARAMETERS
-    )
+    talk = builder.run_round(peer, parts)
+    submission = parts.submit(talk.ready())
+    summed = to_sum(spec, submission.view)
     with BuilderAggregation(aggregator, builder.account) as aggregation:
-        aggregation.open_round(to_sum, 60)
-        events = list(builder.run_round(peer, parts.header, parts.key.public_key_bytes, parts.weights))
-        assert [e.state for e in events] == [
-            rounds_pb2.ROUND_STATE_CHARGED, rounds_pb2.ROUND_STATE_ENCRYPTED, rounds_pb2.ROUND_STATE_SUBMITTED,
-        ]  # fmt: skip
-        again = list(builder.run_round(peer, parts.header, parts.key.public_key_bytes, parts.weights))
-        assert again[-1].upload_digest == events[-1].upload_digest
-        assert again[-1].attempts_charged == 1
-        fetched = aggregation.fetch_sum(to_sum, 30)
-        assert fetched.upload_digests[dataset_id] == events[-1].upload_digest
-        update = parts.key.decrypt(fetched.sum_bytes, WIDTH + 1, 1)
-        assert len(np.unique(update)) > 1, "an update carries noise"
+        aggregation.open_round(summed, 60)
+        talk.say(submission.step)
+        submitted = talk.until(rounds_pb2.ROUND_STATE_SUBMITTED)
+        assert submitted.attempts_charged == 1
+        with aggregation.fetch_sum(summed, 30) as fetched:
+            assert fetched.upload_roots[dataset_id] == submitted.upload_root
+            seed = secrets.token_bytes(32)
+            challenge = Challenge(seed, submission.view.hash, fetched.commitment.root)
+            check = rounds_pb2.Check(seed=seed, sum_root=challenge.sum_root, uploads=fetched.uploads)
+            talk.say(rounds_pb2.RoundStep(check=check))
+            answer = talk.until(rounds_pb2.ROUND_STATE_CHECKED)
+            values = tuple(answer.check_values)
+            verify_check(
+                view_hash=submission.view.hash, sum_root=challenge.sum_root, seed=seed, dataset_id=dataset_id,
+                values=values, signature=answer.check_signature, operator=served.operator,
+            )  # fmt: skip
+            checked = check_sum(challenge, fetched.commitment, fetched.chunks(), {dataset_id: values})
+            update = np.concatenate(list(parts.key.open_sum(checked, fetched.chunks())))
+            assert len(np.unique(update)) > 1, "an update carries noise"
+        aggregation.close_round(summed)
 
     signed = builder.finish(peer, spec.job_id, dataset_id, 1)
     reservation = spec.reservation_micro(dataset_id)
@@ -66,6 +76,7 @@ def test_a_leg_runs_is_logged_and_delivered_at_its_whole_reservation(
         UsageKind.GRANTED,
         UsageKind.CHARGED,
         UsageKind.SUBMITTED,
+        UsageKind.CHECKED,
         UsageKind.DELIVERED,
     ]
     holder_id = world.chain.dataset(dataset_id).holder_id

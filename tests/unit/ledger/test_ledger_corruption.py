@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
         ledger.register_dataset(8, 900, 16)
         ledger.reserve(7, JOB, 100, 4, SPEC)
         ledger.charge(7, JOB, 0, 0)
-        ledger.record_upload(7, JOB, 0, 0, b"v" * 32, b"ciphertext")
+        ledger.record_upload(7, JOB, 0, 0, b"v" * 32, lambda file: b"r" * file.write(bytes(32)))
         ledger.charge(7, JOB, 1, 0)
         ledger.commit(7, JOB)
         ledger.reserve(8, OTHER_JOB, 100, 2, SPEC)

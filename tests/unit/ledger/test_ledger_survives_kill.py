@@ -27,7 +27,10 @@ OPERATIONS: list[tuple[str, Callable[[Ledger], Any]]] = [
     ("register", lambda ledger: ledger.register_dataset(7, CAP, 6)),
     ("reserve", lambda ledger: ledger.reserve(7, JOB, LOSS, ATTEMPTS, SPEC)),
     ("charge 0", lambda ledger: ledger.charge(7, JOB, 0, 0)),
-    ("upload 0", lambda ledger: ledger.record_upload(7, JOB, 0, 0, VIEW, b"ciphertext 0")),
+    (
+        "upload 0",
+        lambda ledger: ledger.record_upload(7, JOB, 0, 0, VIEW, lambda file: b"r" * file.write(bytes(32))),
+    ),
     ("charge 1", lambda ledger: ledger.charge(7, JOB, 1, 0)),
     ("usage", lambda ledger: ledger.append_usage_record(b"round 1")),
     ("forget 0", lambda ledger: ledger.forget_upload(7, JOB, 0)),
@@ -121,7 +124,7 @@ def check(path: Path, begun: list[str], done: list[str]) -> None:
         if "upload 0" in done and "forget 0" not in begun:
             assert stored is not None
         if stored is not None:
-            assert stored.read() == b"ciphertext 0"
+            assert stored.path.read_bytes() == bytes(32)
         folder = path.with_name(path.name + ".outbox")
         assert len(list(folder.iterdir())) == (stored is not None), "no orphan is left"
         if "usage" in done:

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from usufruct.encryption import DEFAULT_PARAMETERS
+from usufruct.encryption.chunks import Chunking
+from usufruct.encryption.commitment import Commitment
+from usufruct.encryption.layout import Kind
 from usufruct_server.holder.ledger import AttemptNotCharged, Ledger, UploadChanged, UploadLost
+from usufruct_server.holder.ledger.outbox import Writer
 
 JOB, SPEC, VIEW = b"j" * 32, b"s" * 32, b"v" * 32
-BYTES = bytes(range(256)) * 9000
+CHUNKING = Chunking(DEFAULT_PARAMETERS, Kind.UPLOAD, 300_000)
+BYTES = CHUNKING.header + bytes(range(256)) * ((DEFAULT_PARAMETERS.upload_bytes(CHUNKING.count) - 32) // 256)
+ROOT = Commitment.over(CHUNKING, CHUNKING.read(io.BytesIO(BYTES))).root
+
+
+def upload(root: bytes = ROOT) -> Writer:
+    """Writes an upload, and says that it has this root."""
+
+    def write(file: BinaryIO) -> bytes:
+        file.write(BYTES)
+        return root
+
+    return write
 
 
 @pytest.fixture
@@ -34,46 +53,42 @@ def files(path: Path) -> list[str]:
 
 
 def test_the_same_bytes_come_back_after_a_restart(ledger: Ledger, path: Path) -> None:
-    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
+    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, upload())
     assert (stored.size_bytes, stored.view_hash) == (len(BYTES), VIEW)
     ledger.close()
     with Ledger(path) as again:
         found = again.upload(7, JOB, 0, 0)
         assert found == stored
         assert found is not None
-        assert found.read() == BYTES
-        assert all(len(chunk) <= 1000 for chunk in found.chunks(1000))
+        assert found.path.read_bytes() == BYTES
+        assert found.commitment(CHUNKING).root == found.root == ROOT
 
 
-def test_an_upload_may_come_in_chunks(ledger: Ledger) -> None:
-    whole = ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
-    ledger.charge(7, JOB, 1, 0)
-    chunked = ledger.record_upload(
-        7, JOB, 1, 0, VIEW, (BYTES[i : i + 999] for i in range(0, len(BYTES), 999))
-    )
-    assert chunked.digest == whole.digest
+def test_only_this_user_may_read_it(ledger: Ledger) -> None:
+    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, upload())
+    assert stat.S_IMODE(stored.path.stat().st_mode) == 0o600
 
 
 def test_recording_the_same_upload_again_changes_nothing(ledger: Ledger, path: Path) -> None:
-    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
-    assert ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES) == stored
+    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, upload())
+    assert ledger.record_upload(7, JOB, 0, 0, VIEW, upload()) == stored
     assert files(path) == [stored.path.name]
 
 
 def test_an_attempt_has_one_upload_under_one_view(ledger: Ledger, path: Path) -> None:
-    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
-    for view, payload in ((b"w" * 32, BYTES), (VIEW, BYTES + b"!"), (VIEW, b"")):
+    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, upload())
+    for view, root in ((b"w" * 32, ROOT), (VIEW, b"r" * 32)):
         with pytest.raises(UploadChanged) as refused:
-            ledger.record_upload(7, JOB, 0, 0, view, payload)
+            ledger.record_upload(7, JOB, 0, 0, view, upload(root))
         assert refused.value.reason == "UPLOAD_CHANGED"
     assert files(path) == [stored.path.name]
-    assert stored.read() == BYTES
+    assert stored.path.read_bytes() == BYTES
 
 
 def test_nothing_is_kept_for_an_attempt_that_was_not_charged(ledger: Ledger, path: Path) -> None:
     for round_, attempt in ((0, 1), (1, 0)):
         with pytest.raises(AttemptNotCharged):
-            ledger.record_upload(7, JOB, round_, attempt, VIEW, BYTES)
+            ledger.record_upload(7, JOB, round_, attempt, VIEW, upload())
     assert files(path) == []
     assert ledger.upload(7, JOB, 1, 0) is None
 
@@ -84,22 +99,22 @@ def test_when_the_round_is_over_the_files_go_and_no_other_upload_takes_their_pla
     ledger.charge(7, JOB, 0, 1)
     ledger.charge(7, JOB, 1, 0)
     for round_, attempt in ((0, 0), (0, 1), (1, 0)):
-        ledger.record_upload(7, JOB, round_, attempt, VIEW, BYTES)
+        ledger.record_upload(7, JOB, round_, attempt, VIEW, upload())
     assert ledger.forget_upload(7, JOB, 0) == 2
     assert ledger.forget_upload(7, JOB, 0) == 0
     assert len(files(path)) == 1
     assert ledger.upload(7, JOB, 0, 0) is None
-    for payload in (BYTES, b"other"):
+    for root in (ROOT, b"r" * 32):
         with pytest.raises(UploadChanged):
-            ledger.record_upload(7, JOB, 0, 0, VIEW, payload)
+            ledger.record_upload(7, JOB, 0, 0, VIEW, upload(root))
     kept = ledger.upload(7, JOB, 1, 0)
     assert kept is not None
-    assert kept.read() == BYTES
+    assert kept.path.read_bytes() == BYTES
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "grow", "remove"])
 def test_damaged_bytes_are_never_sent(ledger: Ledger, damage: str) -> None:
-    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
+    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, upload())
     content = bytearray(BYTES)
     content[-1] ^= 1
     changed = {"flip": bytes(content), "cut": BYTES[:-1], "grow": BYTES + b"\0"}
@@ -108,7 +123,7 @@ def test_damaged_bytes_are_never_sent(ledger: Ledger, damage: str) -> None:
     else:
         stored.path.write_bytes(changed[damage])
     with pytest.raises(UploadLost) as refused:
-        next(stored.chunks(1))
+        stored.commitment(CHUNKING)
     assert refused.value.reason == "ATTEMPT_LOST"
     if damage == "remove":
         with pytest.raises(UploadLost):
@@ -116,14 +131,14 @@ def test_damaged_bytes_are_never_sent(ledger: Ledger, damage: str) -> None:
 
 
 def test_a_source_that_breaks_off_leaves_nothing(ledger: Ledger, path: Path) -> None:
-    def breaks_off() -> Iterator[bytes]:
-        yield b"half"
+    def breaks_off(file: BinaryIO) -> bytes:
+        file.write(b"half")
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
-        ledger.record_upload(7, JOB, 0, 0, VIEW, breaks_off())
+        ledger.record_upload(7, JOB, 0, 0, VIEW, breaks_off)
     assert files(path) == []
-    assert ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES).read() == BYTES
+    assert ledger.record_upload(7, JOB, 0, 0, VIEW, upload()).path.read_bytes() == BYTES
 
 
 def test_the_bytes_are_on_the_disk_before_their_name_and_their_name_before_the_row(
@@ -145,12 +160,12 @@ def test_the_bytes_are_on_the_disk_before_their_name_and_their_name_before_the_r
     ledger._connection.set_trace_callback(
         lambda sql: order.append("row") if sql.startswith("INSERT") else None
     )
-    ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
+    ledger.record_upload(7, JOB, 0, 0, VIEW, upload())
     assert order == ["sync file", "rename", "sync folder", "row"]
 
 
 def test_what_a_crash_left_without_a_row_is_swept_and_nothing_else(ledger: Ledger, path: Path) -> None:
-    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, BYTES)
+    stored = ledger.record_upload(7, JOB, 0, 0, VIEW, upload())
     ledger.close()
     folder = path.with_name(path.name + ".outbox")
     for name in ("a.upload", "b.upload.partial", "note-of-the-operator.txt"):

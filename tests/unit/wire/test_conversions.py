@@ -142,6 +142,22 @@ def test_a_record_survives_the_wire_and_only_its_canonical_bytes_do() -> None:
         record_from_bytes(data + b"\x98\x06\x01")
 
 
+def test_a_check_is_recorded_with_view_update_sum_and_seed() -> None:
+    hashes = {
+        name: bytes([n]) * 32
+        for n, name in enumerate(("view_hash", "upload_digest", "sum_digest", "document_hash"))
+    }
+    record = UsageRecord(
+        8, UsageKind.CHECKED, 1_800_000_000, 3, job_id=bytes(32), round=1, attempt=2, **hashes
+    )
+    assert record_from_bytes(record_to_bytes(record)) == record
+    with pytest.raises(InvalidInput):
+        record_from_bytes(record_to_bytes(replace(record, sum_digest=bytes(31))))
+    with pytest.raises(InvalidInput) as refused:
+        record_from_bytes(record_to_bytes(replace(record, version=1)))
+    assert refused.value.reason == "UNSUPPORTED_VERSION"
+
+
 def test_a_grant_survives_the_wire() -> None:
     signed = SignedGrant(
         Grant(

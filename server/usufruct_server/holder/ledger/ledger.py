@@ -11,7 +11,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +33,7 @@ from usufruct_server.holder.ledger.errors import (
     UsageRefused,
 )
 from usufruct_server.holder.ledger.lock import ExclusiveLock
-from usufruct_server.holder.ledger.outbox import Outbox, StoredUpload
+from usufruct_server.holder.ledger.outbox import Outbox, StoredUpload, Writer
 from usufruct_server.holder.ledger.reading import LedgerReader
 from usufruct_server.holder.ledger.records import (
     CHAIN_START,
@@ -319,12 +319,15 @@ class Ledger(LedgerReader):
         round: int,
         attempt: int,
         view_hash: bytes,
-        payload: bytes | Iterable[bytes],
+        write: Writer,
     ) -> StoredUpload:
         """Keep an attempt's encrypted upload, durably, before any of it is sent.
 
-        The file is written, synced and renamed first, then the row. Again with the same view and bytes: the
+        The file is written, synced and renamed first, then the row. Again with the same view and root: the
         stored one.
+
+        Args:
+            write: writes the upload into a file that only this user can read, and returns its root.
 
         Raises:
             AttemptNotCharged: nobody charged this attempt.
@@ -338,7 +341,7 @@ class Ledger(LedgerReader):
                 round=round,
                 attempt=attempt,
             )
-        name, digest, size = self._outbox.write(payload)
+        name, root, size = self._outbox.write(write)
         kept = False
         try:
             with self._writing():
@@ -346,10 +349,10 @@ class Ledger(LedgerReader):
                 if row is None:
                     self._connection.execute(
                         "INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                        (dataset_id, job_id, round, attempt, view_hash, digest, size, name),
+                        (dataset_id, job_id, round, attempt, view_hash, root, size, name),
                     )
-                    row, kept = (view_hash, digest, size, name), True
-                elif row[:2] != (view_hash, digest) or row[3] is None:
+                    row, kept = (view_hash, root, size, name), True
+                elif row[:2] != (view_hash, root) or row[3] is None:
                     raise UploadChanged(
                         "This attempt has another upload already, or its round is over; start the next attempt.",
                         round=round,
@@ -534,8 +537,8 @@ class Ledger(LedgerReader):
         )
 
     def _stored(self, round_: int, attempt: int, row: Any) -> StoredUpload:
-        view_hash, digest, size_bytes, file_name = row
-        return StoredUpload(round_, attempt, view_hash, digest, size_bytes, self._outbox.path(file_name))
+        view_hash, root, size_bytes, file_name = row
+        return StoredUpload(round_, attempt, view_hash, root, size_bytes, self._outbox.path(file_name))
 
     def _upload_row(self, dataset_id: int, job_id: bytes, round_: int, attempt: int) -> Any:
         return self._one(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
+from usufruct.encryption.chunks import Chunking
+from usufruct.encryption.commitment import Commitment
+from usufruct.errors import InvalidInput
 from usufruct_server.holder.ledger.errors import UploadLost
 
-_CHUNK_BYTES: Final = 1 << 20
 _PARTIAL: Final = ".partial"
+
+Writer = Callable[[BinaryIO], bytes]
+"""Writes an upload into a file and returns its root, 32 bytes (:mod:`usufruct.encryption.commitment`)."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class StoredUpload:
     Attributes:
         round, attempt: which draw it carries.
         view_hash: 32 bytes; the round's view it was made for.
-        digest: SHA-256 of the bytes.
+        root: of the hash tree over its chunks, 32 bytes.
         size_bytes: their number.
         path: the file.
     """
@@ -31,30 +35,24 @@ class StoredUpload:
     round: int
     attempt: int
     view_hash: bytes
-    digest: bytes
+    root: bytes
     size_bytes: int
     path: Path
 
-    def chunks(self, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[bytes]:
-        """The bytes in order. The digest is checked over the whole file before the first chunk is given out.
+    def commitment(self, chunking: Chunking) -> Commitment:
+        """The leaves of the file, read through once, a chunk at a time.
 
         Raises:
             UploadLost: the file is gone, or its bytes are not those that were recorded.
         """
         try:
             with self.path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").digest()
-                if digest != self.digest or file.tell() != self.size_bytes:
-                    raise self._lost()
-                file.seek(0)
-                while chunk := file.read(chunk_bytes):
-                    yield chunk
-        except OSError as error:
-            raise self._lost() from error
-
-    def read(self) -> bytes:
-        """All bytes at once; see :meth:`chunks`."""
-        return b"".join(self.chunks())
+                commitment = Commitment.over(chunking, chunking.read(file))
+        except (InvalidInput, OSError):
+            raise self._lost() from None
+        if commitment.root != self.root:
+            raise self._lost()
+        return commitment
 
     def _lost(self) -> UploadLost:
         return UploadLost(
@@ -76,22 +74,19 @@ class Outbox:
         """Where the file of this name is."""
         return self._folder / file_name
 
-    def write(self, payload: bytes | Iterable[bytes]) -> tuple[str, bytes, int]:
-        """Store ``payload`` durably under a fresh name: written, synced, renamed, and the folder synced.
+    def write(self, write: Writer) -> tuple[str, bytes, int]:
+        """Store what ``write`` writes durably under a fresh name: written, synced, renamed, and the folder synced.
 
         Returns:
-            file name, SHA-256 digest, and size in bytes.
+            file name, root, and size in bytes.
         """
         name = f"{secrets.token_hex(16)}.upload"
         partial = self.path(name + _PARTIAL)
-        digest, size = hashlib.sha256(), 0
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                for chunk in [payload] if isinstance(payload, bytes) else payload:
-                    digest.update(chunk)
-                    size += len(chunk)
-                    file.write(chunk)
+                root = write(file)
+                size = file.tell()
                 file.flush()
                 os.fsync(file.fileno())
             partial.rename(self.path(name))
@@ -99,7 +94,7 @@ class Outbox:
             partial.unlink(missing_ok=True)
             raise
         self._sync_folder()
-        return name, digest.digest(), size
+        return name, root, size
 
     def remove(self, file_name: str) -> None:
         """Delete a file; harmless if it is gone."""

@@ -63,7 +63,7 @@ CREATE TABLE uploads (
     round INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
     view_hash BLOB NOT NULL CHECK (length(view_hash) = 32),
-    digest BLOB NOT NULL CHECK (length(digest) = 32),
+    digest BLOB NOT NULL CHECK (length(digest) = 32), -- root of the hash tree over the upload's chunks
     size_bytes INTEGER NOT NULL,
     file_name TEXT,
     PRIMARY KEY (dataset_id, job_id, round, attempt)

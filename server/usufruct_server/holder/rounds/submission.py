@@ -1,0 +1,192 @@
+"""A roster is agreed on, the update is encrypted for it, and sent.
+
+The view is durable before anything is encrypted, the upload before anything is sent. An attempt has one view and one
+upload, ever: so there are no two rosters of one update, and a resend is byte-identical.
+"""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import numpy as np
+from eth_account.signers.local import LocalAccount
+from numpy.typing import NDArray
+
+from usufruct.domain.round_view import RoundOffer, RoundView
+from usufruct.domain.training_job import TrainingJobSpec
+from usufruct.domain.usage_record import UsageKind
+from usufruct.encryption import parameter_set
+from usufruct.encryption.commitment import Commitment
+from usufruct.encryption.masks import MaskStream
+from usufruct.encryption.update import write_upload
+from usufruct.encryption.zeros import ZeroPool
+from usufruct.errors import Refused, RoundFailed
+from usufruct.v1 import rounds_pb2
+from usufruct.wire.aggregation import RoundToSum
+from usufruct.wire.signatures import sign_ready, verify_ready, verify_view
+from usufruct_server.holder.catalogue import ServedDataset
+from usufruct_server.holder.job_store import JobStore
+from usufruct_server.holder.ledger import Ledger, StoredUpload
+from usufruct_server.holder.legs import GrantedJob
+from usufruct_server.holder.rounds.attempt import Attempt
+from usufruct_server.holder.rounds.attempt_log import AttemptLog
+from usufruct_server.holder.rounds.events import RoundProgress
+from usufruct_server.holder.rounds.leg_pools import LegPools
+
+
+class Submission:
+    """Agrees on views, encrypts and sends.
+
+    Args:
+        operator: the key that signs what this holder says.
+    """
+
+    def __init__(
+        self, *, store: JobStore, ledger: Ledger, log: AttemptLog, pools: LegPools, operator: LocalAccount
+    ) -> None:
+        self._store, self._ledger, self._log, self._pools, self._operator = (
+            store,
+            ledger,
+            log,
+            pools,
+            operator,
+        )
+
+    def tell_ready(self, attempt: Attempt) -> None:
+        """Names this holder's mask key, signed for the offer."""
+        signature = sign_ready(self._operator, attempt.offer.hash, attempt.job.key[1], attempt.mask_key)
+        attempt.tell(RoundProgress.READY, mask_key=attempt.mask_key, ready_signature=signature)
+
+    def agree(self, attempt: Attempt, submit: rounds_pb2.Submit) -> None:
+        """Checks the builder's roster, and gives the attempt its view, durably.
+
+        Raises:
+            InvalidInput, Refused, RoundFailed: see :func:`checked_view`; PUBLIC_KEY_INVALID for a mask key that is none;
+                ROUND_VIEW_CHANGED; ATTEMPT_LOST. Nothing is lost that was not before.
+        """
+        job, offer = attempt.job, attempt.offer
+        view = checked_view(offer, attempt.mask_key, job, submit)
+        parameters = parameter_set(job.spec.encryption.parameters)
+
+        def keep() -> MaskStream | None:
+            job_id, dataset_id = job.key
+            masks = None
+            if (
+                attempt.mask is not None and len(view.roster) > 1
+            ):  # alone, there is nobody to share a mask with
+                masks = attempt.mask.masks(parameters, view.hash, view.mask_keys)
+            noted = self._store.note_view(job_id, dataset_id, offer.attempt, view.hash, attempt.mask_key)
+            if noted.view_hash != view.hash:
+                raise RoundFailed(
+                    "the attempt has another roster", reason="ROUND_VIEW_CHANGED", attempt=offer.attempt
+                )
+            return masks
+
+        attempt.agree(view, keep)
+
+    def encrypt(
+        self,
+        attempt: Attempt,
+        view: RoundView,
+        masks: MaskStream | None,
+        zeros: ZeroPool,
+        values: NDArray[np.int32],
+    ) -> tuple[StoredUpload, Commitment]:
+        """Encrypts the update into the outbox, chunk by chunk.
+
+        Returns:
+            The upload, which is on the disk, and the commitment to it.
+        """
+        job, encryption = attempt.job, attempt.job.spec.encryption
+        commitments: list[Commitment] = []
+
+        def write(file: BinaryIO) -> bytes:
+            commitments.append(
+                write_upload(
+                    parameter_set(encryption.parameters), encryption.parameter_count, zeros.take, masks,
+                    lambda start, stop: values[start:stop], file,
+                )
+            )  # fmt: skip
+            return commitments[0].root
+
+        job_id, dataset_id = job.key
+        offer = attempt.offer
+        stored = self._ledger.record_upload(dataset_id, job_id, offer.round, offer.attempt, view.hash, write)
+        return stored, commitments[0]
+
+    def send(
+        self, attempt: Attempt, view: RoundView, stored: StoredUpload, commitment: Commitment | None
+    ) -> None:
+        """Sends a stored upload, for the first time or again, and records it.
+
+        Args:
+            commitment: None for an upload of an earlier process: its file is then compared with what was recorded.
+        Raises:
+            UsufructError: what the aggregator answered, or it cannot be reached; the same bytes may be sent again.
+            RoundFailed: ROUND_VIEW_CHANGED: it was encrypted for another view. LedgerError: ATTEMPT_LOST.
+        """
+        if stored.view_hash != view.hash:
+            raise RoundFailed("the upload is for another roster", reason="ROUND_VIEW_CHANGED")
+        to_sum = round_to_sum(attempt.job, view)
+        if commitment is None:
+            commitment = stored.commitment(to_sum.uploads)
+        attempt.tell(
+            RoundProgress.ENCRYPTED,
+            view_hash=view.hash,
+            upload_root=stored.root,
+            upload_bytes=stored.size_bytes,
+        )
+        self._pools.send(attempt.job, to_sum, stored, commitment, attempt.deadline)
+        self._log.record(
+            UsageKind.SUBMITTED, attempt.job, attempt.offer, view_hash=view.hash, upload_digest=stored.root
+        )
+        attempt.tell(RoundProgress.SUBMITTED)
+
+
+def checked_view(offer: RoundOffer, mask_key: bytes, job: GrantedJob, submit: rounds_pb2.Submit) -> RoundView:
+    """The view that the builder signed, checked against the job; public facts only.
+
+    *Guarantee*: every member of its roster is a leg of this job whose operator was shown this very offer, this holder is
+    in it with its own mask key, and it is no smaller than spec and holder ask for.
+
+    Raises:
+        InvalidInput: BAD_SIGNATURE, ROSTER_MISMATCH, or a malformed field.
+        Refused: ROSTER_MISMATCH, COHORT_TOO_SMALL.
+    """
+    members = {terms.dataset_id for terms in job.spec.legs}
+    if len(submit.roster) > len(members):
+        raise Refused("the roster is larger than the job", reason="ROSTER_MISMATCH", limit=len(members))
+    view = RoundView(offer, tuple((member.dataset_id, member.mask_key) for member in submit.roster))
+    if not members.issuperset(view.datasets) or view.mask_keys.get(job.served.dataset_id) != mask_key:
+        raise Refused(
+            "the roster is not of this job's legs, or is without this one and its mask key",
+            reason="ROSTER_MISMATCH",
+        )
+    minimum = least_cohort(job.spec, job.served)
+    if len(view.roster) < minimum:
+        raise Refused(
+            "the roster is smaller than the minimum cohort",
+            reason="COHORT_TOO_SMALL",
+            holders=len(view.roster),
+            minimum=minimum,
+        )
+    verify_view(view.hash, submit.view_signature, job.builder)
+    for member in submit.roster:
+        operator = job.spec.leg(member.dataset_id).operator
+        verify_ready(offer.hash, member.dataset_id, member.mask_key, member.ready_signature, operator)
+    return view
+
+
+def least_cohort(spec: TrainingJobSpec, served: ServedDataset) -> int:
+    """Fewest holders that may be in a sum with this dataset: what the spec says and what the holder says both hold."""
+    return max(spec.min_cohort, served.config.min_cohort)
+
+
+def round_to_sum(job: GrantedJob, view: RoundView) -> RoundToSum:
+    """What is summed under this view, as every party of the round knows it."""
+    encryption, offer = job.spec.encryption, view.offer
+    return RoundToSum(
+        offer.job_id, offer.round, offer.attempt, view.hash,
+        {member: job.spec.leg(member).operator for member in view.datasets}, encryption.parameter_count,
+        parameter_set(encryption.parameters),
+    )  # fmt: skip

@@ -1,0 +1,66 @@
+"""How much memory processes and their children have resident, watched while something runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+EVERY_SECONDS = 0.02
+
+
+class Watch:
+    """Watches until it is left. Memory is proportional set size: pages that processes share are divided among them.
+
+    Args:
+        processes: by name, the first process of each; its children and theirs count with it.
+    """
+
+    def __init__(self, processes: Mapping[str, int]) -> None:
+        self._processes = dict(processes)
+        self.start_bytes = {name: resident_bytes(pid) for name, pid in processes.items()}
+        self.peak_bytes = dict(self.start_bytes)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(EVERY_SECONDS):
+            for name, pid in self._processes.items():
+                self.peak_bytes[name] = max(self.peak_bytes[name], resident_bytes(pid))
+
+
+def resident_bytes(pid: int) -> int:
+    """Proportional set size of a process and all that descend from it, bytes; 0 once it has ended.
+
+    Of this process, only its own: those that it watches descend from it.
+    """
+    return sum(_own_bytes(one) for one in ([pid] if pid == os.getpid() else _family(pid)))
+
+
+def _family(pid: int) -> list[int]:
+    found = [pid]
+    for one in found:
+        try:
+            for task in Path(f"/proc/{one}/task").iterdir():
+                found += [int(child) for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def _own_bytes(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:")), 0)
