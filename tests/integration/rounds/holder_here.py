@@ -140,7 +140,7 @@ class HolderHere:
 
     def start(self) -> None:
         """Starts its process, as the server does: opens what is on the disk and settles what was cut off."""
-        for thread in self._threads:  # of the process before: they have nothing to write to
+        for thread in list(self._threads):  # of the process before: they have nothing to write to
             thread.join(10)
         self.alive, self.doomed = True, ""
         here = partial(self._on_reaching, self.life)
