@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from usufruct.chain.answers import Log
+from usufruct.chain.answers import Block, Log
 from usufruct.chain.deployed_code import check_code
 from usufruct.chain.endpoint import RpcRefused
 from usufruct.chain.entries import (
@@ -47,6 +47,7 @@ class Chain:
     def __init__(self, rpc: Rpc, compute_access: str) -> None:
         self.rpc = rpc
         self._legs: dict[bytes, _KnownLeg] = {}
+        self._at_final: tuple[bytes, dict[tuple[str, bytes], bytes]] = (b"", {})
         self._lock = threading.Lock()
         self.compute_access = address(compute_access, "compute_access")
         self.chain_id = rpc.chain_id()
@@ -86,6 +87,11 @@ class Chain:
         """Number and time (UTC seconds) of the newest final block."""
         block = self.rpc.final_block()
         return block.number, block.time_seconds
+
+    def at_final(self) -> Chain:
+        """The same connection as of the newest final block: views that belong together, and are asked of the chain once as long as
+        that block stays the newest final one."""
+        return _AtFinal(self, self.rpc.final_block())
 
     def wait_final(
         self,
@@ -369,6 +375,34 @@ class Chain:
         return ChainError(
             f"the events of the node at {self.rpc.place} do not fit the contracts' storage; use another node"
         )
+
+
+class _AtFinal(Chain):
+    """A connection whose final block is a certain one. What a contract answers at a block of one hash never changes."""
+
+    def __init__(self, chain: Chain, block: Block) -> None:
+        self.__dict__.update(chain.__dict__)
+        self._block = block
+        with chain._lock:
+            if chain._at_final[0] != block.hash:
+                chain._at_final = block.hash, {}
+            self._known = chain._at_final[1]
+
+    def final_block(self) -> tuple[int, int]:
+        return self._block.number, self._block.time_seconds
+
+    def at_final(self) -> Chain:
+        return self
+
+    def _view(self, contract: str, function: str, *arguments: Any, block: int | str | None = None) -> Any:
+        if block not in (None, self._block.number):
+            return super()._view(contract, function, *arguments, block=block)
+        abi = interface(contract)
+        call = self._addresses[contract], abi.encode_call(function, *arguments)
+        answer = self._known.get(call)
+        if answer is None:
+            answer = self._known[call] = self.rpc.call(*call, self._block.number)
+        return abi.decode_result(function, answer)
 
 
 @dataclass(frozen=True)

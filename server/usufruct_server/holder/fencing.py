@@ -30,13 +30,15 @@ class Fencing:
         self._chain, self._holder_id = chain, holder_id
         self._told = threading.Event()
 
-    def require(self) -> HolderEntry:
+    def require(self, chain: Chain | None = None) -> HolderEntry:
         """The holder as a final block has it, if the epoch is still this server's. Ask before each charge and signature.
 
+        Args:
+            chain: as of the final block that is meant; None: the newest.
         Raises:
             Refused: FENCED_OUT. ChainError: the chain cannot be asked.
         """
-        entry = self._chain.holder(self._holder_id)
+        entry = (chain or self._chain).holder(self._holder_id)
         # the newest block too: a later server waits until its epoch is final, and by then this one has stopped
         newest = self._chain.holder(self._holder_id, "latest")
         if {entry.fencing_epoch, newest.fencing_epoch} != {self.epoch}:

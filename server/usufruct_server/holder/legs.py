@@ -124,8 +124,9 @@ class Legs:
                 :meth:`on_chain` raises.
             ChainError: the chain cannot be asked.
         """
-        holder = self._statements.fencing.require()
-        entry, opened = self.on_chain(job)
+        chain = self._chain.at_final()
+        holder = self._statements.fencing.require(chain)
+        entry, opened = self.on_chain(job, chain)
         about = {"dataset_id": entry.dataset_id}
         if entry.state is not ChainLegState.ACCEPTED:
             raise Refused("the leg is not accepted at a final block", reason="LEG_NOT_ACCEPTED", **about)
@@ -135,11 +136,13 @@ class Legs:
                 reason="TOO_FEW_ACCEPTED",
                 **about,
             )
-        self._require_grant(entry, holder)
+        self._require_grant(entry, holder, chain)
 
-    def on_chain(self, job: GrantedJob) -> tuple[LegEntry, JobEntry]:
+    def on_chain(self, job: GrantedJob, chain: Chain) -> tuple[LegEntry, JobEntry]:
         """The leg and its job at a final block, if they are what was granted and neither ended nor out of time.
 
+        Args:
+            chain: as of that block.
         Raises:
             Refused: LEG_NOT_OPEN, GRANT_OTHER_BUILDER, WRONG_SPEC, GRANT_TERMS, COHORT_TOO_SMALL, LEG_EXPIRED,
                 GRANT_EXPIRED.
@@ -147,8 +150,8 @@ class Legs:
         """
         job_id, dataset_id = job.key
         about = {"dataset_id": dataset_id}
-        now = max(int(self._clock()), self._chain.block_time_seconds())
-        entry, opened = self._chain.leg(job_id, dataset_id), self._chain.job(job_id)
+        now = max(int(self._clock()), chain.block_time_seconds())
+        entry, opened = chain.leg(job_id, dataset_id), chain.job(job_id)
         if job.grant_deadline_seconds <= now:
             raise Refused("the grant's deadline has passed", reason="GRANT_EXPIRED", **about)
         if entry is None or opened is None:
@@ -220,14 +223,15 @@ class Legs:
         """
         job = self.granted(caller, job_id, dataset_id)
         with self.lock(job.key):
-            holder = self._statements.fencing.require()
-            entry, opened = self.on_chain(job)
+            chain = self._chain.at_final()
+            holder = self._statements.fencing.require(chain)
+            entry, opened = self.on_chain(job, chain)
             locked = entry.state is ChainLegState.LOCKED
             if self._store.leg(*job.key) is not None:
                 self.running(job)
             if locked:
-                self._require_acceptable(entry, opened)
-                self._require_grant(entry, holder)
+                self._require_acceptable(entry, opened, chain)
+                self._require_grant(entry, holder, chain)
             plan = job.spec.plan
             terms = job.spec.leg(dataset_id)
             self._ledger.reserve(
@@ -239,9 +243,9 @@ class Legs:
         _log.info("event=leg_started job=%s dataset=%d", job_id.hex(), dataset_id)
         return StartedLeg(started, self._statements.epoch, signature)
 
-    def _require_acceptable(self, entry: LegEntry, opened: JobEntry) -> None:
+    def _require_acceptable(self, entry: LegEntry, opened: JobEntry, chain: Chain) -> None:
         dataset_id, longest = entry.dataset_id, self._policy.longest_challenge_seconds
-        now = max(int(self._clock()), self._chain.block_time_seconds())
+        now = max(int(self._clock()), chain.block_time_seconds())
         if opened.accept_by_seconds <= now:
             raise Refused("the time to accept the leg is over", reason="LEG_EXPIRED", dataset_id=dataset_id)
         if entry.arbiter not in (ZERO_ADDRESS, *self._policy.arbiters):
@@ -252,8 +256,9 @@ class Legs:
                 dataset_id=dataset_id,
             )
 
-    def _require_grant(self, entry: LegEntry, holder: HolderEntry) -> None:
-        use = self._chain.grant_use(entry.grant_hash)
+    @staticmethod
+    def _require_grant(entry: LegEntry, holder: HolderEntry, chain: Chain) -> None:
+        use = chain.grant_use(entry.grant_hash)
         if use.cancelled or use.revocation_epoch != holder.revocation_epoch:
             raise Refused(
                 "this holder has withdrawn the grant", reason="GRANT_WITHDRAWN", dataset_id=entry.dataset_id

@@ -208,9 +208,8 @@ class HolderServer:
             return look_at_data(zygote, served.card.card, served.config.data)
 
         with ThreadPoolExecutor(LOOKS, thread_name_prefix="look") as pool:
-            for served, finding in zip(
-                self.catalogue.all(), pool.map(look, self.catalogue.all()), strict=True
-            ):
+            datasets = self.catalogue.all()
+            for served, finding in zip(datasets, pool.map(look, datasets), strict=True):
                 self.catalogue.mark(served.dataset_id, finding.reason)
                 if finding.reason:
                     _log.error(

@@ -20,7 +20,7 @@ def check_end(life: Life, *, in_order: bool = True) -> None:
     """Everything has happened exactly once, at final blocks too.
 
     Args:
-        in_order: else withdrawals may have been mined before the last leg was paid, and earnings may have been withdrawn in parts.
+        in_order: else withdrawals may have been mined before the last leg was paid, and earnings withdrawn in parts.
     """
     world, chain = life.world, life.world.chain
     _everything_final(life)

@@ -30,6 +30,27 @@ def test_an_address_without_our_contract_is_the_wrong_chain(world: World) -> Non
         assert caught.value.reason == "WRONG_CHAIN"
 
 
+def test_a_final_block_is_asked_once_and_the_next_one_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, asked, call = world.chain, list[int | str](), Rpc.call
+
+    def counting(self: Rpc, to: str, data: bytes, block: int | str) -> bytes:
+        asked.append(block)
+        return call(self, to, data, block)
+
+    monkeypatch.setattr(Rpc, "call", counting)
+    before = chain.at_final()
+    cap = before.dataset(1).cap_micro
+    assert chain.at_final().dataset(1).cap_micro == cap
+    assert asked == [before.final_block()[0]]
+    world.node.evm.mine()
+    after = chain.at_final()
+    assert after.final_block()[0] > before.final_block()[0]
+    assert after.dataset(1).cap_micro == before.dataset(1).cap_micro == cap
+    assert asked == [before.final_block()[0], after.final_block()[0]]
+
+
 def test_no_chain_is_told_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

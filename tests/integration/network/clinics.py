@@ -151,8 +151,17 @@ class Relay:
             with self._guard:
                 self._open |= {client, server}
                 self.connections += 1
-            threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
-            threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
+            threading.Thread(target=self._join, args=(client, server), daemon=True).start()
+
+    def _join(self, client: socket.socket, server: socket.socket) -> None:
+        """Pumps both ways. Neither socket is closed, and its number free for another connection, before both are done."""
+        with client, server:
+            back = threading.Thread(target=self._pump, args=(server, client, False), daemon=True)
+            back.start()
+            self._pump(client, server, True)
+            back.join()
+            with self._guard:
+                self._open -= {client, server}
 
     def _pump(self, source: socket.socket, drain: socket.socket, counted: bool) -> None:
         passed = 0
@@ -165,9 +174,6 @@ class Relay:
         for each in (source, drain):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-        with self._guard:
-            self._open -= {source}
-        source.close()
 
     def _count(self, data: bytes, passed: int) -> bytes:
         with self._guard:

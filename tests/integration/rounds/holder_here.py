@@ -6,6 +6,7 @@ the trainer's interface; neither is what these tests are about. It can be killed
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -86,6 +87,7 @@ class HolderHere:
         values: what its trainer answers for an attempt's number, int32 [parameters].
     Attributes:
         doomed: where it will be killed, the next time it comes there; empty for nowhere.
+        life: how often its process has been killed.
         draws: by attempt, how often its trainer was asked to train.
     """
 
@@ -109,7 +111,8 @@ class HolderHere:
         self.doomed = ""
         self.draws: Counter[int] = Counter()
         self.streams: list[RoundStream] = []
-        self.alive = False
+        self.alive, self.life = False, 0
+        self._threads: set[threading.Thread] = set()
 
     def is_run_by(self, operator: LocalAccount) -> None:
         """Its operator key, before it begins."""
@@ -137,8 +140,10 @@ class HolderHere:
 
     def start(self) -> None:
         """Starts its process, as the server does: opens what is on the disk and settles what was cut off."""
+        for thread in list(self._threads):  # of the process before: they have nothing to write to
+            thread.join(10)
         self.alive, self.doomed = True, ""
-        here = self.on_reaching
+        here = partial(self._on_reaching, self.life)
         self.ledger = DoomedLedger(self.folder / "ledger.sqlite")
         self.store = DoomedStore(self.folder / "jobs.sqlite")
         self.usage = DoomedUsage(self.ledger)
@@ -150,10 +155,11 @@ class HolderHere:
                 trainers=self, operator=self.operator,  # type: ignore[arg-type]
             )  # fmt: skip
         self.rounds.recover()
+        self._threads = self.rounds._threads
 
     def kill(self) -> None:
         """Ends its process where it stands: nothing more is written or said."""
-        self.alive, self.doomed = False, ""
+        self.alive, self.doomed, self.life = False, "", self.life + 1
         self.ledger.close()
         self.store.close()
         for stream in self.streams:
@@ -161,6 +167,7 @@ class HolderHere:
         self.streams.clear()
         for attempt in list(self.rounds._running.values()):
             attempt.give_up()  # its thread ends without a place to write to
+            attempt.end(None)  # and whoever waits for it inside this process does not go on waiting
 
     def stop(self) -> None:
         """Ends its process in order, if there is one."""
@@ -172,9 +179,9 @@ class HolderHere:
             self.ledger.close()
             self.store.close()
 
-    def on_reaching(self, point: str) -> None:
-        """Is called wherever a crash makes a difference."""
-        if not self.alive:
+    def _on_reaching(self, life: int, point: str) -> None:
+        """Is called wherever a crash makes a difference, by the process that is the holder's ``life``-th."""
+        if not self.alive or life != self.life:
             raise Killed
         if point == self.doomed:
             self.kill()
@@ -189,9 +196,9 @@ class HolderHere:
         """Any will do."""
 
     def run(self, weights: bytes, round: int, attempt: int, timeout_seconds: float) -> NDArray[np.int32]:
-        self.on_reaching("train:before")
+        self._on_reaching(self.life, "train:before")
         self.draws[attempt] += 1
-        self.on_reaching("train:after")
+        self._on_reaching(self.life, "train:after")
         return self.values(attempt)
 
     def end(self, key: object) -> None:
@@ -222,11 +229,16 @@ class RoundStream:
         request = RoundRequest.from_proto(parse(rounds_pb2.RoundHeader, header, HEADER_LIMIT_BYTES))
         ids.hash32(request.job_id, "job_id")
         self._events = holder.rounds.run(caller, request, self.talk)
-        self.holder = holder
+        self.holder, self._life = holder, holder.life
 
     def hear(self) -> bytes:
         """The holder's next event."""
-        return next(self._events).to_proto().SerializeToString()
+        try:
+            return next(self._events).to_proto().SerializeToString()
+        except Exception:
+            if self._life != self.holder.life:
+                raise Killed from None  # what its code met with after that, nobody hears
+            raise
 
     def say(self, step: rounds_pb2.RoundStep) -> None:
         """The builder's next step."""

@@ -285,6 +285,23 @@ def test_a_task_that_was_refused_leaves_none_behind_not_the_one_before(
             trainer.run(WEIGHTS, 1, 0, timeout_seconds=20)
 
 
+def test_a_look_says_of_data_what_keeps_them_from_being_used_and_quotes_none(
+    trainer: Trainer, folder: Path
+) -> None:
+    trainer.look(CARD, _file(folder / "look.csv", persons=40), 20)
+    with pytest.raises(UsufructError) as caught:
+        trainer.look(CARD, _file(folder / "twice.csv", persons=39), 20)
+    assert caught.value.reason == "PERSON_HAS_SEVERAL_ROWS"
+    assert "zebra" not in caught.value.message
+    (folder / "torn.parquet").write_bytes(b"PAR1 zebra-1")
+    for name in ("absent.csv", "torn.parquet"):
+        with pytest.raises(UsufructError) as caught:
+            trainer.look(CARD, folder / name, 20)
+        assert caught.value.reason == "DATA_UNREADABLE"
+        assert "zebra" not in caught.value.message
+    assert trainer.alive
+
+
 # -- what goes wrong (these end their child) -----------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
@@ -17,6 +18,7 @@ from usufruct_server.holder.ledger import StoredUpload
 from usufruct_server.holder.legs import GrantedJob
 from usufruct_server.holder.trainers import LegKey
 
+_log = logging.getLogger("usufruct.holder.rounds")
 LEAST_SEND_SECONDS = 1.0
 """An upload that is stored is offered to the aggregator at least so long, however late it is."""
 
@@ -49,22 +51,29 @@ class LegPools:
         commitment: Commitment,
         deadline: float,
     ) -> None:
-        """Sends a stored upload; the same again is harmless.
+        """Sends a stored upload; the same again is harmless, so a connection that breaks is made anew, once.
 
         Args:
             deadline: on the monotonic clock.
         Raises:
             UsufructError: PEER_UNREACHABLE, after which the next attempt connects anew; or what the aggregator answered.
         """
-        seconds = max(LEAST_SEND_SECONDS, deadline - time.monotonic())
-        try:
-            self._aggregation(job).send_upload(to_sum, job.key[1], stored.path, commitment, seconds)
-        except PeerError:
-            with self._guard:
-                broken = self._aggregations.pop(job.key, None)
-            if broken is not None:
-                broken.close()
-            raise
+        for last in (False, True):
+            seconds = max(LEAST_SEND_SECONDS, deadline - time.monotonic())
+            try:
+                self._aggregation(job).send_upload(to_sum, job.key[1], stored.path, commitment, seconds)
+                return
+            except PeerError as error:
+                with self._guard:
+                    broken = self._aggregations.pop(job.key, None)
+                if broken is not None:
+                    broken.close()
+                if last:
+                    raise
+                _log.warning(
+                    "event=upload_broken job=%s dataset=%d reason=%s again=true",
+                    job.key[0].hex(), job.key[1], error.reason,
+                )  # fmt: skip
 
     def end(self, key: LegKey) -> None:
         """Ends what a leg had; harmless when it had nothing."""

@@ -7,8 +7,8 @@ carry their noise, rounded to integers, and errors of the catalogue. Its standar
 nowhere, and an unexpected failure is reported by the type of the exception and a line of this code.
 
 Order of life: imports (slow, once for all children) → fork → confinement → ``appraise`` of proposed graphs, or a ``look``
-at data, or ``start`` → ``weights`` and ``run`` in turn. The zygote has one thread, as what forks must. Privacy rests on nothing that a fork copies:
-every draw of noise has a fresh key of the system's.
+at data, or ``start`` → ``weights`` and ``run`` in turn. The zygote has one thread, as what forks must. Privacy rests on
+nothing that a fork copies: every draw of noise has a fresh key of the system's.
 """
 
 from __future__ import annotations
