@@ -20,6 +20,7 @@ from usufruct.audit.evidence import (
 from usufruct.audit.record_files import read_records
 from usufruct.chain import Chain, Event, LegEntry
 from usufruct.chain.answers import Transaction
+from usufruct.chain.connection import AtBlock
 from usufruct.chain.events import (
     Deposited,
     EarningsWithdrawn,
@@ -49,31 +50,6 @@ _SIGNED: Final = (
 """Events that somebody has decided; their transactions tell who, and are fetched."""
 
 
-class AtBlock(Chain):
-    """The same connection with every view as of one block, so that all that is read fits together."""
-
-    def __init__(self, chain: Chain, block: tuple[int, int]) -> None:
-        self.__dict__.update(chain.__dict__)
-        self._block = block
-
-    def final_block(self) -> tuple[int, int]:
-        """The chosen block."""
-        return self._block
-
-    def view(self, contract: str, function: str, *arguments: Any) -> Any:
-        """Any view of the contracts, by name."""
-        where = {"Registry": self.registry, "ComputeAccess": self.compute_access}.get(
-            contract, self.usage_log
-        )
-        return self.view_at(where, contract, function, *arguments)
-
-    def view_at(self, where: str, contract: str, function: str, *arguments: Any) -> Any:
-        """A view of the contract at ``where``, which has the interface of ``contract``."""
-        abi = interface(contract)
-        data = self.rpc.call(where, abi.encode_call(function, *arguments), self._block[0])
-        return abi.decode_result(function, data)
-
-
 def collect(
     rpc_url: str,
     compute_access: str,
@@ -97,10 +73,9 @@ def collect(
         raise AuditError(
             f"{folder} is not a folder; make one with: usufruct audit fetch {folder}", field="records"
         )
-    connected = Chain.connect(
+    chain = Chain.connect(
         rpc_url, compute_access, timeout_seconds=timeout_seconds, confirmations=confirmations
-    )
-    chain = AtBlock(connected, connected.final_block())
+    ).at_final()
     block_number, block_time = chain.final_block()
     try:
         progress(f"reading events of blocks {chain.deployment_block} to {block_number}")

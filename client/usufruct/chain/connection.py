@@ -88,10 +88,10 @@ class Chain:
         block = self.rpc.final_block()
         return block.number, block.time_seconds
 
-    def at_final(self) -> Chain:
+    def at_final(self) -> AtBlock:
         """The same connection as of the newest final block: views that belong together, and are asked of the chain once as long as
         that block stays the newest final one."""
-        return _AtFinal(self, self.rpc.final_block())
+        return AtBlock(self, self.rpc.final_block())
 
     def wait_final(
         self,
@@ -377,8 +377,9 @@ class Chain:
         )
 
 
-class _AtFinal(Chain):
-    """A connection whose final block is a certain one. What a contract answers at a block of one hash never changes."""
+class AtBlock(Chain):
+    """A connection whose final block is a certain one; :meth:`Chain.at_final` makes it. What a contract answers at a block of one
+    hash never changes, so it is asked once."""
 
     def __init__(self, chain: Chain, block: Block) -> None:
         self.__dict__.update(chain.__dict__)
@@ -389,20 +390,30 @@ class _AtFinal(Chain):
             self._known = chain._at_final[1]
 
     def final_block(self) -> tuple[int, int]:
+        """Number and time (UTC seconds) of the chosen block."""
         return self._block.number, self._block.time_seconds
 
-    def at_final(self) -> Chain:
+    def at_final(self) -> AtBlock:
+        """This one."""
         return self
 
-    def _view(self, contract: str, function: str, *arguments: Any, block: int | str | None = None) -> Any:
-        if block not in (None, self._block.number):
-            return super()._view(contract, function, *arguments, block=block)
+    def view(self, contract: str, function: str, *arguments: Any) -> Any:
+        """Any view of the contracts, by name."""
+        return self.view_at(self._addresses[contract], contract, function, *arguments)
+
+    def view_at(self, where: str, contract: str, function: str, *arguments: Any) -> Any:
+        """A view of the contract at ``where``, which has the interface of ``contract``."""
         abi = interface(contract)
-        call = self._addresses[contract], abi.encode_call(function, *arguments)
+        call = where, abi.encode_call(function, *arguments)
         answer = self._known.get(call)
         if answer is None:
             answer = self._known[call] = self.rpc.call(*call, self._block.number)
         return abi.decode_result(function, answer)
+
+    def _view(self, contract: str, function: str, *arguments: Any, block: int | str | None = None) -> Any:
+        if block not in (None, self._block.number):
+            return super()._view(contract, function, *arguments, block=block)
+        return self.view(contract, function, *arguments)
 
 
 @dataclass(frozen=True)

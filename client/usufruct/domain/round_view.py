@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
@@ -41,7 +42,7 @@ class RoundOffer:
             if not 1 <= getattr(self, name) < 1 << 32:
                 raise InvalidInput(f"{name} counts from 1 and fits 32 bits.", field=name)
 
-    @property
+    @cached_property
     def hash(self) -> bytes:
         """32 bytes. Source: Keccak-256 over the ABI encoding of all fields, with a tag for the purpose."""
         return keccak(
@@ -103,7 +104,7 @@ class RoundView:
         """Dataset number -> mask key, for :meth:`usufruct.encryption.masks.MaskKey.masks`."""
         return dict(self.roster)
 
-    @property
+    @cached_property
     def hash(self) -> bytes:
         """32 bytes. Source: Keccak-256 over the ABI encoding of the offer's hash and the roster, with a tag for the
         purpose.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 from usufruct.domain import ids
 from usufruct.errors import InvalidInput
@@ -107,7 +108,7 @@ class TrainingJobSpec:
     round_timeout_seconds: int
     version: int = SPEC_VERSION
 
-    @property
+    @cached_property
     def job_id(self) -> bytes:
         """32 bytes; see :func:`usufruct.domain.ids.job_id`."""
         return ids.job_id(self.chain_id, self.compute_access, self.builder, self.nonce)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import BinaryIO
 
 from usufruct.encryption.layout import Header, Kind, check_header
@@ -47,17 +48,17 @@ class Chunking:
         """Why bytes of this kind are refused, in the words of the error catalogue."""
         return "UPLOAD_INVALID" if self.kind is Kind.UPLOAD else "SUM_INVALID"
 
-    @property
+    @cached_property
     def header(self) -> bytes:
         """The :data:`HEADER_BYTES` bytes in front of the first chunk."""
         return Header(self.kind, self.parameters.parameter_id, self.count).to_bytes()
 
-    @property
+    @cached_property
     def blocks_per_chunk(self) -> int:
         """Blocks of every chunk but the last."""
         return max(1, MAX_CHUNK_BYTES // self.parameters.block_bytes)
 
-    @property
+    @cached_property
     def chunks(self) -> int:
         """How many there are."""
         return -(-self.parameters.blocks_for(self.count) // self.blocks_per_chunk)

@@ -12,6 +12,7 @@ party is used before that.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ def check_header(data: bytes | bytearray | memoryview, expected: Header, *, reas
         )
 
 
+@functools.lru_cache
 def plane_types(bytes_per_coefficient: int) -> tuple[np.dtype, ...]:
     """The planes of one coefficient, low bytes first: 7 bytes are 4 + 2 + 1."""
     widths = [width for width in (4, 2, 1) if bytes_per_coefficient & width]

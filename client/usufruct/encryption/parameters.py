@@ -283,7 +283,7 @@ class EncryptionParameters:
             f"s{literal.security_bits}"
         )
 
-    @property
+    @functools.cached_property
     def parameter_id(self) -> bytes:
         """16 bytes that name these parameters in every header: all parties of a round must agree on them."""
         text = f"usufruct.encryption.v1:{self.name}:{self.coeff_modulus}:{self.special_modulus}"

@@ -300,6 +300,7 @@ def test_what_any_reorganisation_takes_away_is_mined_again(world: TokenWorld, fi
                 break
             time.sleep(0.02)
         assert world.balance() == minted, f"after a reorganisation of {depth} blocks"
+    account.settle()  # sees the last one mined
     world.node.mine(70)
     assert account.settle() == 0
     assert (world.balance(), world.sent()) == (len(depths), len(depths))

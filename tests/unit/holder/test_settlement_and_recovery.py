@@ -281,6 +281,7 @@ def test_kill_9_keeps_what_was_encrypted_for_its_roster_and_loses_what_only_wait
         kinds = [(record.kind, record.attempt) for record in records if record.attempt]
     assert [pair for pair in kinds if pair[0] is not UsageKind.REFUSED] == [
         (UsageKind.CHARGED, 1),
+        (UsageKind.SUBMITTED, 1),  # nobody could be reached, but none of its bytes may leave unrecorded
         (UsageKind.CHARGED, 2),
         (UsageKind.LOST, 2),
     ]

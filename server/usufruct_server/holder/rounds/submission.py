@@ -117,7 +117,7 @@ class Submission:
     def send(
         self, attempt: Attempt, view: RoundView, stored: StoredUpload, commitment: Commitment | None
     ) -> None:
-        """Sends a stored upload, for the first time or again, and records it.
+        """Records that a stored upload is let go, and sends it, for the first time or again.
 
         Args:
             commitment: None for an upload of an earlier process: its file is then compared with what was recorded.
@@ -136,10 +136,11 @@ class Submission:
             upload_root=stored.root,
             upload_bytes=stored.size_bytes,
         )
-        self._pools.send(attempt.job, to_sum, stored, commitment, attempt.deadline)
+        # Before its first byte leaves: whatever happens then, an update that may be in a sum is never logged as lost.
         self._log.record(
             UsageKind.SUBMITTED, attempt.job, attempt.offer, view_hash=view.hash, upload_digest=stored.root
         )
+        self._pools.send(attempt.job, to_sum, stored, commitment, attempt.deadline)
         attempt.tell(RoundProgress.SUBMITTED)
 
 
