@@ -1,7 +1,7 @@
 """Usufruct: train on data that never leave their holders.
 
 ``import usufruct as uf`` gives the builder's surface (``uf.connect``, ``uf.Privacy``, ``uf.SGD``, ``uf.Encryption``,
-``uf.resume``). The names are looked up when they are used, so that importing the package loads neither torch nor the chain.
+``uf.ServerAdam``, ``uf.resume``). The names are looked up when they are used, so that importing the package loads neither torch nor the chain.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from usufruct.builder import SGD as SGD
     from usufruct.builder import Encryption as Encryption
     from usufruct.builder import Privacy as Privacy
+    from usufruct.builder import Schedule as Schedule
+    from usufruct.builder import ServerAdam as ServerAdam
+    from usufruct.builder import ServerSGD as ServerSGD
+    from usufruct.builder import ServerYogi as ServerYogi
     from usufruct.builder import connect as connect
     from usufruct.builder import resume as resume
     from usufruct.errors import UsufructError as UsufructError
@@ -24,12 +28,28 @@ os.environ.setdefault("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES128-GCM-SHA256:ECD
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 __version__ = "0.1.0"
-__all__ = ["SGD", "Encryption", "Privacy", "UsufructError", "__version__", "connect", "resume"]
+__all__ = [
+    "SGD",
+    "Encryption",
+    "Privacy",
+    "Schedule",
+    "ServerAdam",
+    "ServerSGD",
+    "ServerYogi",
+    "UsufructError",
+    "__version__",
+    "connect",
+    "resume",
+]
 
 _HOMES = {
     "SGD": "usufruct.builder",
     "Encryption": "usufruct.builder",
     "Privacy": "usufruct.builder",
+    "Schedule": "usufruct.builder",
+    "ServerAdam": "usufruct.builder",
+    "ServerSGD": "usufruct.builder",
+    "ServerYogi": "usufruct.builder",
     "connect": "usufruct.builder",
     "resume": "usufruct.builder",
     "UsufructError": "usufruct.errors",

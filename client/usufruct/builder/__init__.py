@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from usufruct.builder.results import LegResult as LegResult
     from usufruct.builder.results import RoundResult as RoundResult
     from usufruct.builder.resuming import resume as resume
+    from usufruct.builder.server_optimizer import Schedule as Schedule
+    from usufruct.builder.server_optimizer import ServerAdam as ServerAdam
+    from usufruct.builder.server_optimizer import ServerSGD as ServerSGD
+    from usufruct.builder.server_optimizer import ServerYogi as ServerYogi
     from usufruct.builder.settings import SGD as SGD
     from usufruct.builder.settings import Encryption as Encryption
     from usufruct.builder.settings import EscrowTerms as EscrowTerms
@@ -45,6 +49,10 @@ _HOME = {
     "Quote": "quote",
     "RoundResult": "results",
     "SGD": "settings",
+    "Schedule": "server_optimizer",
+    "ServerAdam": "server_optimizer",
+    "ServerSGD": "server_optimizer",
+    "ServerYogi": "server_optimizer",
     "connect": "network",
     "resume": "resuming",
 }
@@ -66,6 +74,10 @@ __all__ = [
     "Proposal",
     "Quote",
     "RoundResult",
+    "Schedule",
+    "ServerAdam",
+    "ServerSGD",
+    "ServerYogi",
     "connect",
     "resume",
 ]

@@ -115,9 +115,9 @@ class JobBook:
         number, self._state = self.store.take_attempt(self._state)
         return number
 
-    def save_round(self, state: JobState, weights: bytes) -> None:
-        """Makes ``weights`` the checkpoint of ``state.rounds_done``."""
-        self._state = self.store.save_round(state, weights)
+    def save_round(self, state: JobState, weights: bytes, optimizer: bytes) -> None:
+        """Makes ``weights`` the checkpoint of ``state.rounds_done``, with what the server optimiser remembers."""
+        self._state = self.store.save_round(state, weights, optimizer)
 
     def note_gas(self, what: str, receipt: TransactionReceipt) -> None:
         """Keeps what a transaction took. ``what`` names it, so that one that is found again is not counted twice."""

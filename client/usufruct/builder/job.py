@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from usufruct import privacy
@@ -27,6 +26,7 @@ from usufruct.builder.peers import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, Pee
 from usufruct.builder.progress import Progress, tell
 from usufruct.builder.results import Departure, LegResult, RoundResult, read_round_result
 from usufruct.builder.rounds import RoundDriver, least_roster
+from usufruct.builder.server_optimizer import Slots, read_server_optimizer, read_slots, step, write_slots
 from usufruct.builder.store import JobState
 from usufruct.builder.summing import OpenedSum
 from usufruct.chain.rpc import FINALITY_SECONDS
@@ -38,9 +38,6 @@ from usufruct.v1 import rounds_pb2
 from usufruct.wire.model_graph import graph_from_bytes
 
 log = logging.getLogger("usufruct.builder")
-
-SERVER_LEARNING_RATE = 1.0
-"""The weighted sum of the holders' updates is applied as it is."""
 
 _RETRY_SAME = NOT_YET | {
     "PEER_UNREACHABLE", "DEADLINE_EXCEEDED", "ROUND_UNKNOWN", "CHAIN_UNREACHABLE", "CHAIN_DISAGREES",
@@ -90,8 +87,10 @@ class JobHandle:
         else:
             model_weights.check_same_model(model, self._graph, names)
         self.model: nn.Module = model
-        self._vector = model_weights.checkpoint_to_vector(self._graph, names, self._store.weights(book.state))
-        self._show_weights()
+        self._optimizer = read_server_optimizer(self._record.server_optimizer)
+        self._vector: model_weights.Vector
+        self._slots: Slots
+        self._read_checkpoint()
         self._validation = losses.read_validation(validation, self._graph.input_shape[0])
         self.verify_chunks = 0
         self._pending: Attempt | None = None
@@ -412,12 +411,14 @@ class JobHandle:
 
     def _apply(self, index: int, attempt: Attempt, opened: OpenedSum, seconds: float) -> RoundResult:
         """Steps the model, measures it on the builder's own data, and makes it the checkpoint."""
-        stepped = (self._vector.astype(np.float64) + SERVER_LEARNING_RATE * opened.update).astype(np.float32)
-        before, self._vector = self._vector, stepped
+        before = self._vector, self._slots
+        self._vector, self._slots = step(
+            self._optimizer, self._slots, self._vector, opened.update, index, self.spec.plan.rounds
+        )
         try:
             self._show_weights()
         except InvalidInput:
-            self._vector = before
+            self._vector, self._slots = before
             raise
         charged: Mapping[str, int] = {
             **self._state.attempts_charged,
@@ -448,8 +449,10 @@ class JobHandle:
             attempts_charged=charged,
             history=(*self._state.history, asdict(result)),
         )
-        checkpoint = model_weights.vector_to_checkpoint(self._graph, self._record.parameter_names, stepped)
-        self._book.save_round(after, checkpoint)
+        checkpoint = model_weights.vector_to_checkpoint(
+            self._graph, self._record.parameter_names, self._vector
+        )
+        self._book.save_round(after, checkpoint, write_slots(self._slots))
         return result
 
     def _end_early(self, why: str) -> None:
@@ -461,6 +464,12 @@ class JobHandle:
         return privacy.epsilon(
             attempts * leg.loss_per_attempt_micro, leg.order, self.spec.plan.delta_pico / PICO
         )
+
+    def _read_checkpoint(self) -> None:
+        names, state = self._record.parameter_names, self._state
+        self._vector = model_weights.checkpoint_to_vector(self._graph, names, self._store.weights(state))
+        self._slots = read_slots(self._store.optimizer(state))
+        self._show_weights()
 
     def _show_weights(self) -> None:
         model_weights.load_vector(self.model, self._graph, self._record.parameter_names, self._vector)
@@ -479,11 +488,7 @@ class JobHandle:
         """Makes this process the one that drives the job; what another has done in between is read from disk."""
         if self._book.lock():
             self._pending = None
-            names = self._record.parameter_names
-            self._vector = model_weights.checkpoint_to_vector(
-                self._graph, names, self._store.weights(self._state)
-            )
-            self._show_weights()
+            self._read_checkpoint()
 
     def _open_driver(self) -> RoundDriver:
         """The round driver, after the holders have taken up their legs and the aggregator has said that it knows us.

@@ -16,6 +16,7 @@ from eth_utils.crypto import keccak
 from usufruct.builder.datasets import Dataset, DatasetList, Unreachable
 from usufruct.builder.disputes import Dispute, check_disputable, read_dispute, send_dispute
 from usufruct.builder.peers import HolderPeer
+from usufruct.builder.server_optimizer import ServerOptimizer
 from usufruct.builder.settings import SGD, Encryption, EscrowTerms, Privacy
 from usufruct.builder.sponsoring import JobToSponsor, sponsor
 from usufruct.builder.store import home
@@ -295,6 +296,7 @@ class Network:
         privacy: Privacy,
         rounds: int,
         validation: Any = None,
+        server_optimizer: ServerOptimizer | None = None,
         spare_attempts: int | None = None,
         min_cohort: int | None = None,
         encryption: Encryption | None = None,
@@ -311,6 +313,8 @@ class Network:
             loss: a name of ``builder.losses.LOSSES``.
             rounds: rounds that count.
             validation: the builder's own ``(X, y)``, never sent anywhere.
+            server_optimizer: what is done with the average of a round's updates: ``uf.ServerSGD``, ``uf.ServerAdam`` or
+                ``uf.ServerYogi``; None applies it as it is. No holder hears of it.
             spare_attempts: see ``planning.make_plan``.
             min_cohort: least holders in a sum; None for what the datasets ask.
             encryption: bits of a value and of security; None for 16 and 128.
@@ -334,6 +338,7 @@ class Network:
             privacy=privacy,
             rounds=rounds,
             validation=validation,
+            server_optimizer=server_optimizer,
             spare_attempts=spare_attempts,
             min_cohort=min_cohort,
             encryption=encryption,
@@ -354,6 +359,7 @@ class Network:
         privacy: Privacy,
         rounds: int,
         validation: Any = None,
+        server_optimizer: ServerOptimizer | None = None,
         spare_attempts: int | None = None,
         min_cohort: int | None = None,
         encryption: Encryption | None = None,
@@ -392,6 +398,7 @@ class Network:
             privacy=privacy,
             rounds=rounds,
             validation=validation,
+            server_optimizer=server_optimizer,
             spare_attempts=spare_attempts,
             min_cohort=min_cohort,
             encryption=encryption,

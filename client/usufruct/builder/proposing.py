@@ -17,6 +17,7 @@ from usufruct.builder.datasets import Dataset
 from usufruct.builder.peers import meet_aggregator
 from usufruct.builder.planning import make_plan
 from usufruct.builder.proposal import Proposal
+from usufruct.builder.server_optimizer import ServerOptimizer, write_server_optimizer
 from usufruct.builder.settings import SGD, Encryption, EscrowTerms, Privacy
 from usufruct.builder.store import JobRecord, JobStore
 from usufruct.domain.preprocessing import feature_names, feature_width
@@ -42,6 +43,7 @@ def new_proposal(
     privacy: Privacy,
     rounds: int,
     validation: Any,
+    server_optimizer: ServerOptimizer | None,
     spare_attempts: int | None,
     min_cohort: int | None,
     encryption: Encryption | None,
@@ -92,6 +94,7 @@ def new_proposal(
         key_path=str(network.key_path or ""),
         builder=network.address,
         parameter_names=traced.parameter_names,
+        server_optimizer={} if server_optimizer is None else write_server_optimizer(server_optimizer),
     )
     checkpoint = model_weights.vector_to_checkpoint(traced.graph, traced.parameter_names, vector)
     meet_aggregator(network, aggregator_ref)

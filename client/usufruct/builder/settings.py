@@ -30,9 +30,9 @@ class Privacy:
     noise: str = "local"
 
     def __post_init__(self) -> None:
-        _between("epsilon", self.epsilon, 0.0, 1e3)
-        _between("delta", self.delta, 1e-12, 0.01)
-        _between("max_grad_norm", self.max_grad_norm, 1e-3, 1e3)
+        between("epsilon", self.epsilon, 0.0, 1e3)
+        between("delta", self.delta, 1e-12, 0.01)
+        between("max_grad_norm", self.max_grad_norm, 1e-3, 1e3)
         if self.noise != "local":
             raise InvalidInput(
                 f"noise must be 'local', not {self.noise!r}: this version adds noise in no other place.",
@@ -63,10 +63,10 @@ class SGD:
     sample_rate: float = 0.5
 
     def __post_init__(self) -> None:
-        _between("lr", self.lr, 1e-9, 1e3)
+        between("lr", self.lr, 1e-9, 1e3)
         if self.momentum != 0:
-            _between("momentum", self.momentum, 1e-9, 1 - 1e-9)
-        _between("sample_rate", self.sample_rate, 1e-9, 1.0)
+            between("momentum", self.momentum, 1e-9, 1 - 1e-9)
+        between("sample_rate", self.sample_rate, 1e-9, 1.0)
         whole("local_steps", self.local_steps, 1, 10_000)
 
 
@@ -137,7 +137,8 @@ def _one_of(field: str, value: int, allowed: tuple[int, ...]) -> None:
         )
 
 
-def _between(field: str, value: float, least: float, most: float) -> None:
+def between(field: str, value: float, least: float, most: float) -> None:
+    """Raises :class:`InvalidInput` SPEC_INVALID for anything but a finite number above 0 from ``least`` to ``most``."""
     real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not real or not least <= value <= most or value <= 0:
         raise InvalidInput(

@@ -8,6 +8,7 @@
 | `job.json` | RPC URL, contract, path of the key (no secret), names of the model's parameters | never |
 | `state.json` | phase, what the job is opened with, next attempt, rounds done, which weights, how legs ended | replaced atomically |
 | `weights-<n>.safetensors` | weights after round n, under the model's own names | written once |
+| `optimizer-<n>.safetensors` | what the server optimiser remembers after round n, if anything | written once |
 | `outbox.sqlite` | the job's transactions (``chain.outbox``) | |
 | `dispute-<dataset>.txt` | the statement whose hash a dispute names | written once |
 | `lock` | held by the process that drives the job | |
@@ -39,7 +40,10 @@ PHASES = ("proposed", "opening", "accepting", "open", "finishing", "cancelling",
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What never changes about a job. ``parameter_names``: (name in the graph, name in the builder's model)."""
+    """What never changes about a job. ``parameter_names``: (name in the graph, name in the builder's model).
+
+    ``server_optimizer``: of ``server_optimizer.write_server_optimizer``; plain averaging when empty.
+    """
 
     rpc_url: str
     compute_access: str
@@ -47,6 +51,7 @@ class JobRecord:
     builder: str
     parameter_names: tuple[tuple[str, str], ...]
     confirmations: int | None = None
+    server_optimizer: Mapping[str, Any] = field(default_factory=dict)
     version: int = STORE_VERSION
 
 
@@ -199,6 +204,11 @@ class JobStore:
         """The checkpoint that ``state`` names, as safetensors."""
         return (self.directory / state.weights_file).read_bytes()
 
+    def optimizer(self, state: JobState) -> bytes:
+        """What the server optimiser remembers beside that checkpoint; empty if nothing."""
+        path = self.directory / optimizer_name(state.rounds_done)
+        return path.read_bytes() if path.exists() else b""
+
     # -- writing ----------------------------------------------------------------------------------------------
 
     def save(self, state: JobState) -> None:
@@ -215,14 +225,18 @@ class JobStore:
         self.save(after)
         return state.next_attempt, after
 
-    def save_round(self, state: JobState, weights: bytes) -> JobState:
-        """Makes ``weights`` the checkpoint of ``state.rounds_done``; the one before is removed afterwards."""
+    def save_round(self, state: JobState, weights: bytes, optimizer: bytes = b"") -> JobState:
+        """Makes ``weights`` the checkpoint of ``state.rounds_done``, with what the optimiser remembers; the ones before are
+        removed afterwards."""
         before = state.weights_file
         after = replace(state, weights_file=weights_name(state.rounds_done))
         write_durably(self.directory / after.weights_file, weights)
+        if optimizer:
+            write_durably(self.directory / optimizer_name(after.rounds_done), optimizer)
         self.save(after)
         if before != after.weights_file:
             (self.directory / before).unlink(missing_ok=True)
+            (self.directory / optimizer_name(after.rounds_done - 1)).unlink(missing_ok=True)
         return after
 
     def _read(self, name: str) -> dict[str, Any]:
@@ -238,6 +252,11 @@ class JobStore:
                 f"{path} was written by another version of usufruct.", reason="UNSUPPORTED_VERSION"
             )
         return raw
+
+
+def optimizer_name(rounds_done: int) -> str:
+    """File of what the server optimiser remembers after so many rounds."""
+    return f"optimizer-{rounds_done}.safetensors"
 
 
 def weights_name(rounds_done: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.numpy import load_file
 from torch import nn
 
 import usufruct as uf
@@ -122,17 +123,26 @@ def test_the_lines_of_the_design_run(local: LocalNetwork, network: Network) -> N
     assert [dataset.spent_micro for dataset in network.datasets(ids=[1])] == [job.receipts[0].loss_micro]
 
 
-def test_a_job_resumed_in_the_middle_ends_with_the_same_names(local: LocalNetwork, network: Network) -> None:
-    job = train(local, network)
+def test_a_job_resumed_in_the_middle_goes_on_with_its_weights_and_its_momentum(
+    local: LocalNetwork, network: Network, home: Path
+) -> None:
+    job = train(local, network, server_optimizer=uf.ServerSGD(lr=0.5, momentum=0.9))
     first = next(iter(job))
     weights = {name: value.clone() for name, value in job.model.state_dict().items()}
     job.close()
+    (memory,) = (home / "jobs" / job.id).glob("optimizer-*")
+    start = torch.cat([value.flatten() for value in model().state_dict().values()])
+    stepped = torch.cat([value.flatten() for value in weights.values()])
+    torch.testing.assert_close(
+        torch.from_numpy(load_file(memory)["momentum"]), (stepped - start) / 0.5, rtol=0, atol=1e-5
+    )
     again = uf.resume(job.id)
     assert again.rounds_done == 1
     assert again.history == (first,)
     for name, value in again.model.state_dict().items():
         assert torch.equal(value, weights[name])
     assert [r.index for r in again] == [2, 3]
+    assert [path.name for path in (home / "jobs" / job.id).glob("optimizer-*")] == ["optimizer-3.safetensors"]
     own = model()
     own.load_state_dict(again.model.state_dict())
     assert uf.resume(job.id).finished
