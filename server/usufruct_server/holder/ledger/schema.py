@@ -100,11 +100,16 @@ CREATE TRIGGER usage_stays BEFORE UPDATE ON usage_records BEGIN SELECT RAISE(ABO
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """The file at ``path``, created with mode 0600 if it is new, in WAL mode with ``synchronous=FULL``.
 
+    ``psow=0``: no write touches a sector that holds what was synced before, for a power cut may leave such a sector torn
+    (sqlite.org/psow.html); SQLite pads the log for it.
+
     Raises:
         LedgerCorrupt: the file is not a ledger of this format.
     """
     path.touch(mode=0o600, exist_ok=True)
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?psow=0", uri=True, isolation_level=None, check_same_thread=False
+    )
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
