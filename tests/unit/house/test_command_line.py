@@ -100,7 +100,7 @@ def test_an_audit_runs_where_torch_and_the_servers_extras_are_not_installed() ->
         "zstandard",
         "sklearn",
         "matplotlib",
-        "eth_tester",
+        "eth",
     ]
     code = (
         "import sys\n"
