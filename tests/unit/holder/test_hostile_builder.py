@@ -20,6 +20,7 @@ from usufruct.wire.raw import HEADER_LIMIT_BYTES
 from usufruct_server.holder.ledger import LedgerReader
 from usufruct_server.holder.rounds import checking
 from usufruct_server.holder.server import HolderServer
+from usufruct_server.holder.services import rounds as services_rounds
 
 ROUND_THREADS = ("round", "round-listener")
 SHORT_SECONDS = 5
@@ -256,3 +257,39 @@ def pool_of(leg: Leg) -> ZeroPool:
 def assert_stopped(pool: ZeroPool) -> None:
     with pytest.raises(ValueError, match="between start and stop"):
         pool.take()
+
+
+def test_more_streams_than_a_holder_has_room_for_are_refused(
+    leg: Leg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services_rounds, "MOST_STREAMS", 2)
+    parts = leg.parts()
+    talks = [leg.talk(parts) for _ in range(2)]
+    own = talks[0].ready()
+    assert talks[1].ready() == own
+    assert leg.talk(parts).error() == "TOO_MANY"
+    talks[0].say(parts.submit(own).step)
+    assert [talk.error() for talk in talks] == ["ROUND_UNKNOWN"] * 2
+    assert leg.refused(attempt=2) == "ROUND_UNKNOWN", "there is room again"
+
+
+def test_without_a_thread_for_it_an_attempt_is_lost_and_the_leg_goes_on(
+    leg: Leg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def no_room(thread: threading.Thread) -> None:
+        if thread.name == "round":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_room)
+    parts = leg.parts()
+    assert leg.talk(parts).error() == "INTERNAL"
+    assert leg.charged == 1
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert leg.ended(parts) == "ATTEMPT_LOST"
+    assert leg.refused(attempt=2) == "ROUND_UNKNOWN"
+    leg.served.rounds.settle_attempts((leg.spec.job_id, leg.dataset_id))
+    assert [record.attempt for record in leg.records(UsageKind.LOST)] == [1]
+    assert [record.attempt for record in leg.records(UsageKind.CHARGED)] == [2, 1]
