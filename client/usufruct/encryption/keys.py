@@ -11,19 +11,11 @@ from numpy.typing import NDArray
 
 from usufruct.encryption.chunks import Bytes, Chunking
 from usufruct.encryption.decryption import Decryption
-from usufruct.encryption.layout import (
-    Coefficients,
-    Header,
-    Kind,
-    blocks_of,
-    check_header,
-    join_planes,
-    read_block,
-    split_planes,
-)
+from usufruct.encryption.layout import Kind, blocks_of, read_block
 from usufruct.encryption.linear_check import CheckedSum
 from usufruct.encryption.packing import unpack_block
-from usufruct.encryption.parameters import HEADER_BYTES, EncryptionParameters
+from usufruct.encryption.parameters import EncryptionParameters
+from usufruct.encryption.public_key import public_key_to_bytes
 from usufruct.encryption.seal_raw import Scratch, open_seal
 from usufruct.errors import InvalidInput, RoundFailed
 
@@ -59,7 +51,7 @@ class RoundKey:
 
     @property
     def public_key_bytes(self) -> bytes:
-        """The public key as every holder gets it: our header, then raw coefficients."""
+        """The public key as every holder gets it (:mod:`usufruct.encryption.public_key`)."""
         return self._public_key_bytes
 
     @property
@@ -163,55 +155,3 @@ class RoundKey:
                 raise InvalidInput("The sum ends early.", reason="SUM_INVALID", field="length")
         finally:
             decryption.forget()
-
-
-def public_key_to_bytes(parameters: EncryptionParameters, coefficients: Coefficients) -> bytes:
-    """Our bytes of a public key's coefficients, shape [2, 2, N]; both primes in planes of their own width."""
-    out = bytearray(parameters.public_key_bytes)
-    out[:HEADER_BYTES] = Header(Kind.PUBLIC_KEY, parameters.parameter_id, 0).to_bytes()
-    with memoryview(out) as view:
-        for part, (start, end, width, _) in zip(
-            coefficients.reshape(4, -1), _public_key_parts(parameters), strict=True
-        ):
-            with view[start:end] as target:
-                split_planes(part, width, target)
-    return bytes(out)
-
-
-def public_key_from_bytes(parameters: EncryptionParameters, data: bytes) -> Coefficients:
-    """The coefficients of another party's public key, shape [2, 2, N], each checked against its prime.
-
-    Raises:
-        InvalidInput: ``PUBLIC_KEY_INVALID``: length, header or range.
-    """
-    reason = "PUBLIC_KEY_INVALID"
-    check_header(data, Header(Kind.PUBLIC_KEY, parameters.parameter_id, 0), reason=reason)
-    if len(data) != parameters.public_key_bytes:
-        raise InvalidInput(
-            f"{len(data)} bytes where a public key has {parameters.public_key_bytes}.",
-            reason=reason,
-            field="length",
-        )
-    view = memoryview(data)
-    coefficients = np.empty((4, parameters.poly_modulus_degree), dtype=np.uint64)
-    for row, (start, end, width, prime) in zip(coefficients, _public_key_parts(parameters), strict=True):
-        row[:] = join_planes(view[start:end], parameters.poly_modulus_degree, width)
-        if int(row.max()) >= prime:
-            raise InvalidInput(
-                "A public-key coefficient is not below its modulus.", reason=reason, field="coefficient"
-            )
-    return coefficients.reshape(2, 2, -1)
-
-
-def _public_key_parts(parameters: EncryptionParameters) -> list[tuple[int, int, int, int]]:
-    """(start, end, bytes per coefficient, prime) of the four rows of a public key."""
-    parts, start = [], HEADER_BYTES
-    for _ in range(2):
-        for width, prime in (
-            (parameters.bytes_per_coefficient, parameters.coeff_modulus),
-            (parameters.bytes_per_special_coefficient, parameters.special_modulus),
-        ):
-            end = start + width * parameters.poly_modulus_degree
-            parts.append((start, end, width, prime))
-            start = end
-    return parts

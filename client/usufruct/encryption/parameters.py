@@ -308,10 +308,11 @@ def _check_literal(literal: ParameterLiteral) -> None:
             field="coeff_mod_bit_sizes",
         )
     q_bits, special_bits = literal.coeff_mod_bit_sizes
-    if not (24 <= q_bits <= 56 and 14 <= special_bits <= 60):
+    if not (24 <= q_bits <= 56 and 14 <= special_bits <= 21):
         # 56: sums of up to 2^8 uploads then fit 64-bit integers without reduction.
+        # 21: products with a key's remainders by it are exact in doubles, in the largest ring.
         raise ConfigError(
-            "The ciphertext prime has 24 to 56 bits, the special prime 14 to 60.", field="coeff_mod_bit_sizes"
+            "The ciphertext prime has 24 to 56 bits, the special prime 14 to 21.", field="coeff_mod_bit_sizes"
         )
     if q_bits + special_bits > secure_bits[n]:
         raise ConfigError(

@@ -11,8 +11,6 @@ objects SEAL itself has just made, and raises ``SealLayoutChanged`` if one byte 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import functools
 import os
 import struct
@@ -26,6 +24,7 @@ import zstandard
 
 from usufruct.encryption.layout import Coefficients
 from usufruct.encryption.parameters import EncryptionParameters
+from usufruct.encryption.zero_encryption import ZeroEncryption
 from usufruct.errors import SealLayoutChanged
 
 _MAGIC = 0xA15E
@@ -35,9 +34,6 @@ _CIPHERTEXT = struct.Struct(
 )  # parms_id, is_ntt, size, N, coefficient moduli, scale, correction factor
 _PLAINTEXT = struct.Struct("<4QQd")  # parms_id, coefficients, scale
 _NOT_COMPRESSED, _ZSTD = 0, 2
-
-_PIPE_BYTES = 1 << 20
-"""Room of a pipe: what Linux allows everybody, and several times the largest object that goes through it."""
 
 
 class Scratch:
@@ -64,10 +60,7 @@ class Scratch:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._descriptor = descriptor
         self._decompressor = zstandard.ZstdDecompressor()  # 9 us to make
-        self._finalizers = [weakref.finalize(self, os.close, descriptor)]
-        self._pipe_bytes = 0
-        if self._directory is None:
-            self._open_pipe()
+        self._close_descriptor = weakref.finalize(self, os.close, descriptor)
 
     def write(self, *parts: bytes | memoryview) -> None:
         """Replace the content by ``parts``."""
@@ -86,27 +79,6 @@ class Scratch:
             raise OSError("the scratch file could not be read whole")
         return data
 
-    def saved(self, seal_object: Any, size: int) -> bytes:
-        """What SEAL saves of ``seal_object``, which has about ``size`` bytes.
-
-        Through a pipe where it is sure to fit: a file's pages would be allocated and cleared anew for every object,
-        which is 4 % of an encryption of zero.
-        """
-        if 2 * size > self._pipe_bytes:
-            seal_object.save(self.path)
-            return self.read()
-        seal_object.save(f"/proc/self/fd/{self._pipe_in}")
-        return os.read(self._pipe_out, self._pipe_bytes)
-
-    def _open_pipe(self) -> None:
-        self._pipe_out, self._pipe_in = os.pipe()  # not inherited by other programs
-        for end in (self._pipe_out, self._pipe_in):
-            self._finalizers.append(weakref.finalize(self, os.close, end))
-        with contextlib.suppress(
-            OSError
-        ):  # a system that allows no such pipe: everything goes through the file
-            self._pipe_bytes = fcntl.fcntl(self._pipe_in, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
     def decompress(self, data: bytes | memoryview, most: int) -> bytes:
         """Undo the compression of an object of ours; ``most`` is the room it gets if it does not state its size.
 
@@ -120,8 +92,7 @@ class Scratch:
 
     def close(self) -> None:
         """Forget the content."""
-        for close in self._finalizers:
-            close()
+        self._close_descriptor()
         if self._directory is not None:
             self._directory.cleanup()
 
@@ -137,22 +108,36 @@ class Seal:
 
     def __init__(self, parameters: EncryptionParameters) -> None:
         self.parameters = parameters
-        self.context = _context(parameters)
+        security_bits, special = parameters.literal.security_bits, parameters.special_modulus
+        primes = [parameters.coeff_modulus, special]
+        self.context = _context(self._n, primes, parameters.plain_modulus, security_bits)
+        self._special_context = _context(self._n, [special], 2, security_bits)
         self._version = (0, 0)
-        self._first_parms_id = tuple(self.context.first_parms_id())
-        self._key_parms_id = tuple(self.context.key_parms_id())
         self._self_test()
 
     # -- SEAL object -> numpy --------------------------------------------------------------------------------
 
     def read_ciphertext(self, scratch: Scratch, ciphertext: Any) -> Coefficients:
         """Coefficients of a fresh two-part ciphertext of ours, shape [2N]: c0, then c1."""
-        return self._payload(scratch, ciphertext, self._ciphertext_prefix(key=False), 2 * self._n)
+        return self._payload(scratch, ciphertext, self._ciphertext_prefix(self.context), 2 * self._n)
 
     def read_public_key(self, scratch: Scratch, public_key: Any) -> Coefficients:
-        """Coefficients of our public key, shape [2, 2, N]: polynomial, prime (q, special), NTT value."""
-        numbers = self._payload(scratch, public_key, self._ciphertext_prefix(key=True), 4 * self._n)
-        return numbers.reshape(2, 2, self._n)
+        """Our public key (b, a) modulo q p as :mod:`usufruct.encryption.public_key` has it, shape [2, 2, N]: of
+        each polynomial the quotients and the remainders of its coefficients by the special prime p.
+
+        SEAL keeps a key as values at the roots of X^N + 1 modulo q and modulo p, and transforms them itself.
+        """
+        values = self._payload(scratch, public_key, self._key_prefix, 4 * self._n).reshape(2, 2, self._n)
+        modulo_q = self._from_values(scratch, self.context, values[:, 0])
+        remainder = self._from_values(scratch, self._special_context, values[:, 1])
+        # k' = (k - k'') / p modulo q. Doubles know the multiple of q that is nearest to the product to within 2^6, so
+        # what 64 bits keep of the rest is the rest, below 2^63 in size.
+        q = self.parameters.coeff_modulus
+        inverse = pow(self.parameters.special_modulus, -1, q)
+        difference = modulo_q.astype(np.int64) - remainder.astype(np.int64)
+        multiple = np.rint(difference * (inverse / q)).astype(np.int64) * q
+        quotient = (difference * inverse - multiple) % q
+        return np.stack([quotient.astype(np.uint64), remainder], axis=1)
 
     def read_plaintext(self, scratch: Scratch, plaintext: Any) -> Coefficients:
         """Coefficients of a plaintext of ours, shape [N], with the leading zeros that SEAL leaves out."""
@@ -165,13 +150,9 @@ class Seal:
 
     # -- numpy -> SEAL object --------------------------------------------------------------------------------
 
-    def make_ciphertext(self, scratch: Scratch, coefficients: Coefficients, into: Any | None = None) -> Any:
+    def make_ciphertext(self, scratch: Scratch, coefficients: Coefficients) -> Any:
         """A SEAL ciphertext of ``coefficients``, shape [2N], each below q (checked by the caller)."""
-        return self._load(scratch, sealapi.Ciphertext() if into is None else into, coefficients, key=False)
-
-    def make_public_key(self, scratch: Scratch, coefficients: Coefficients) -> Any:
-        """A SEAL public key of ``coefficients``, shape [2, 2, N], each checked by the caller."""
-        return self._load(scratch, sealapi.PublicKey(), coefficients, key=True)
+        return self._load(scratch, self.context, self._ciphertext_prefix(self.context), coefficients)
 
     # -- the layout ------------------------------------------------------------------------------------------
 
@@ -183,26 +164,40 @@ class Seal:
         total = _OUTER.size + payload_bytes
         return _OUTER.pack(_MAGIC, _OUTER.size, *self._version, _NOT_COMPRESSED, 0, total)
 
-    def _ciphertext_prefix(self, *, key: bool) -> bytes:
-        moduli = 2 if key else 1
-        parms_id = self._key_parms_id if key else self._first_parms_id
+    @property
+    def _key_prefix(self) -> bytes:
+        return self._prefix(self.context.key_parms_id(), moduli=2, values=True)
+
+    def _ciphertext_prefix(self, context: Any, *, values: bool = False) -> bytes:
+        return self._prefix(context.first_parms_id(), moduli=1, values=values)
+
+    def _prefix(self, parms_id: list[int], *, moduli: int, values: bool) -> bytes:
         numbers = 2 * moduli * self._n
-        fixed = _CIPHERTEXT.pack(*parms_id, int(key), 2, self._n, moduli, 1.0, 1)
+        fixed = _CIPHERTEXT.pack(*parms_id, int(values), 2, self._n, moduli, 1.0, 1)
         return fixed + self._outer(8 + 8 * numbers) + struct.pack("<Q", numbers)
 
     def _plaintext_prefix(self, used: int) -> bytes:
         return _PLAINTEXT.pack(0, 0, 0, 0, used, 1.0) + self._outer(8 + 8 * used) + struct.pack("<Q", used)
 
-    def _load(self, scratch: Scratch, target: Any, coefficients: Coefficients, *, key: bool) -> Any:
-        prefix = self._ciphertext_prefix(key=key)
+    def _load(self, scratch: Scratch, context: Any, prefix: bytes, coefficients: Coefficients) -> Any:
         body = np.ascontiguousarray(coefficients, dtype="<u8").reshape(-1)
         scratch.write(self._outer(len(prefix) + body.nbytes), prefix, body.data.cast("B"))
-        target.load(self.context, scratch.path)
-        return target
+        ciphertext = sealapi.Ciphertext()
+        ciphertext.load(context, scratch.path)
+        return ciphertext
+
+    def _from_values(self, scratch: Scratch, context: Any, values: Coefficients) -> Coefficients:
+        """The coefficients, shape [2, N], of two polynomials that SEAL has as values modulo the prime of ``context``."""
+        at_roots = self._load(scratch, context, self._ciphertext_prefix(context, values=True), values)
+        polynomials = sealapi.Ciphertext()
+        sealapi.Evaluator(context).transform_from_ntt(at_roots, polynomials)
+        prefix = self._ciphertext_prefix(context)
+        return self._payload(scratch, polynomials, prefix, 2 * self._n).reshape(2, self._n)
 
     def _payload(self, scratch: Scratch, seal_object: Any, prefix: bytes, numbers: int) -> Coefficients:
         expected = len(prefix) + 8 * numbers
-        saved = scratch.saved(seal_object, _OUTER.size + expected)
+        seal_object.save(scratch.path)
+        saved = scratch.read()
         if len(saved) < _OUTER.size:
             raise SealLayoutChanged("A SEAL object is shorter than its header.")
         magic, header_bytes, major, minor, compression, _, total = _OUTER.unpack_from(saved)
@@ -222,20 +217,20 @@ class Seal:
         return np.frombuffer(payload, dtype="<u8", offset=len(prefix)).astype(np.uint64)
 
     def _self_test(self) -> None:
-        """Prove the layout by known answers: a key, an encryption, our arithmetic on it, its decryption."""
+        """Prove the layout by known answers: SEAL's key, our encryption under it, its decryption."""
         rng = np.random.default_rng(0)  # a fixed message; nothing secret
         with Scratch() as scratch:
             generator = sealapi.KeyGenerator(self.context)
             public_key = sealapi.PublicKey()
             generator.create_public_key(public_key)
-            saved = scratch.saved(public_key, 1 << 20)  # more than fits the pipe
+            public_key.save(scratch.path)
+            saved = scratch.read()
             if len(saved) < _OUTER.size:
                 raise SealLayoutChanged("A SEAL object is shorter than its header.")
             self._version = (saved[3], saved[4])
-            ours = self.make_public_key(scratch, self.read_public_key(scratch, public_key))
-            zero = sealapi.Ciphertext()
-            sealapi.Encryptor(self.context, ours).encrypt_zero(zero)
-            coefficients = self.read_ciphertext(scratch, zero)
+            coefficients = np.empty((1, 2 * self._n), dtype=np.uint64)
+            ZeroEncryption(self.parameters, self.read_public_key(scratch, public_key)).fill(coefficients)
+            coefficients = coefficients[0]
             message = rng.integers(0, self.parameters.plain_modulus, self._n, dtype=np.uint64)
             coefficients[: self._n] += message * np.uint64(self.parameters.scale)
             coefficients %= np.uint64(self.parameters.coeff_modulus)
@@ -251,14 +246,13 @@ class Seal:
 _SECURITY_LEVELS = {128: sealapi.SEC_LEVEL_TYPE.TC128, 192: sealapi.SEC_LEVEL_TYPE.TC192}
 
 
-def _context(parameters: EncryptionParameters) -> Any:
-    """A SEAL context at the security level of ``parameters``, which SEAL checks itself by its own table."""
+def _context(n: int, primes: list[int], plain_modulus: int, security_bits: int) -> Any:
+    """A SEAL context at ``security_bits``, which SEAL checks itself by its own table."""
     literal = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.BFV)
-    literal.set_poly_modulus_degree(parameters.poly_modulus_degree)
-    primes = (parameters.coeff_modulus, parameters.special_modulus)
+    literal.set_poly_modulus_degree(n)
     literal.set_coeff_modulus([sealapi.Modulus(prime) for prime in primes])
-    literal.set_plain_modulus(parameters.plain_modulus)
-    context = sealapi.SEALContext(literal, True, _SECURITY_LEVELS[parameters.literal.security_bits])
+    literal.set_plain_modulus(plain_modulus)
+    context = sealapi.SEALContext(literal, True, _SECURITY_LEVELS[security_bits])
     if not context.parameters_set():
         raise SealLayoutChanged(f"SEAL refuses the parameters: {context.parameters_error_message()}.")
     return context

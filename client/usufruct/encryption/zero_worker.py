@@ -21,12 +21,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
-import tenseal.sealapi as sealapi
 
-from usufruct.encryption.keys import public_key_from_bytes
 from usufruct.encryption.layout import Coefficients
 from usufruct.encryption.parameters import EncryptionParameters, ParameterLiteral
-from usufruct.encryption.seal_raw import Scratch, open_seal
+from usufruct.encryption.public_key import public_key_from_bytes
+from usufruct.encryption.zero_encryption import BLOCKS_AT_ONCE, ZeroEncryption
 
 ZeroSource = Callable[[], Coefficients]
 """Gives a fresh encryption of zero at every call, never one twice: coefficients below q, shape [2N].
@@ -39,7 +38,7 @@ ORDER = struct.Struct("<HII")
 round at the first slot; neither slots nor a key ends it."""
 
 NOTICE = struct.Struct("<H")
-"""The next slot in order is filled for this round."""
+"""The next slot in order is filled for this round. Several may come at once."""
 
 
 def zeros_made_here(parameters: EncryptionParameters, public_key_bytes: bytes) -> ZeroSource:
@@ -48,17 +47,11 @@ def zeros_made_here(parameters: EncryptionParameters, public_key_bytes: bytes) -
     Raises:
         InvalidInput: ``PUBLIC_KEY_INVALID``; every coefficient is checked.
     """
-    seal = open_seal(parameters)
-    coefficients = public_key_from_bytes(parameters, public_key_bytes)
-    scratch = Scratch()  # lives as long as the function that is returned
-    encryptor = sealapi.Encryptor(seal.context, seal.make_public_key(scratch, coefficients))
-    ciphertext = sealapi.Ciphertext()
+    return _under(parameters, public_key_bytes).take
 
-    def fresh_zero() -> Coefficients:
-        encryptor.encrypt_zero(ciphertext)
-        return seal.read_ciphertext(scratch, ciphertext)
 
-    return fresh_zero
+def _under(parameters: EncryptionParameters, public_key_bytes: bytes) -> ZeroEncryption:
+    return ZeroEncryption(parameters, public_key_from_bytes(parameters, public_key_bytes))
 
 
 def command_line(
@@ -84,28 +77,28 @@ def _serve(
     slots: int,
 ) -> None:
     size = 2 * parameters.poly_modulus_degree
-    open_seal(parameters)  # warm before the first key arrives
     credits = slot = round_number = 0
-    fresh_zero: ZeroSource | None = None
+    zeros: ZeroEncryption | None = None
     while True:
         order = _receive(control, ORDER.size, wait=credits == 0)
         if order:
             round_number, more, key_bytes = ORDER.unpack(order)
             credits += more
             if key_bytes:
-                fresh_zero = zeros_made_here(parameters, _receive(control, key_bytes, wait=True))
+                zeros = _under(parameters, _receive(control, key_bytes, wait=True))
                 credits, slot = more, 0
             elif not more:
-                credits, fresh_zero = 0, None
+                credits, zeros = 0, None
                 ring.madvise(mmap.MADV_REMOVE, first * size * 8, slots * size * 8)  # the pages read 0 again
             continue
-        if fresh_zero is None:
+        if zeros is None:
             raise _Gone
-        target = np.frombuffer(ring, dtype=np.uint64, count=size, offset=(first + slot) * size * 8)
-        target[:] = fresh_zero()
+        step = min(credits, slots - slot, BLOCKS_AT_ONCE)
+        target = np.frombuffer(ring, dtype=np.uint64, count=step * size, offset=(first + slot) * size * 8)
+        zeros.fill(target.reshape(step, size))
         del target
-        credits, slot = credits - 1, (slot + 1) % slots
-        os.write(notices, NOTICE.pack(round_number))
+        credits, slot = credits - step, (slot + step) % slots
+        os.write(notices, NOTICE.pack(round_number) * step)
 
 
 def _receive(control: socket.socket, length: int, *, wait: bool) -> bytes:

@@ -5,7 +5,7 @@ it can be made in advance. It is also the one-time randomness of an upload: whoe
 message off the upload. So it lives in an anonymous memory file shared with the makers, never in a named file,
 and its slot is wiped when the next one is taken.
 
-The makers (:mod:`usufruct.encryption.zero_worker`) are fresh processes that import numpy and TenSEAL only,
+The makers (:mod:`usufruct.encryption.zero_worker`) are fresh processes that import numpy and AES only,
 live as long as the pool, run at the lowest priority, and end when this process ends, however it ends.
 """
 
@@ -53,8 +53,8 @@ class ZeroPool:
     is replaced at the next round.
 
     *Guarantee*: no block is given twice or under another key than the round's; this package writes none to a
-    disk (turn swap off). The randomness is SEAL's, seeded from the operating system in every process; no
-    process is forked after that.
+    disk (turn swap off). Every process has key streams of its own, under keys from the operating system
+    (:class:`usufruct.encryption.zero_encryption.ZeroEncryption`). A pool is for one process: a fork must not use it.
     """
 
     def __init__(self, parameters: EncryptionParameters, *, workers: int = 1, ring_mib: int = 64) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tenseal.sealapi as sealapi
+from exact_ring import negacyclic
 
 from usufruct.encryption import decryption as decryption_module
 from usufruct.encryption.decryption import Decryption
@@ -69,22 +70,6 @@ def test_it_agrees_with_seal_on_extreme_ciphertexts(literal: ParameterLiteral) -
         block = np.concatenate([c0.astype(np.uint64), c1])
         np.testing.assert_array_equal(ours.open(block[None])[0], messages.astype(np.uint64))
         np.testing.assert_array_equal(by_seal(parameters, decryptor, block), messages.astype(np.uint64))
-
-
-def negacyclic(left: np.ndarray, ternary: np.ndarray) -> np.ndarray:
-    """The product modulo X^N + 1 in exact integers, by Kronecker substitution of 10 bytes a coefficient."""
-    n, size = len(left), 10
-    whole = int.from_bytes(b"".join(int(value).to_bytes(size, "little") for value in left), "little")
-    out = np.zeros(n, dtype=object)
-    for sign in (1, -1):
-        picked = b"".join(int(value == sign).to_bytes(size, "little") for value in ternary)
-        product = (whole * int.from_bytes(picked, "little")).to_bytes(2 * n * size, "little")
-        words = np.array(
-            [int.from_bytes(product[at : at + size], "little") for at in range(0, len(product), size)],
-            dtype=object,
-        )
-        out += sign * (words[:n] - words[n:])
-    return out
 
 
 def test_several_blocks_are_those_opened_one_by_one() -> None:

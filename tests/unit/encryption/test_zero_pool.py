@@ -149,14 +149,14 @@ def test_a_killed_worker_is_done_without_and_replaced_at_the_next_round(
     assert all(opens_to_zero(key, pool.take()) for _ in range(3))
 
 
-def test_workers_are_of_the_lowest_priority_and_have_loaded_no_torch(pool: ZeroPool) -> None:
+def test_workers_are_of_the_lowest_priority_and_have_loaded_neither_seal_nor_torch(pool: ZeroPool) -> None:
     pool.start(RoundKey.generate(P).public_key_bytes, 4)
     wait_until_filled(pool, 4)
     for process in pool.worker_processes:
         assert os.getpriority(os.PRIO_PROCESS, process) == 19
         with open(f"/proc/{process}/maps") as maps:
             loaded = maps.read()
-        assert "tenseal" in loaded and "torch" not in loaded
+        assert "numpy" in loaded and "tenseal" not in loaded and "torch" not in loaded
 
 
 def test_the_ring_has_no_name_on_any_file_system(pool: ZeroPool) -> None:

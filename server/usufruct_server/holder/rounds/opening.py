@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from usufruct.domain.round_view import RoundOffer
 from usufruct.domain.usage_record import UsageKind
 from usufruct.encryption import EncryptionParameters, parameter_set
-from usufruct.encryption.keys import public_key_from_bytes
+from usufruct.encryption.public_key import public_key_from_bytes
 from usufruct.encryption.zeros import ZeroPool
 from usufruct.errors import InvalidInput, Refused, RoundFailed, UsufructError
 from usufruct.wire.raw import IncomingStream
