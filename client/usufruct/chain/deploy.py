@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import rlp
 from eth_account.signers.local import LocalAccount
-from eth_typing import HexAddress, HexStr
-from web3.types import Nonce
-from web3.utils.address import get_create_address
+from eth_utils.crypto import keccak
 
 from usufruct.chain.account import Account
 from usufruct.chain.addresses import Addresses
@@ -108,7 +107,8 @@ def deploy(
 
 def created_address(account: str, nonce: int) -> str:
     """Address of the contract that ``account`` creates with transaction ``nonce`` (Yellow Paper, section 7)."""
-    return str(get_create_address(HexAddress(HexStr(address(account, "account"))), Nonce(nonce)))
+    creator = bytes.fromhex(address(account, "account")[2:])
+    return address("0x" + keccak(rlp.encode([creator, nonce]))[-20:].hex(), "account")
 
 
 def _create_all(sender: Account, guardian: str, tell: Tell) -> dict[str, TransactionReceipt]:

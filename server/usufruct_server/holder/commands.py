@@ -142,7 +142,7 @@ def serve(
         level=logging.DEBUG if verbose else logging.INFO, stream=sys.stderr,
         format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
     )  # fmt: skip
-    for chatty in ("web3", "urllib3", "grpc"):
+    for chatty in ("urllib3", "grpc"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     from usufruct_server.holder.config import read_config
     from usufruct_server.holder.opening import open_operator
