@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 import usufruct  # noqa: F401
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""The cores are shared by tests and the processes they start: a library's threads would wait for one another, spinning."""
 
 ONE_NETWORK = "tests/integration/network/"
 """Its files share one network of real processes, and the last of them ends its chain."""

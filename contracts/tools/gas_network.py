@@ -19,13 +19,11 @@ from typing import Any
 
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
-from eth_typing import HexAddress, HexStr
 from eth_utils.address import to_checksum_address
-from web3.types import Nonce
-from web3.utils.address import get_create_address
 
 from tools.artefacts import ARTEFACTS, SHIPPED
 from tools.node import CONTRACTS
+from usufruct.chain.deploy import created_address
 from usufruct.chain.dev_chain import DevChain
 from usufruct.chain.interface import Interface
 
@@ -197,9 +195,7 @@ class Network:
 
     def _deploy(self) -> int:
         deployer = self._account()
-        usage_log, registry, compute_access = (
-            str(get_create_address(HexAddress(HexStr(deployer.address)), Nonce(nonce))) for nonce in range(3)
-        )
+        usage_log, registry, compute_access = (created_address(deployer.address, nonce) for nonce in range(3))
         gas = 0
         for name, arguments in (
             ("UsageLog", (registry,)),

@@ -32,12 +32,13 @@ class DevChain:
 
     Args:
         port: of 127.0.0.1; 0 takes a free one.
+        evm: what it serves; None: a new chain.
     Raises:
         ConfigError: PORT_IN_USE.
     """
 
-    def __init__(self, port: int = 0) -> None:
-        self.evm = DevEvm()
+    def __init__(self, port: int = 0, evm: DevEvm | None = None) -> None:
+        self.evm = evm or DevEvm()
         try:
             self._server = _Server(("127.0.0.1", port), _handler(_Methods(self.evm)))
         except OSError as error:

@@ -22,6 +22,7 @@ from eth.constants import (
     ZERO_ADDRESS,
 )
 from eth.db.atomic import AtomicDB
+from eth.db.backends.memory import MemoryDB
 from eth.exceptions import Revert
 from eth.vm.forks.cancun import CancunVM
 from eth.vm.spoof import SpoofTransaction
@@ -112,12 +113,27 @@ class DevEvm:
         }
         rich: Any = {"balance": FAUCET_WEI, "nonce": 0, "code": b"", "storage": {}}
         owner: Any = self._faucet.public_key.to_canonical_address()
-        self._chain: Any = _DevChain.from_genesis(AtomicDB(), genesis, {owner: rich})
+        self._stored: dict[bytes, bytes] = {}
+        database = AtomicDB(MemoryDB(self._stored))
+        self._chain: Any = _DevChain.from_genesis(database, genesis, {owner: rich})
         self._headers: list[Header] = [self._chain.get_canonical_head()]
         self._numbers: dict[bytes, int] = {self._headers[0].hash: 0}
         self._mined: dict[bytes, MinedTransaction] = {}
         self._in_block: dict[int, bytes] = {}
         self._logs: list[Log] = []
+
+    def copy(self) -> DevEvm:
+        """Another chain with the same history; from here on each goes its own way."""
+        other = DevEvm.__new__(DevEvm)
+        with self._lock:
+            other._lock = threading.RLock()
+            other._faucet, other._offset_seconds = self._faucet, self._offset_seconds
+            other._stored = self._stored.copy()
+            other._chain = _DevChain(AtomicDB(MemoryDB(other._stored)), self._chain.header)
+            other._headers, other._numbers = self._headers.copy(), self._numbers.copy()
+            other._mined, other._in_block = self._mined.copy(), self._in_block.copy()
+            other._logs = self._logs.copy()
+        return other
 
     # -- time and blocks -----------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 """Differential privacy: mechanisms as data, accountants, budgets, noise and rounding. No torch, gRPC or
-web3 here."""
+chain here."""
 
 from usufruct.privacy.accountant import MAXIMUM_LOSS_MICRO, MICRO, renyi_loss_micro
 from usufruct.privacy.budget import MAXIMUM_BUDGET_MICRO, Budget

@@ -284,7 +284,7 @@ def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixtur
 def test_help_loads_neither_the_chain_nor_an_accountant() -> None:
     program = (
         "import sys, usufruct.audit.commands; "
-        "print([m for m in ('web3', 'grpc', 'dp_accounting', 'numpy', 'torch') if m in sys.modules])"
+        "print([m for m in ('eth_account', 'grpc', 'dp_accounting', 'numpy', 'torch') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True

@@ -6,15 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from escrow_world import EscrowWorld
+from escrow_world import Deployed, EscrowWorld
 
 from usufruct.chain.dev_chain import DevChain
 
 
+@pytest.fixture(scope="session")
+def deployed() -> Deployed:
+    return Deployed.make()
+
+
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EscrowWorld]:
+def world(deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EscrowWorld]:
     monkeypatch.setenv("USUFRUCT_HOME", str(tmp_path / "home"))
-    with DevChain() as node:
-        running = EscrowWorld.start(tmp_path, node)
+    with DevChain(evm=deployed.evm.copy()) as node:
+        running = EscrowWorld.start(tmp_path, node, deployed.addresses)
         yield running
         running.stop()

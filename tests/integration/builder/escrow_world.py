@@ -16,8 +16,9 @@ from torch import nn
 
 import usufruct as uf
 from usufruct.builder import Dataset, JobHandle, Network, Proposal
-from usufruct.chain import Chain, DatasetTerms, LegState, Sender, create_key, deploy
+from usufruct.chain import Addresses, Chain, DatasetTerms, LegState, Sender, create_key, deploy
 from usufruct.chain.dev_chain import DevChain
+from usufruct.chain.dev_evm import DevEvm
 from usufruct.domain.dataset_card import card_hash
 from usufruct.wire.tls import generate_identity
 from usufruct_server.aggregator.config import AggregatorConfig
@@ -25,6 +26,21 @@ from usufruct_server.aggregator.server import AggregatorServer
 
 PRICE, CAP, ORDER = 1000, 10**9, 6
 HOUR, DAY = 3600, 86_400
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A chain with the contracts and nothing else."""
+
+    evm: DevEvm
+    addresses: Addresses
+
+    @classmethod
+    def make(cls) -> Deployed:
+        with DevChain() as node:
+            deployer = Account.create()
+            _fund(node, deployer.address)
+            return cls(node.evm, deploy(node.url, deployer, test_token=True))
 
 
 @dataclass
@@ -44,10 +60,8 @@ class EscrowWorld:
     network: Network
 
     @classmethod
-    def start(cls, directory: Path, node: DevChain) -> EscrowWorld:
-        deployer = Account.create()
-        _fund(node, deployer.address)
-        addresses = deploy(node.url, deployer, test_token=True)
+    def start(cls, directory: Path, node: DevChain, addresses: Addresses) -> EscrowWorld:
+        """At a node that serves a copy of a chain with the contracts."""
         chain = Chain.connect(node.url, addresses.compute_access)
         assert addresses.test_token is not None
         token = addresses.test_token

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import astuple, dataclass, replace
 
+from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
 
@@ -18,6 +19,7 @@ from usufruct.chain import (
     acceptance_hash,
     acknowledgement_hash,
     decline_hash,
+    deploy,
     failure_hash,
     lower_hash,
     receipt_hash,
@@ -25,6 +27,7 @@ from usufruct.chain import (
     sign_grant,
 )
 from usufruct.chain.dev_chain import DevChain
+from usufruct.chain.dev_evm import DevEvm
 from usufruct.domain.grant import Grant, SignedGrant
 from usufruct.domain.ids import job_id
 from usufruct.domain.leg_receipt import ACCOUNTANT_VERSION, RECEIPT_VERSION, LegReceipt
@@ -40,6 +43,51 @@ SPEC, PURPOSE = keccak(b"spec"), keccak(b"purpose")
 ENDPOINT, FINGERPRINT = "127.0.0.1:7000", b"\x01" * 32
 ACCEPT_SECONDS, DELIVER_SECONDS, CHALLENGE_SECONDS = 600, 1800, 3600
 EPOCH = 1
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A chain on which everything is deployed, registered and paid in.
+
+    Attributes:
+        accounts: guardian, admin, operator, builder, arbiter and stranger.
+    """
+
+    evm: DevEvm
+    accounts: list[LocalAccount]
+    addresses: Addresses
+    holder_id: int
+    datasets: list[int]
+
+    @classmethod
+    def make(cls) -> Beginning:
+        with DevChain() as node:
+            accounts = [Account.create() for _ in range(6)]
+            for account in accounts:
+                node.evm.fund(bytes.fromhex(account.address[2:]), 10**18)
+            addresses = deploy(node.url, accounts[0], test_token=True)
+            token = addresses.test_token
+            assert token is not None
+            chain = Chain.connect(node.url, addresses.compute_access)
+            admin, operator, builder = (Sender(chain, account) for account in accounts[1:4])
+            holder = admin.register_holder(operator.address, admin.address, ENDPOINT, FINGERPRINT)
+            operator.take_fencing_epoch(holder, EPOCH, bytes(32))
+            datasets = [
+                admin.register_dataset(holder, bytes([i]) * 32, token, ORDER, CAP, TERMS) for i in (1, 2, 3)
+            ]
+            builder.mint_test_token(token, builder.address, 5 * MONEY)
+            builder.deposit(token, MONEY)
+            return cls(node.evm, accounts, addresses, holder, datasets)
+
+    def on(self, node: DevChain) -> World:
+        """Everybody at a node that serves a copy."""
+        chain, token = Chain.connect(node.url, self.addresses.compute_access), self.addresses.test_token
+        assert token is not None
+        senders = (Sender(chain, account) for account in self.accounts)
+        return World(
+            node, chain, self.addresses, *senders, self.accounts[2], self.accounts[3], self.accounts[5], token,
+            self.holder_id, self.datasets,
+        )  # fmt: skip
 
 
 @dataclass
