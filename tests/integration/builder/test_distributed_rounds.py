@@ -19,7 +19,7 @@ from usufruct.privacy import distributed_plan_of, value_count
 
 PLAN = TrainingPlan(
     NoiseMode.DISTRIBUTED, 3, 2, 1, NANO // 2, 10**6, 0, 10**7, 64, min_honest=2, max_colluding=1,
-    scale_micro=1_000 * 10**6, share_noise=40_000, clamp=200_000,
+    scale_micro=10_000 * 10**6, share_noise=40_000, clamp=200_000,
 )  # fmt: skip
 INPUTS = 3_000
 
@@ -49,7 +49,7 @@ def test_the_opened_sum_is_a_step_along_the_holders_sums(world: RoundWorld) -> N
     _, opened = world.run()
     batch = 3 * 50.0
     step = -0.25 * np.sum(sums, axis=0) / batch
-    deviation = 0.25 / batch * math.sqrt(3 * (PLAN.share_noise + 0.25)) / 1_000
+    deviation = 0.25 / batch * math.sqrt(3 * (PLAN.share_noise + 0.25)) / 10_000
     error = opened.update - step
     assert opened.update.shape == (world.count,)
     assert np.abs(error).max() < 6 * deviation

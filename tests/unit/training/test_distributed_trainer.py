@@ -32,14 +32,17 @@ CARD = DatasetCard(
     name="n",
     task="t",
     description="",
-    columns=tuple(Column(f"x{i}", "number", -1, 1) for i in range(WIDTH)),
+    columns=tuple(Column(f"x{i}", "number", -1.0, 1.0, missing="midpoint") for i in range(WIDTH)),
     label=Label("y", (("0",), ("1",))),
     person_column=None,
     nominal_size=ROWS,
 )
-TRACED = graph.trace(nn.Sequential(nn.Linear(WIDTH, 64), nn.Tanh(), nn.Linear(64, 1)), (WIDTH,))
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    MODULE = nn.Sequential(nn.Linear(WIDTH, 64), nn.Tanh(), nn.Linear(64, 1))
+TRACED = graph.trace(MODULE, (WIDTH,))
 COUNT = TRACED.bounds.parameters
-WEIGHTS = graph.pack_weights(graph.rebuild(TRACED.graph))
+WEIGHTS = graph.pack_vector(TRACED.graph, graph.vector_from_model(MODULE, TRACED))
 PLAN = DistributedPlan(
     sample_rate=1.0,
     max_grad_norm_micro=500_000,
