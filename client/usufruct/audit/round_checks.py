@@ -95,7 +95,8 @@ def _check_views(legs: list[tuple[LegBook, list[ReadRecord]]], other: str) -> It
 def _check_cohorts(
     charged: list[tuple[LegBook, list[ReadRecord]]], submitted: list[tuple[LegBook, list[ReadRecord]]]
 ) -> Iterator[Finding]:
-    """Every sum that was opened had the updates of at least `min_cohort` holders.
+    """Every sum that was opened had the updates of at least `min_cohort` holders, and with distributed noise of as many as
+    its receipt's loss assumes.
 
     A view names its roster by a hash only; but whoever is in a sum has recorded that it sent its update for that view. A
     round was summed if a later one was charged, or if as many receipts as a sum needs say so.
@@ -107,13 +108,18 @@ def _check_cohorts(
     last_round = max((entry.record.round for _, entries in charged for entry in entries), default=0)
     claims = sorted((leg.delivered.receipt.rounds_done for leg, _ in charged if leg.delivered), reverse=True)
     for leg, entries in submitted:
-        wanted = leg.terms.min_cohort if leg.terms else 1
+        wanted = max(leg.terms.min_cohort if leg.terms else 1, _assumed(leg))
         done = max(last_round - 1, claims[wanted - 1] if 0 < wanted <= len(claims) else 0)
         for round_ in sorted({entry.record.round for entry in entries}):
             most = max(len(those) for (of, _), those in holders.items() if of == round_)
             if round_ <= done and most < wanted:
-                text = f"round {round_} was done with {most} holders, its dataset wants {wanted} in a sum"
+                text = f"round {round_} was done with {most} holders, and {wanted} have to be in a sum with its dataset"
                 yield Finding("round-cohort", leg.place, text)
+
+
+def _assumed(leg: LegBook) -> int:
+    """Holders that must be in every sum so that a receipt's loss is right: ``min_honest + max_colluding``."""
+    return leg.delivered.receipt.min_honest + leg.delivered.receipt.max_colluding if leg.delivered else 0
 
 
 def _position(event: Event) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from usufruct.builder.flight import LOST, NOT_YET, OnEvent
 from usufruct.builder.peers import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, Peers
 from usufruct.builder.progress import Progress, tell
 from usufruct.builder.results import Departure, LegResult, RoundResult, read_round_result
-from usufruct.builder.rounds import RoundDriver, least_roster
+from usufruct.builder.rounds import RoundDriver
 from usufruct.builder.server_optimizer import Slots, read_server_optimizer, read_slots, step, write_slots
 from usufruct.builder.store import JobState
 from usufruct.builder.summing import OpenedSum
@@ -480,7 +480,7 @@ class JobHandle:
             self._take_up()
             asked = [leg for leg in self._book.members if leg.dataset_id not in self._without]
             self._peers = Peers.connect(
-                self._network, self.spec.aggregator, asked, least_roster(self.spec), self._say
+                self._network, self.spec.aggregator, asked, self.spec.min_cohort, self._say
             )
         return self._peers
 
@@ -499,7 +499,7 @@ class JobHandle:
         if self._driver is None:
             peers = self._connected()
             try:
-                self._note_charges(peers.start_legs(self.spec.job_id, least_roster(self.spec), self._say))
+                self._note_charges(peers.start_legs(self.spec.job_id, self.spec.min_cohort, self._say))
             except BaseException:
                 self._hang_up()
                 raise

@@ -20,7 +20,7 @@ rounds = 20
 lr = 0.5                          # optional: momentum, local_steps, sample_rate, spare_attempts, min_cohort, purpose
 
 [privacy]
-epsilon = 3.0                     # optional: delta, max_grad_norm
+epsilon = 3.0                     # optional: delta, max_grad_norm, noise, max_colluding, min_honest
 
 [encryption]                      # optional, as is all in it
 value_bits = 16                   # 8, 12 or 16: fewer are fewer bytes and coarser updates
@@ -121,7 +121,11 @@ def read_job_file(path: Path) -> JobFile:
             options[name] = escrow.whole(name)
     if escrow.has("arbiter"):
         options["arbiter"] = escrow.text("arbiter")
-    asked = {name: privacy.value(name) for name in ("delta", "max_grad_norm") if privacy.has(name)}
+    asked = {
+        name: privacy.value(name)
+        for name in ("delta", "max_grad_norm", "noise", "max_colluding", "min_honest")
+        if privacy.has(name)
+    }
     job = JobFile(
         rpc=network.text("rpc"),
         confirmations=network.whole("confirmations", None, most=10_000),

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from usufruct import privacy as dp
 from usufruct.builder.datasets import Dataset
+from usufruct.builder.noise import distributed_noise, local_noise
 from usufruct.builder.settings import SGD, Encryption, Privacy, whole
 from usufruct.domain.training_job import (
     MICRO,
@@ -23,16 +24,16 @@ from usufruct.domain.training_job import (
     NoiseMode,
     TrainingPlan,
 )
-from usufruct.encryption import BoundedValues, EncryptionParameters
+from usufruct.encryption import BoundedValues, EncryptionParameters, SignedSums
 from usufruct.encryption import plan as plan_parameters
 from usufruct.encryption.planner import MIN_HOLDERS
-from usufruct.errors import InvalidInput, Refused, UsufructError
+from usufruct.errors import InvalidInput, Refused
 
 MICRO_BATCH_SIZE = 64
 """Records that a trainer puts through the model at once; what graphs are bounded for (``graph.GraphLimits``)."""
 
-LEAST_NOISE_MULTIPLIER = 0.1
-"""What a spec admits; a calibration that would need less takes this much."""
+LOCAL_STEPS = 4
+"""Of a round with local noise, where the builder does not say."""
 
 TAIL = 6.0
 """Standard deviations of noise inside the range of an update: a coordinate is clamped with probability 2e-9."""
@@ -44,8 +45,8 @@ class JobPlan:
 
     Attributes:
         optimizer, plan, encryption, legs: as they stand in the spec. ``legs`` are in ascending order of dataset.
-        epsilons: binding epsilon of each leg's whole reservation, in the order of ``legs``.
         parameters: what ``encryption`` names.
+        plans: what each leg executes, and is priced by, in the order of ``legs``.
         min_cohort: least holders in a sum.
     """
 
@@ -54,8 +55,19 @@ class JobPlan:
     legs: tuple[LegTerms, ...]
     encryption: EncryptionPlan
     parameters: EncryptionParameters
-    epsilons: tuple[float, ...]
+    plans: tuple[dp.LegPlan, ...]
     min_cohort: int
+
+    @property
+    def epsilons(self) -> tuple[float, ...]:
+        """Binding epsilon of each leg's whole reservation, in the order of ``legs``."""
+        return tuple(plan.epsilon for plan in self.plans)
+
+    @property
+    def values(self) -> int:
+        """Integers of a holder's update."""
+        first = self.plans[0]
+        return first.dimension if isinstance(first, dp.DistributedPlan) else self.encryption.parameter_count
 
 
 def make_plan(
@@ -77,84 +89,76 @@ def make_plan(
         spare_attempts: attempts beyond ``rounds`` for what has to be drawn again; None for max(2, rounds // 10).
             They are paid for in privacy whether or not they are used.
     Raises:
-        Refused: EPSILON_BELOW_FLOOR, BUDGET_SHORT, POLICY_LOSS_TOO_HIGH (each names the dataset), COHORT_TOO_SMALL.
+        Refused: EPSILON_BELOW_FLOOR, BUDGET_SHORT, POLICY_LOSS_TOO_HIGH, POLICY_NOISE_MODE (each names the dataset),
+            COHORT_TOO_SMALL; BUDGET_SHORT also where no integer noise that fits its field is enough.
         InvalidInput: SPEC_INVALID, naming the field.
     """
-    cohort = _cohort(datasets)
+    cohort, encryption = _cohort(datasets), encryption or Encryption()
     spare = max(2, rounds // 10) if spare_attempts is None else spare_attempts
     whole("rounds", rounds, 1, 10_000)
     whole("spare_attempts", spare, 0, 1000)
-    attempts = rounds + spare
     local = LocalOptimizer("sgd", _scaled(optimizer.lr, NANO), _scaled(optimizer.momentum, NANO))
     rate_nano = _scaled(optimizer.sample_rate, NANO)
-    noise_micro = noise_multiplier_micro(cohort, privacy, rate_nano, optimizer.local_steps, attempts)
+    for dataset in cohort:
+        _check_batch(dataset, rate_nano)
     plan = TrainingPlan(
-        noise_mode=NoiseMode.LOCAL,
+        noise_mode=NoiseMode[privacy.noise.upper()],
         rounds=rounds,
         spare_attempts=spare,
-        local_steps=optimizer.local_steps,
+        local_steps=1,
         sample_rate_nano=rate_nano,
         max_grad_norm_micro=_scaled(privacy.max_grad_norm, MICRO),
-        noise_multiplier_micro=noise_micro,
+        noise_multiplier_micro=0,
         delta_pico=_scaled(privacy.delta, PICO),
         micro_batch_size=MICRO_BATCH_SIZE,
     )
-    legs = tuple(
-        _terms(dataset, plan, weight)
-        for dataset, weight in zip(cohort, weights_nano([d.nominal_size for d in cohort]), strict=True)
-    )
-    epsilons = tuple(_check_budget(d, leg, attempts, privacy) for d, leg in zip(cohort, legs, strict=True))
-    least = max(dataset.min_cohort for dataset in cohort)
-    if least > len(cohort):
-        strictest = max(cohort, key=lambda dataset: dataset.min_cohort)
-        raise Refused(
-            f"Dataset {strictest.id} ({strictest.name}) may only be used by {least} holders together, and the job has "
-            f"{len(cohort)}; add datasets of other holders.",
-            reason="COHORT_TOO_SMALL",
-            dataset_id=strictest.id,
-            minimum=least,
-            holders=len(cohort),
-        )
+    least = _least_cohort(cohort)
+    if plan.noise_mode is NoiseMode.DISTRIBUTED:
+        plan = distributed_noise(plan, cohort, privacy, optimizer, parameter_count)
+        least = max(least, plan.min_honest + plan.max_colluding)
+    else:
+        steps = LOCAL_STEPS if optimizer.local_steps is None else optimizer.local_steps
+        plan = local_noise(replace(plan, local_steps=steps), cohort, privacy)
     if min_cohort is not None:
         whole("min_cohort", min_cohort, least, len(cohort))
-    parameters = encryption_parameters(len(cohort), encryption or Encryption())
-    bits = (encryption or Encryption()).value_bits
-    encrypted = EncryptionPlan(parameters.name, bits, update_range_nano(local, plan, legs), parameter_count)
-    least = least if min_cohort is None else min_cohort
-    return JobPlan(local, plan, legs, encrypted, parameters, epsilons, least)
+        least = min_cohort
+    plans = [
+        dp.plan_from(
+            plan,
+            parameter_count=parameter_count,
+            holders=len(cohort),
+            nominal_size=dataset.nominal_size,
+            order=dataset.order,
+        )
+        for dataset in cohort
+    ]
+    legs = tuple(
+        _terms(dataset, priced, weight)
+        for dataset, priced, weight in zip(
+            cohort, plans, weights_nano([d.nominal_size for d in cohort]), strict=True
+        )
+    )
+    for dataset, priced in zip(cohort, plans, strict=True):
+        _check_budget(dataset, priced, privacy)
+    parameters = encryption_parameters(len(cohort), encryption, plan.noise_mode)
+    if plan.noise_mode is NoiseMode.DISTRIBUTED:
+        encrypted = EncryptionPlan(parameters.name, 0, 0, parameter_count)
+    else:
+        reach = update_range_nano(local, plan, legs)
+        encrypted = EncryptionPlan(parameters.name, encryption.value_bits, reach, parameter_count)
+    return JobPlan(local, plan, legs, encrypted, parameters, tuple(plans), least)
 
 
-def encryption_parameters(holders: int, encryption: Encryption) -> EncryptionParameters:
-    """The parameters with the fewest bytes for a cohort: local noise needs bounded values, summed exactly.
+def encryption_parameters(
+    holders: int, encryption: Encryption, noise_mode: NoiseMode = NoiseMode.LOCAL
+) -> EncryptionParameters:
+    """The parameters with the fewest bytes for a cohort: local noise needs bounded values, distributed noise signed sums.
 
     A smaller roster, down to one holder, uses the same.
     """
-    return plan_parameters(
-        BoundedValues(encryption.value_bits), max(MIN_HOLDERS, holders), encryption.security_bits
-    )
-
-
-def noise_multiplier_micro(
-    datasets: Sequence[Dataset], privacy: Privacy, sample_rate_nano: int, local_steps: int, attempts: int
-) -> int:
-    """The least noise multiplier, in 10^-6, that keeps every dataset of the cohort within ``privacy.epsilon``.
-
-    *Guarantee*: at every dataset's order, ``attempts`` times the loss of one attempt with this noise translates to at
-    most ``privacy.epsilon`` at ``privacy.delta``.
-
-    Raises:
-        Refused: EPSILON_BELOW_FLOOR or BUDGET_SHORT, naming the dataset.
-    """
-    rate = sample_rate_nano / NANO
-    delta = _scaled(privacy.delta, PICO) / PICO
-    largest = LEAST_NOISE_MULTIPLIER
-    for dataset in datasets:
-        try:
-            cap = dp.loss_for_epsilon_micro(privacy.epsilon, dataset.order, delta)
-            largest = max(largest, dp.noise_multiplier_for(cap, dataset.order, rate, local_steps, attempts))
-        except Refused as error:
-            raise _named(error, dataset) from error
-    return _scaled(largest, MICRO)
+    distributed = noise_mode is NoiseMode.DISTRIBUTED
+    need = SignedSums(dp.FIELD_BITS) if distributed else BoundedValues(encryption.value_bits)
+    return plan_parameters(need, max(MIN_HOLDERS, holders), encryption.security_bits)
 
 
 def weights_nano(nominal_sizes: Sequence[int]) -> tuple[int, ...]:
@@ -208,18 +212,18 @@ def _geometric(ratio: float, terms: int) -> float:
     return float(terms) if ratio == 0 and terms == 0 else (1 - ratio**terms) / (1 - ratio)
 
 
-def _terms(dataset: Dataset, plan: TrainingPlan, weight_nano: int) -> LegTerms:
-    mechanism = dp.SubsampledGaussian(
-        plan.sample_rate_nano / NANO, plan.noise_multiplier_micro / MICRO, plan.local_steps
-    )
-    if plan.sample_rate_nano * dataset.nominal_size < NANO:
+def _check_batch(dataset: Dataset, sample_rate_nano: int) -> None:
+    if sample_rate_nano * dataset.nominal_size < NANO:
         raise InvalidInput(
-            f"sample_rate {plan.sample_rate_nano / NANO:g} is less than one record a step on dataset {dataset.id} "
+            f"sample_rate {sample_rate_nano / NANO:g} is less than one record a step on dataset {dataset.id} "
             f"({dataset.nominal_size} rows declared); choose a larger one.",
             reason="SPEC_INVALID",
             field="sample_rate",
             dataset_id=dataset.id,
         )
+
+
+def _terms(dataset: Dataset, plan: dp.LegPlan, weight_nano: int) -> LegTerms:
     return LegTerms(
         dataset_id=dataset.id,
         holder_id=dataset.holder_id,
@@ -229,15 +233,14 @@ def _terms(dataset: Dataset, plan: TrainingPlan, weight_nano: int) -> LegTerms:
         token=dataset.token,
         price_units=dataset.price_units,
         order=dataset.order,
-        loss_per_attempt_micro=dp.renyi_loss_micro(mechanism, dataset.order),
+        loss_per_attempt_micro=plan.loss_per_attempt_micro,
         weight_nano=weight_nano,
     )
 
 
-def _check_budget(dataset: Dataset, leg: LegTerms, attempts: int, privacy: Privacy) -> float:
-    """The leg's binding epsilon, if the dataset can still pay for it."""
-    loss = attempts * leg.loss_per_attempt_micro
-    epsilon = dp.epsilon(loss, dataset.order, _scaled(privacy.delta, PICO) / PICO)
+def _check_budget(dataset: Dataset, plan: dp.LegPlan, privacy: Privacy) -> None:
+    """Whether the dataset can still pay for the leg's whole reservation."""
+    loss, epsilon = plan.reservation_micro, plan.epsilon
     left = dataset.epsilon_left(privacy.delta)
     ask = (
         f"ask for epsilon {left:.2f} or less"
@@ -263,7 +266,21 @@ def _check_budget(dataset: Dataset, leg: LegTerms, attempts: int, privacy: Priva
             requested=loss,
             limit=dataset.most_per_job_micro,
         )
-    return epsilon
+
+
+def _least_cohort(cohort: Sequence[Dataset]) -> int:
+    """Least holders in a sum by the datasets' own rules."""
+    strictest = max(cohort, key=lambda dataset: dataset.min_cohort)
+    if strictest.min_cohort > len(cohort):
+        raise Refused(
+            f"Dataset {strictest.id} ({strictest.name}) may only be used by {strictest.min_cohort} holders together, and the "
+            f"job has {len(cohort)}; add datasets of other holders.",
+            reason="COHORT_TOO_SMALL",
+            dataset_id=strictest.id,
+            minimum=strictest.min_cohort,
+            holders=len(cohort),
+        )
+    return strictest.min_cohort
 
 
 def _cohort(datasets: Sequence[Dataset]) -> list[Dataset]:
@@ -277,12 +294,6 @@ def _cohort(datasets: Sequence[Dataset]) -> list[Dataset]:
     if len({dataset.id for dataset in cohort}) != len(cohort) or len(cohort) > 64:
         raise InvalidInput("A job has 1 to 64 datasets, each once.", reason="SPEC_INVALID", field="datasets")
     return cohort
-
-
-def _named(error: UsufructError, dataset: Dataset) -> Refused:
-    """The privacy layer's refusal, with the dataset it concerns."""
-    details = {**error.details, "dataset_id": dataset.id}
-    return Refused(f"Dataset {dataset.id} ({dataset.name}): {error.message}", reason=error.reason, **details)
 
 
 def _scaled(value: float, unit: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from usufruct.builder.datasets import Dataset
 from usufruct.builder.settings import EscrowTerms
 from usufruct.domain.dataset_card import need_flat
 from usufruct.errors import Refused
@@ -35,6 +36,23 @@ def check_policy(dataset_id: int, policy: bytes, terms: EscrowTerms) -> None:
             dataset_id=dataset_id,
             field="challenge_seconds",
             limit=longest,
+        )
+
+
+def check_noise(dataset: Dataset, noise: str) -> None:
+    """Whether a dataset's holder accepts noise that is added there, as far as its policy says.
+
+    Raises:
+        Refused: POLICY_NOISE_MODE, naming the dataset.
+    """
+    modes = _facts(dataset.policy).get("noise_modes")
+    if isinstance(modes, list) and noise not in modes:
+        raise Refused(
+            f"The holder of dataset {dataset.id} ({dataset.name}) accepts no {noise} noise; its policy lists: "
+            f"{', '.join(map(str, modes))}.",
+            reason="POLICY_NOISE_MODE",
+            dataset_id=dataset.id,
+            field="noise",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -24,12 +25,15 @@ from usufruct.domain.preprocessing import feature_names, feature_width
 from usufruct.domain.training_job import AggregatorRef, TrainingJobSpec
 from usufruct.errors import InvalidInput
 from usufruct.graph import TracedModel
+from usufruct.privacy import DistributedPlan
 from usufruct.wire import jobs
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.model_graph import graph_to_bytes
 
 if TYPE_CHECKING:
     from usufruct.builder.network import Network
+
+log = logging.getLogger("usufruct.builder")
 
 
 def new_proposal(
@@ -67,6 +71,9 @@ def new_proposal(
         min_cohort=min_cohort,
         encryption=encryption,
     )
+    for leg, priced in zip(plan.legs, plan.plans, strict=True):
+        if isinstance(priced, DistributedPlan):
+            log.info("dataset %d: %s", leg.dataset_id, priced.promise)
     spec = TrainingJobSpec(
         chain_id=network.chain.chain_id,
         compute_access=network.chain.compute_access,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -12,8 +13,9 @@ from usufruct.builder.gas import Circumstances, TransactionQuote, job_transactio
 from usufruct.builder.planning import JobPlan, make_plan
 from usufruct.builder.settings import SGD, Encryption, Privacy
 from usufruct.chain import bond_units
-from usufruct.domain.training_job import MICRO, NANO
+from usufruct.domain.training_job import NANO
 from usufruct.encryption import EncryptionParameters
+from usufruct.privacy import DistributedPlan, Guarantee
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +29,8 @@ class LegQuote:
 
     Attributes:
         epsilon: binding epsilon of the whole reservation.
+        alone: with distributed noise, what remains of the promise if everybody else sides with the builder: this holder's own
+            share of the noise. None with local noise, where ``epsilon`` holds against everyone.
         loss_micro: the reservation, 10^-6 nat at the dataset's order.
         share: weight of this dataset in the average.
     """
@@ -36,6 +40,7 @@ class LegQuote:
     price_units: int
     token: str
     epsilon: float
+    alone: Guarantee | None
     loss_micro: int
     order: int
     share: float
@@ -47,6 +52,7 @@ class EncryptionQuote:
 
     Attributes:
         parameters: name of the set, as the spec has it.
+        value_bits: of a holder's value; with distributed noise of the sum.
         security_bits: by SEAL's tables.
         max_holders: most updates in one sum.
         bytes_per_parameter: of an update, in the limit of large models.
@@ -79,7 +85,10 @@ class Quote:
         fee_bps: ten-thousandths of the price that the protocol takes from it, not on top of it.
         deposit_units: by token address, what has to be deposited first; opening does so by itself.
         bond_units: by dataset number, what disputing its leg takes from the deposit; empty without an arbiter.
-        noise_multiplier: standard deviation of the noise over the norm bound, the same at every holder.
+        noise: where it is added, ``"local"`` or ``"distributed"``.
+        min_honest, max_colluding: what ``epsilon`` assumes of every sum with distributed noise; 0 with local noise.
+        noise_multiplier: standard deviation of the noise over the norm bound: with local noise in full at every holder, with
+            distributed noise of ``min_honest`` shares together.
         transactions: what this builder sends when all goes well.
         gas_price_wei: what the chain asks for gas now.
         upload_bytes_per_round: by all holders together; None without a model.
@@ -92,6 +101,9 @@ class Quote:
     deposit_units: Mapping[str, int]
     bond_units: Mapping[int, int]
     delta: float
+    noise: str
+    min_honest: int
+    max_colluding: int
     noise_multiplier: float
     attempts: int
     transactions: tuple[TransactionQuote, ...]
@@ -128,6 +140,15 @@ class Quote:
             f"{self.delta:g}, weight {leg.share:.0%}"
             for leg in self.legs
         ]
+        if self.noise == "distributed":
+            lines.append(
+                f"these epsilons hold against you, the aggregator and up to {self.max_colluding} of the holders together, as "
+                f"long as {self.min_honest} holders of every sum are honest; a sum has at least "
+                f"{self.min_honest + self.max_colluding}"
+            )
+            lines += [
+                f"dataset {leg.dataset_id} against everyone else together: {leg.alone}" for leg in self.legs
+            ]
         for token, units in self.price_units.items():
             fee = f", of which the protocol takes {self.fee_bps / 100:g} %" if self.fee_bps else ""
             lines.append(
@@ -141,7 +162,9 @@ class Quote:
             f"gas: about {self.gas} ({sent}); at {Decimal(self.gas_price_wei).scaleb(-9):f} gwei that is "
             f"{self.cost_wei} wei = {self.cost_coin:f} coin"
         )
-        lines.append(f"noise multiplier {self.noise_multiplier:.4f} over {self.attempts} attempts")
+        lines.append(
+            f"{self.noise} noise, multiplier {self.noise_multiplier:.4f}, over {self.attempts} attempts"
+        )
         lines.append(f"encryption: {self.encryption}")
         if self.upload_bytes_per_round is not None:
             lines.append(
@@ -158,7 +181,7 @@ class Quote:
             "cost_wei": self.cost_wei,
             "cost_coin": f"{self.cost_coin:f}",
         }
-        return {**asdict(self), **derived}
+        return {**asdict(self), "legs": [_leg_json(leg) for leg in self.legs], **derived}
 
     def __repr__(self) -> str:
         return "<Quote\n " + "\n ".join(self.lines()) + ">"
@@ -195,7 +218,7 @@ def make_quote(
         min_cohort=min_cohort,
         encryption=encryption,
     )
-    size = None if parameters is None else plan.parameters.upload_bytes(parameters)
+    size = None if parameters is None else plan.parameters.upload_bytes(plan.values)
     chain, count = network.chain, len(plan.legs)
     prices: dict[str, int] = {}
     for leg in plan.legs:
@@ -213,7 +236,10 @@ def make_quote(
         if arbiter is None
         else {leg.dataset_id: bond_units(leg.price_units) for leg in plan.legs},
         delta=privacy.delta,
-        noise_multiplier=plan.plan.noise_multiplier_micro / MICRO,
+        noise=plan.plan.noise_mode.name.lower(),
+        min_honest=plan.plan.min_honest,
+        max_colluding=plan.plan.max_colluding,
+        noise_multiplier=plan.plans[0].noise_multiplier,
         attempts=plan.plan.attempts,
         transactions=job_transactions(
             Circumstances(
@@ -229,15 +255,16 @@ def make_quote(
         parameters=parameters,
         upload_bytes_per_round=None if size is None else count * size,
         sum_bytes_per_round=size,
-        encryption=_encryption_quote(plan.parameters, plan.encryption.value_bits),
+        encryption=_encryption_quote(plan.parameters),
     )
 
 
-def _encryption_quote(parameters: EncryptionParameters, value_bits: int) -> EncryptionQuote:
+def _encryption_quote(parameters: EncryptionParameters) -> EncryptionQuote:
+    literal = parameters.literal
     return EncryptionQuote(
         parameters=parameters.name,
-        value_bits=value_bits,
-        security_bits=parameters.literal.security_bits,
+        value_bits=literal.field_bits if literal.value_bits is None else literal.value_bits,
+        security_bits=literal.security_bits,
         max_holders=parameters.max_holders,
         bytes_per_parameter=parameters.upload_bytes_per_parameter(),
         noise_headroom=parameters.noise_headroom,
@@ -252,13 +279,22 @@ def _leg_quotes(plan: JobPlan, names: Mapping[int, str]) -> tuple[LegQuote, ...]
             name=names[leg.dataset_id],
             price_units=leg.price_units,
             token=leg.token,
-            epsilon=epsilon,
-            loss_micro=plan.plan.attempts * leg.loss_per_attempt_micro,
+            epsilon=priced.epsilon,
+            alone=priced.alone if isinstance(priced, DistributedPlan) else None,
+            loss_micro=priced.reservation_micro,
             order=leg.order,
             share=leg.weight_nano / NANO,
         )
-        for leg, epsilon in zip(plan.legs, plan.epsilons, strict=True)
+        for leg, priced in zip(plan.legs, plan.plans, strict=True)
     )
+
+
+def _leg_json(leg: LegQuote) -> dict[str, Any]:
+    """JSON knows no infinity: an epsilon that cannot be stated is null."""
+    fields = asdict(leg)
+    if leg.alone is not None and not math.isfinite(leg.alone.epsilon):
+        fields["alone"]["epsilon"] = None
+    return fields
 
 
 def _deposited(network: Network, tokens: Iterable[str]) -> dict[str, int]:

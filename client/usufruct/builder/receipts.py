@@ -13,12 +13,10 @@ from usufruct.domain.leg_receipt import (
     ACCOUNTANT_VERSION,
     RECEIPT_VERSION,
     LegReceipt,
-    MechanismKind,
-    NeighbouringRelation,
-    Rounding,
 )
 from usufruct.domain.training_job import LegTerms, TrainingJobSpec
 from usufruct.errors import ChainError
+from usufruct.privacy import receipt_figures
 from usufruct.wire import jobs
 
 
@@ -55,7 +53,7 @@ def check_receipt(
     Args:
         fencing_epoch: the holder's, at the time of the receipt.
     """
-    terms, plan = spec.leg(leg.dataset_id), spec.plan
+    terms = spec.leg(leg.dataset_id)
     wanted: dict[str, Any] = {
         "version": RECEIPT_VERSION,
         "accountant_version": ACCOUNTANT_VERSION,
@@ -65,19 +63,7 @@ def check_receipt(
         "dataset_id": leg.dataset_id,
         "spec_hash": jobs.spec_hash(spec_bytes),
         "grant_hash": leg.grant_hash,
-        "mechanism": int(MechanismKind.SUBSAMPLED_GAUSSIAN),
-        "neighbouring": int(NeighbouringRelation.ADD_OR_REMOVE_ONE),
-        "rounding": int(Rounding.AFTER_NOISE),
-        "order": terms.order,
-        "min_honest": plan.min_honest,
-        "max_colluding": plan.max_colluding,
-        "steps_per_attempt": plan.local_steps,
-        "attempts_reserved": plan.attempts,
-        "dimension": spec.encryption.parameter_count,
-        "sample_rate_nano": plan.sample_rate_nano,
-        "clip_norm_micro": plan.max_grad_norm_micro,
-        "noise_multiplier_micro": plan.noise_multiplier_micro,
-        **dict.fromkeys(("scale_micro", "delta_two_micro", "delta_one_micro", "share_noise_micro"), 0),
+        **receipt_figures(spec, leg.dataset_id),
     }
     findings = [
         f"{field} is {_shown(getattr(receipt, field))}, expected {_shown(value)}"

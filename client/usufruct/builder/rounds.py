@@ -35,6 +35,7 @@ from usufruct.encryption.keys import RoundKey
 from usufruct.encryption.parameters import EncryptionParameters
 from usufruct.errors import RoundFailed, UsufructError
 from usufruct.graph import ModelGraph
+from usufruct.privacy import value_count
 from usufruct.wire import jobs
 from usufruct.wire.aggregation import RoundToSum
 
@@ -45,12 +46,6 @@ READY_SHARE = 0.5
 """Of the round's time, how much holders have to train before the roster is fixed without those that are late."""
 
 log = logging.getLogger("usufruct.builder")
-
-
-def least_roster(spec: TrainingJobSpec) -> int:
-    """Least holders of a roster by the job's own rules, which are no weaker than its datasets'. Every holder enforces them
-    itself."""
-    return max(spec.min_cohort, spec.plan.min_honest + spec.plan.max_colluding)
 
 
 class RoundDriver:
@@ -78,8 +73,9 @@ class RoundDriver:
 
     @property
     def needed(self) -> int:
-        """Least holders of a roster; see :func:`least_roster`."""
-        return least_roster(self._spec)
+        """Least holders of a roster by the job's own rules, which are no weaker than its datasets' and, with distributed
+        noise, than ``min_honest + max_colluding`` (``check_spec``). Every holder enforces them itself."""
+        return self._spec.min_cohort
 
     def can_do_without(self, datasets: Collection[int]) -> bool:
         """Whether the job's rules allow a roster without these."""
@@ -151,7 +147,7 @@ class RoundDriver:
                 stages.end("checked")
                 if self._verify_chunks:
                     add_again(self._aggregator, to_sum, challenge.sum_root, self._verify_chunks)
-                update = open_average(attempt.key, checked, fetched, self._spec)
+                update = open_average(attempt, checked, fetched, self._spec)
                 stages.end("opened")
                 up, down = bytes_moved(attempt, len(asked), fetched, to_sum)
             charged = flight.attempts_charged
@@ -202,6 +198,6 @@ class RoundDriver:
             attempt=offer.attempt,
             view_hash=view.hash,
             operators={dataset_id: self._spec.leg(dataset_id).operator for dataset_id in view.datasets},
-            parameter_count=self._spec.encryption.parameter_count,
+            parameter_count=value_count(self._spec),
             parameters=self._parameters,
         )

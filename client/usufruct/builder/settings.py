@@ -18,8 +18,12 @@ class Privacy:
             the least that keeps it.
         delta: for which epsilon is stated.
         max_grad_norm: bound on the Euclidean norm of one record's gradient (clipping).
-        noise: where noise is added. ``"local"``: in full at every holder, so that the promise holds against
-            everyone else together; the only mode of this version.
+        noise: where noise is added. ``"local"``: in full at every holder, so that the promise holds against everyone else
+            together. ``"distributed"``: a share at every holder, so that the sum has the noise of a trusted centre and the
+            promise holds as long as ``min_honest`` holders of every sum are honest; for three holders or more.
+        max_colluding: with distributed noise, how many holders may side with the builder and the aggregator.
+        min_honest: with distributed noise, how many honest shares the noise is sized for; None for all holders but
+            ``max_colluding``, so that every round needs every holder. Each less lets one holder fail, for more noise.
     Raises:
         InvalidInput: SPEC_INVALID, naming the field.
     """
@@ -28,17 +32,22 @@ class Privacy:
     delta: float = 1e-5
     max_grad_norm: float = 1.0
     noise: str = "local"
+    max_colluding: int = 1
+    min_honest: int | None = None
 
     def __post_init__(self) -> None:
         between("epsilon", self.epsilon, 0.0, 1e3)
         between("delta", self.delta, 1e-12, 0.01)
         between("max_grad_norm", self.max_grad_norm, 1e-3, 1e3)
-        if self.noise != "local":
+        if self.noise not in ("local", "distributed"):
             raise InvalidInput(
-                f"noise must be 'local', not {self.noise!r}: this version adds noise in no other place.",
+                f"noise must be 'local' or 'distributed', not {self.noise!r}.",
                 reason="SPEC_INVALID",
                 field="noise",
             )
+        whole("max_colluding", self.max_colluding, 1, 62)
+        if self.min_honest is not None:
+            whole("min_honest", self.min_honest, 2, 63)
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,9 @@ class SGD:
 
     Attributes:
         lr: learning rate.
-        momentum: in [0, 1); restarts at zero in every round.
-        local_steps: DP-SGD steps in one round at each holder, each with its own noise.
+        momentum: in [0, 1); restarts at zero in every round, so it has no part in distributed noise.
+        local_steps: DP-SGD steps in one round at each holder, each with its own noise; None for 4 with local noise and 1, the
+            only choice, with distributed noise.
         sample_rate: probability with which each record enters a step, independently.
     Raises:
         InvalidInput: SPEC_INVALID, naming the field.
@@ -59,7 +69,7 @@ class SGD:
 
     lr: float
     momentum: float = 0.0
-    local_steps: int = 4
+    local_steps: int | None = None
     sample_rate: float = 0.5
 
     def __post_init__(self) -> None:
@@ -67,7 +77,8 @@ class SGD:
         if self.momentum != 0:
             between("momentum", self.momentum, 1e-9, 1 - 1e-9)
         between("sample_rate", self.sample_rate, 1e-9, 1.0)
-        whole("local_steps", self.local_steps, 1, 10_000)
+        if self.local_steps is not None:
+            whole("local_steps", self.local_steps, 1, 10_000)
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class Encryption:
 
     Attributes:
         value_bits: 8, 12 or 16: an update's range is divided into so many values. Fewer bits are fewer bytes, and rounding
-            that is no longer small beside the noise.
+            that is no longer small beside the noise. With local noise; distributed noise has fields of 22 bits for the sum.
         security_bits: 128 or 192, by SEAL's own tables.
     Raises:
         InvalidInput: SPEC_INVALID, naming the field.

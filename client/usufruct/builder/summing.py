@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from usufruct import privacy
 from usufruct.builder.attempt import Attempt
 from usufruct.builder.peers import AggregatorPeer
-from usufruct.domain.training_job import NANO, TrainingJobSpec
-from usufruct.encryption.keys import RoundKey
+from usufruct.domain.training_job import NANO, NoiseMode, TrainingJobSpec
 from usufruct.encryption.linear_check import Challenge, CheckedSum, CheckValue, check_sum
 from usufruct.errors import RoundFailed
 from usufruct.v1 import rounds_pb2
@@ -24,7 +23,7 @@ from usufruct.wire.aggregation import FetchedSum, RoundToSum
 
 @dataclass(frozen=True)
 class OpenedSum:
-    """The decrypted, weighted average of the holders' updates: float64, shape (parameters,), in layout order.
+    """The decrypted average of the holders' updates: float64, shape (parameters,), in layout order.
 
     Attributes:
         roster: whose updates are in it.
@@ -148,23 +147,31 @@ def add_again(
 
 
 def open_average(
-    key: RoundKey, checked: CheckedSum, fetched: FetchedSum, spec: TrainingJobSpec
+    attempt: Attempt, checked: CheckedSum, fetched: FetchedSum, spec: TrainingJobSpec
 ) -> NDArray[np.float64]:
-    """Decrypts, once, and reads the weighted average of the updates, float64, shape (parameters,).
+    """Decrypts, once, and reads the average of the holders' updates, float64, shape (parameters,).
 
-    Every holder has weighted its own update as the spec says; where some of the spec's holders are not in the roster, the
-    sum is divided by the weight of those that are.
+    With `local` noise every holder has weighted its own update as the spec says; where some of the spec's holders are not in
+    the roster, the sum is divided by the weight of those that are. With `distributed` noise the sum is one of clipped
+    gradients: it is divided by the declared batch sizes of the roster and taken as one step of the optimiser.
 
     Raises:
         RoundFailed: KEY_USED; or SUM_INVALID: what it opens to can be no sum of updates.
     """
-    plan, roster = spec.encryption, sorted(fetched.upload_roots)
-    update = np.empty(plan.parameter_count, np.float64)
+    roster = sorted(fetched.upload_roots)
+    opened = attempt.key.open_sum(checked, fetched.chunks())
+    if spec.plan.noise_mode is NoiseMode.DISTRIBUTED:
+        plans = [privacy.distributed_plan_of(spec, dataset_id) for dataset_id in roster]
+        total = privacy.open_sum(np.concatenate(list(opened)), plans[0], attempt.offer.rotation_seed)
+        rate = spec.optimizer.learning_rate_nano / NANO
+        return total * (-rate / sum(plan.nominal_batch_size for plan in plans))
+    encryption = spec.encryption
+    update = np.empty(encryption.parameter_count, np.float64)
     start = 0
-    for sums in key.open_sum(checked, fetched.chunks()):
+    for sums in opened:
         end = start + sums.size
         update[start:end] = privacy.unround_sum(
-            sums, len(roster), plan.update_range_nano / NANO, plan.value_bits
+            sums, len(roster), encryption.update_range_nano / NANO, encryption.value_bits
         )
         start = end
     update *= NANO / sum(spec.leg(dataset_id).weight_nano for dataset_id in roster)

@@ -60,6 +60,12 @@ class RoundOffer:
             )
         )
 
+    @property
+    def rotation_seed(self) -> bytes:
+        """32 bytes that all holders of the attempt and its builder know: the seed of the rotation's signs (`distributed`
+        noise). Source: Keccak-256 over the ABI encoding of a tag and :attr:`hash`."""
+        return keccak(encode(["string", "bytes32"], ["usufruct rotation v1", self.hash]))
+
 
 @dataclass(frozen=True)
 class RoundView:

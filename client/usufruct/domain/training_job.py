@@ -33,7 +33,10 @@ class LocalOptimizer:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What is sampled, clipped and noised, and how often; see ``usufruct.v1.TrainingPlan`` for the units."""
+    """What is sampled, clipped and noised, and how often; see ``usufruct.v1.TrainingPlan`` for the units.
+
+    Every figure that a privacy loss depends on is here, in the leg's terms, or the number of parameters and of legs.
+    """
 
     noise_mode: NoiseMode
     rounds: int
@@ -46,6 +49,9 @@ class TrainingPlan:
     micro_batch_size: int
     min_honest: int = 0
     max_colluding: int = 0
+    scale_micro: int = 0
+    share_noise: int = 0
+    clamp: int = 0
 
     @property
     def attempts(self) -> int:
@@ -71,7 +77,8 @@ class LegTerms:
 
 @dataclass(frozen=True)
 class EncryptionPlan:
-    """How an update becomes bounded integers and then a ciphertext."""
+    """How an update becomes integers and then a ciphertext; ``value_bits`` and ``update_range_nano`` are 0 with distributed
+    noise, whose plan says how integers come about."""
 
     parameters: str
     value_bits: int
@@ -131,11 +138,7 @@ def check_spec(spec: TrainingJobSpec) -> TrainingJobSpec:
     Raises:
         InvalidInput: reason ``SPEC_INVALID`` with the field's name, or ``UNSUPPORTED_VERSION``.
     """
-
-    def need(condition: bool, field: str, what: str) -> None:
-        if not condition:
-            raise InvalidInput(f"{field}: {what}", reason="SPEC_INVALID", field=field)
-
+    need = _need
     if spec.version != SPEC_VERSION:
         raise InvalidInput(f"spec version {spec.version} is not supported", reason="UNSUPPORTED_VERSION")
     plan = spec.plan
@@ -151,7 +154,6 @@ def check_spec(spec: TrainingJobSpec) -> TrainingJobSpec:
         "must be in (0, 1000]",
     )
     need(0 <= spec.optimizer.momentum_nano < NANO, "optimizer.momentum_nano", "must be in [0, 1)")
-    need(plan.noise_mode == NoiseMode.LOCAL, "plan.noise_mode", "this version runs 'local' noise")
     need(1 <= plan.rounds <= 10_000, "plan.rounds", "must be in [1, 10000]")
     need(0 <= plan.spare_attempts <= 1000, "plan.spare_attempts", "must be in [0, 1000]")
     need(1 <= plan.local_steps <= 10_000, "plan.local_steps", "must be in [1, 10000]")
@@ -161,14 +163,8 @@ def check_spec(spec: TrainingJobSpec) -> TrainingJobSpec:
         "plan.max_grad_norm_micro",
         "must be in [0.001, 1000]",
     )
-    need(
-        MICRO // 10 <= plan.noise_multiplier_micro <= 10**5 * MICRO,
-        "plan.noise_multiplier_micro",
-        "must be in [0.1, 100000]",
-    )
     need(0 < plan.delta_pico < PICO // 100, "plan.delta_pico", "must be in (0, 0.01)")
     need(1 <= plan.micro_batch_size <= 65_536, "plan.micro_batch_size", "must be in [1, 65536]")
-    need(plan.min_honest == 0 and plan.max_colluding == 0, "plan.min_honest", "must be 0 in local mode")
     need(1 <= len(spec.legs) <= 64, "legs", "must be between 1 and 64")
     numbers = [terms.dataset_id for terms in spec.legs]
     need(numbers == sorted(set(numbers)), "legs", "must be in ascending order of dataset number, each once")
@@ -184,12 +180,6 @@ def check_spec(spec: TrainingJobSpec) -> TrainingJobSpec:
         need(0 < terms.loss_per_attempt_micro < 2**48, "legs.loss_per_attempt_micro", "must be positive")
         need(0 < terms.weight_nano <= NANO, "legs.weight_nano", "must be in (0, 1]")
     need(sum(terms.weight_nano for terms in spec.legs) == NANO, "legs.weight_nano", "must add up to 1")
-    need(spec.encryption.value_bits in (8, 12, 16), "encryption.value_bits", "must be 8, 12 or 16")
-    need(
-        0 < spec.encryption.update_range_nano <= 10**6 * NANO,
-        "encryption.update_range_nano",
-        "must be positive",
-    )
     need(
         1 <= spec.encryption.parameter_count <= 200_000_000,
         "encryption.parameter_count",
@@ -202,4 +192,50 @@ def check_spec(spec: TrainingJobSpec) -> TrainingJobSpec:
     need(len(spec.purpose.encode()) <= 1000, "purpose", "must be at most 1000 bytes")
     need(0 < spec.deliver_by_seconds < 2**40, "deliver_by_seconds", "must be a UTC time in seconds")
     need(5 <= spec.round_timeout_seconds <= 7 * 86_400, "round_timeout_seconds", "must be in [5, 604800]")
+    (_check_distributed if plan.noise_mode is NoiseMode.DISTRIBUTED else _check_local)(spec)
     return spec
+
+
+def _check_local(spec: TrainingJobSpec) -> None:
+    plan, encryption = spec.plan, spec.encryption
+    _need(
+        MICRO // 10 <= plan.noise_multiplier_micro <= 10**5 * MICRO,
+        "plan.noise_multiplier_micro",
+        "must be in [0.1, 100000]",
+    )
+    for field in ("min_honest", "max_colluding", "scale_micro", "share_noise", "clamp"):
+        _need(getattr(plan, field) == 0, f"plan.{field}", "must be 0 with local noise")
+    _need(encryption.value_bits in (8, 12, 16), "encryption.value_bits", "must be 8, 12 or 16")
+    _need(
+        0 < encryption.update_range_nano <= 10**6 * NANO, "encryption.update_range_nano", "must be positive"
+    )
+
+
+def _check_distributed(spec: TrainingJobSpec) -> None:
+    """A round is one step, and its sum has a share of noise of ``min_honest`` holders whatever ``max_colluding`` others do.
+    Ranges of the integers are the privacy plan's."""
+    plan, encryption = spec.plan, spec.encryption
+    _need(plan.local_steps == 1, "plan.local_steps", "must be 1 with distributed noise")
+    _need(spec.optimizer.momentum_nano == 0, "optimizer.momentum_nano", "must be 0 with distributed noise")
+    _need(plan.noise_multiplier_micro == 0, "plan.noise_multiplier_micro", "must be 0 with distributed noise")
+    _need(plan.min_honest >= 2, "plan.min_honest", "must be at least 2; for less there is local noise")
+    _need(plan.max_colluding >= 1, "plan.max_colluding", "must be at least 1 with distributed noise")
+    for field in ("scale_micro", "share_noise", "clamp"):
+        _need(getattr(plan, field) >= 1, f"plan.{field}", "must be positive with distributed noise")
+    for field in ("value_bits", "update_range_nano"):
+        _need(getattr(encryption, field) == 0, f"encryption.{field}", "must be 0 with distributed noise")
+    _need(
+        spec.min_cohort >= plan.min_honest + plan.max_colluding,
+        "min_cohort",
+        "must be at least min_honest + max_colluding",
+    )
+    _need(
+        len({terms.holder_id for terms in spec.legs}) == len(spec.legs),
+        "legs.holder_id",
+        "must differ with distributed noise, which counts holders",
+    )
+
+
+def _need(condition: bool, field: str, what: str) -> None:
+    if not condition:
+        raise InvalidInput(f"{field}: {what}", reason="SPEC_INVALID", field=field)

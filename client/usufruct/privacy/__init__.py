@@ -11,7 +11,7 @@ from usufruct.privacy.conversion import (
     loss_for_epsilon_micro,
     pld_epsilon,
 )
-from usufruct.privacy.distributed_plan import DistributedPlan, Guarantee, IntegerNoise
+from usufruct.privacy.distributed_plan import FIELD_BITS, DistributedPlan, Guarantee, IntegerNoise
 from usufruct.privacy.errors import (
     BudgetShort,
     CalibrationImpossible,
@@ -22,6 +22,14 @@ from usufruct.privacy.errors import (
     RoundingInvalid,
 )
 from usufruct.privacy.gaussian_noise import discrete_gaussian, noised_sum
+from usufruct.privacy.leg_plan import (
+    LegPlan,
+    distributed_plan_of,
+    plan_from,
+    plan_of,
+    receipt_figures,
+    value_count,
+)
 from usufruct.privacy.mechanism import (
     MAXIMUM_NOISE_MULTIPLIER,
     MAXIMUM_ORDER,
@@ -43,6 +51,7 @@ from usufruct.privacy.shares import noised_share, open_sum, table_for
 from usufruct.privacy.skellam import skellam_table
 
 __all__ = [
+    "FIELD_BITS",
     "MAXIMUM_BUDGET_MICRO",
     "MAXIMUM_LOSS_MICRO",
     "MAXIMUM_NOISE_MULTIPLIER",
@@ -59,6 +68,7 @@ __all__ = [
     "EpsilonBelowFloor",
     "Guarantee",
     "IntegerNoise",
+    "LegPlan",
     "LocalPlan",
     "Mechanism",
     "MechanismInvalid",
@@ -73,6 +83,7 @@ __all__ = [
     "claim_holds",
     "delta_with_samplers",
     "discrete_gaussian",
+    "distributed_plan_of",
     "epsilon",
     "epsilon_floor",
     "integer_noise_for",
@@ -81,8 +92,11 @@ __all__ = [
     "noised_share",
     "noised_sum",
     "open_sum",
+    "plan_from",
+    "plan_of",
     "pld_epsilon",
     "poisson_mask",
+    "receipt_figures",
     "recompute_loss_micro",
     "renyi_loss_micro",
     "round_update",
@@ -90,4 +104,5 @@ __all__ = [
     "skellam_table",
     "table_for",
     "unround_sum",
+    "value_count",
 ]

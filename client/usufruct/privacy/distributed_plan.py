@@ -81,6 +81,11 @@ class Guarantee:
     epsilon: float
     delta: float
 
+    def __str__(self) -> str:
+        if not math.isfinite(self.epsilon) or self.delta >= 1.0:
+            return "no epsilon that could be stated"
+        return f"epsilon {self.epsilon:.3f} at delta {self.delta:.3g}"
+
 
 @dataclass(frozen=True)
 class DistributedPlan(PricedPlan):
@@ -241,6 +246,11 @@ class DistributedPlan(PricedPlan):
         )
 
     @property
+    def noise_multiplier(self) -> float:
+        """Standard deviation of the noise that is counted, in a coordinate of the sum, over ``max_grad_norm``."""
+        return math.sqrt(self.mechanism.noise) / self.scaled_norm
+
+    @property
     def assumed(self) -> Guarantee:
         """Against a coalition of builder, aggregator and all but ``min_honest`` holders of a roster: the binding figure."""
         return self.guarantee(self.min_honest)
@@ -249,6 +259,14 @@ class DistributedPlan(PricedPlan):
     def alone(self) -> Guarantee:
         """Against everyone else together: this holder's own share is all that is left."""
         return self.guarantee(1)
+
+    @property
+    def promise(self) -> str:
+        """Both guarantees in words: for whoever decides about a job, and for logs."""
+        return (
+            f"{self.assumed} as long as {self.min_honest} holders of every sum are honest; {self.alone} against everyone else "
+            "together"
+        )
 
     def guarantee(self, shares: int) -> Guarantee:
         """What holds with ``shares`` honest shares in every sum; at most ``holders``.

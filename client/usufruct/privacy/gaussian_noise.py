@@ -67,14 +67,8 @@ def noised_sum(
         raise RoundingInvalid("A sum is a one-dimensional float64 array.", field="total")
     if not np.isfinite(total).all():
         raise RoundingInvalid("The sum has a value that is not finite; nothing was released.", field="total")
+    require_fine_grid(multiplier, total.size)
     steps = GRID_DEVIATION / multiplier
-    if 2 * math.sqrt(total.size) > GRID_SLACK * steps:
-        raise MechanismInvalid(
-            f"A noise_multiplier of {multiplier:g} on {total.size} parameters is more than the noise grid resolves; use "
-            "fewer parameters or less noise (a larger epsilon, fewer rounds).",
-            field="noise_multiplier",
-            requested=multiplier,
-        )
     values = total / (norm / steps)
     np.clip(values, -_LARGEST_GRID_VALUE, _LARGEST_GRID_VALUE, out=values)
     np.rint(values, out=values)
@@ -83,6 +77,23 @@ def noised_sum(
     released: NDArray[np.float64] = noised.astype(np.float64)
     released *= norm / steps
     return released
+
+
+def require_fine_grid(noise_multiplier: float, count: int) -> None:
+    """Whether rounding ``count`` coordinates to the grid stays within ``GRID_SLACK`` of the norm, ``2 sqrt(count)`` steps of
+    ``GRID_DEVIATION / noise_multiplier`` to the norm; with about ``noise_multiplier * sqrt(count)`` up to 33,000. For a check
+    before anything is charged.
+
+    Raises:
+        MechanismInvalid: it does not.
+    """
+    if 2 * math.sqrt(count) * noise_multiplier > GRID_SLACK * GRID_DEVIATION:
+        raise MechanismInvalid(
+            f"A noise_multiplier of {noise_multiplier:g} on {count} parameters is more than the noise grid resolves; use "
+            "fewer parameters or less noise (a larger epsilon, fewer rounds).",
+            field="noise_multiplier",
+            requested=noise_multiplier,
+        )
 
 
 def discrete_gaussian(count: int) -> NDArray[np.int64]:

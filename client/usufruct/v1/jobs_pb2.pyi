@@ -81,7 +81,7 @@ class LocalOptimizer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., learning_rate_nano: _Optional[int] = ..., momentum_nano: _Optional[int] = ...) -> None: ...
 
 class TrainingPlan(_message.Message):
-    __slots__ = ("noise_mode", "rounds", "spare_attempts", "local_steps", "sample_rate_nano", "max_grad_norm_micro", "noise_multiplier_micro", "delta_pico", "micro_batch_size", "min_honest", "max_colluding")
+    __slots__ = ("noise_mode", "rounds", "spare_attempts", "local_steps", "sample_rate_nano", "max_grad_norm_micro", "noise_multiplier_micro", "delta_pico", "micro_batch_size", "min_honest", "max_colluding", "scale_micro", "share_noise", "clamp")
     NOISE_MODE_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     SPARE_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,9 @@ class TrainingPlan(_message.Message):
     MICRO_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     MIN_HONEST_FIELD_NUMBER: _ClassVar[int]
     MAX_COLLUDING_FIELD_NUMBER: _ClassVar[int]
+    SCALE_MICRO_FIELD_NUMBER: _ClassVar[int]
+    SHARE_NOISE_FIELD_NUMBER: _ClassVar[int]
+    CLAMP_FIELD_NUMBER: _ClassVar[int]
     noise_mode: _catalogue_pb2.NoiseMode
     rounds: int
     spare_attempts: int
@@ -104,7 +107,10 @@ class TrainingPlan(_message.Message):
     micro_batch_size: int
     min_honest: int
     max_colluding: int
-    def __init__(self, noise_mode: _Optional[_Union[_catalogue_pb2.NoiseMode, str]] = ..., rounds: _Optional[int] = ..., spare_attempts: _Optional[int] = ..., local_steps: _Optional[int] = ..., sample_rate_nano: _Optional[int] = ..., max_grad_norm_micro: _Optional[int] = ..., noise_multiplier_micro: _Optional[int] = ..., delta_pico: _Optional[int] = ..., micro_batch_size: _Optional[int] = ..., min_honest: _Optional[int] = ..., max_colluding: _Optional[int] = ...) -> None: ...
+    scale_micro: int
+    share_noise: int
+    clamp: int
+    def __init__(self, noise_mode: _Optional[_Union[_catalogue_pb2.NoiseMode, str]] = ..., rounds: _Optional[int] = ..., spare_attempts: _Optional[int] = ..., local_steps: _Optional[int] = ..., sample_rate_nano: _Optional[int] = ..., max_grad_norm_micro: _Optional[int] = ..., noise_multiplier_micro: _Optional[int] = ..., delta_pico: _Optional[int] = ..., micro_batch_size: _Optional[int] = ..., min_honest: _Optional[int] = ..., max_colluding: _Optional[int] = ..., scale_micro: _Optional[int] = ..., share_noise: _Optional[int] = ..., clamp: _Optional[int] = ...) -> None: ...
 
 class LegTerms(_message.Message):
     __slots__ = ("dataset_id", "holder_id", "card_hash", "nominal_size", "operator", "token", "price_units", "order", "loss_per_attempt_micro", "weight_nano")

@@ -62,6 +62,9 @@ def spec_to_bytes(spec: TrainingJobSpec) -> bytes:
             micro_batch_size=plan.micro_batch_size,
             min_honest=plan.min_honest,
             max_colluding=plan.max_colluding,
+            scale_micro=plan.scale_micro,
+            share_noise=plan.share_noise,
+            clamp=plan.clamp,
         ),
         legs=[
             jobs_pb2.LegTerms(
@@ -129,6 +132,9 @@ def spec_from_bytes(data: bytes) -> TrainingJobSpec:
             micro_batch_size=m.plan.micro_batch_size,
             min_honest=m.plan.min_honest,
             max_colluding=m.plan.max_colluding,
+            scale_micro=m.plan.scale_micro,
+            share_noise=m.plan.share_noise,
+            clamp=m.plan.clamp,
         ),
         legs=tuple(
             LegTerms(

@@ -63,7 +63,7 @@ class HolderSetup:
     Attributes:
         name: of its folder, its process and its log.
         datasets: at least one.
-        policy: the table ``[policy]`` of its ``holder.toml``.
+        policy: the table ``[policy]`` of its ``holder.toml``; every holder of the network counts as a co-holder.
         settings: keys that replace or add to others of that file, by table.
     """
 
@@ -308,7 +308,7 @@ class LocalNetwork:
                 "admin": "keys/admin.json",
                 "admin_passphrase_file": "keys/admin.json.passphrase",
             },
-            "policy": dict(holder.policy),
+            "policy": {"co_holders": [*range(1, len(self.holders) + 1)], **holder.policy},
         }
         for name, changed in holder.settings.items():
             tables[name] = {**tables.get(name, {}), **changed}

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from usufruct.domain.preprocessing import feature_width
-from usufruct.domain.training_job import MICRO, NANO, PICO, NoiseMode, TrainingJobSpec
+from usufruct.domain.training_job import NoiseMode, TrainingJobSpec
 from usufruct.encryption import parameter_set
 from usufruct.errors import InvalidInput, UsufructError
 from usufruct.graph.model_graph import ModelGraph, not_allowed
-from usufruct.privacy import LocalPlan
+from usufruct.privacy import FIELD_BITS, DistributedPlan, plan_of
 from usufruct.wire.model_graph import graph_from_bytes
 from usufruct_server.holder.catalogue import ServedDataset
 from usufruct_server.holder.policy import JobFacts
@@ -47,30 +47,12 @@ def appraise(spec: TrainingJobSpec, served: ServedDataset | None, appraise_graph
             else JobFacts("", error.message, 0, 0)
         )
     try:
-        return JobFacts("", _plan_problem(spec), _loss_per_attempt(spec, served), parameters)
+        plan = plan_of(spec, served.dataset_id)
+        loss_micro = plan.loss_per_attempt_micro
+        promise = plan.promise if isinstance(plan, DistributedPlan) else ""
+        return JobFacts("", _plan_problem(spec), loss_micro, parameters, promise)
     except UsufructError as error:
         return JobFacts("", error.message, 0, parameters)
-
-
-def plan_of(spec: TrainingJobSpec, dataset_id: int) -> LocalPlan:
-    """The plan that the trainer runs and the accountant prices, from the spec's integers.
-
-    Raises:
-        PlanInvalid: a figure is out of its range; names the field.
-    """
-    plan, terms = spec.plan, spec.leg(dataset_id)
-    return LocalPlan(
-        sample_rate=plan.sample_rate_nano / NANO,
-        max_grad_norm=plan.max_grad_norm_micro / MICRO,
-        noise_multiplier=plan.noise_multiplier_micro / MICRO,
-        local_steps=plan.local_steps,
-        rounds=plan.rounds,
-        spare_attempts=plan.spare_attempts,
-        micro_batch_size=plan.micro_batch_size,
-        nominal_size=terms.nominal_size,
-        order=terms.order,
-        delta=plan.delta_pico / PICO,
-    )
 
 
 def graph_of(spec: TrainingJobSpec) -> ModelGraph:
@@ -88,12 +70,10 @@ def _plan_problem(spec: TrainingJobSpec) -> str:
     distributed = spec.plan.noise_mode is NoiseMode.DISTRIBUTED
     if parameters.signed is not distributed:
         return "distributed noise needs parameters for signed sums, and local noise needs those for bounded values"
+    if distributed and parameters.literal.field_bits != FIELD_BITS:
+        return f"a sum with distributed noise has fields of {FIELD_BITS} bits"
     if not distributed and (1 << spec.encryption.value_bits) - 1 > parameters.max_value:
         return "value_bits is more than the encryption parameters carry"
     if len(spec.legs) > parameters.max_holders:
         return "more holders than the encryption parameters carry"
     return ""
-
-
-def _loss_per_attempt(spec: TrainingJobSpec, served: ServedDataset) -> int:
-    return plan_of(spec, served.dataset_id).loss_per_attempt_micro

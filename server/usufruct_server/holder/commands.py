@@ -210,7 +210,8 @@ def inbox(
     as_json: AsJson = False,
 ) -> None:
     """Lists the proposals that wait for a decision."""
-    from usufruct.privacy import epsilon
+    from usufruct.domain.training_job import NoiseMode
+    from usufruct.privacy import distributed_plan_of, epsilon
     from usufruct_server.holder.job_store import ProposalStatus
 
     store = _store(config)
@@ -218,12 +219,15 @@ def inbox(
     for proposal in store.proposals(None if everything else ProposalStatus.PENDING):
         spec = proposal.spec
         terms, loss = spec.leg(proposal.dataset_id), spec.reservation_micro(proposal.dataset_id)
+        distributed = spec.plan.noise_mode is NoiseMode.DISTRIBUTED
         rows.append(
             {
                 "job_id": "0x" + proposal.job_id.hex(), "dataset_id": proposal.dataset_id, "builder": proposal.builder,
                 "state": proposal.state.value, "decision": proposal.decision, "reason": proposal.reason,
                 "purpose": spec.purpose, "rounds": spec.plan.rounds, "spare_attempts": spec.plan.spare_attempts,
                 "loss_micro": loss, "epsilon": round(epsilon(loss, terms.order, spec.plan.delta_pico / 1e12), 4),
+                "noise": spec.plan.noise_mode.name.lower(),
+                "promise": distributed_plan_of(spec, proposal.dataset_id).promise if distributed else "",
                 "price_units": str(terms.price_units), "holders": len(spec.legs),
                 "deliver_by_seconds": spec.deliver_by_seconds,
                 "grant_hash": "0x" + proposal.document_hash.hex() if proposal.document_hash else None,
@@ -232,6 +236,7 @@ def inbox(
     text = "\n".join(
         f"{row['job_id']} dataset {row['dataset_id']}: {row['builder']} asks for {row['rounds']} rounds over {row['holders']} "
         f"holders, epsilon {row['epsilon']:.2f}, for {row['price_units']} units. Purpose: {row['purpose'] or '(none given)'}"
+        + (f" Distributed noise: {row['promise']}." if row["promise"] else "")
         + (
             ""
             if row["state"] == "pending" and not row["decision"]

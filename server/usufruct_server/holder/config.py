@@ -52,6 +52,8 @@ class Policy:
     Attributes:
         auto_grant: whether a proposal inside all limits is granted at once; otherwise it waits in the inbox.
         noise_modes: those that are accepted.
+        co_holders: numbers on chain of holders that this one knows to be separate institutions. Only they, and this holder,
+            count towards the holders that a sum with distributed noise must have.
         max_epsilon_per_job, max_loss_per_job_micro: at most one is set; limits what one job may reserve.
         builders_allow, builders_deny: addresses, checksummed.
         unknown_builders: what happens to builders on neither list, where ``auto_grant`` is on.
@@ -64,6 +66,7 @@ class Policy:
 
     auto_grant: bool = False
     noise_modes: tuple[NoiseMode, ...] = (NoiseMode.LOCAL,)
+    co_holders: tuple[int, ...] = ()
     max_epsilon_per_job: float | None = None
     max_loss_per_job_micro: int | None = None
     builders_allow: tuple[str, ...] = ()
@@ -257,6 +260,7 @@ def _policy(table: Table) -> Policy:
     policy = Policy(
         auto_grant=table.flag("auto_grant", standard.auto_grant),
         noise_modes=tuple(NOISE_MODES[mode] for mode in modes),
+        co_holders=_co_holders(table),
         max_epsilon_per_job=table.real("max_epsilon_per_job", None, above=0.0, most=1000.0),
         max_loss_per_job_micro=table.whole("max_loss_per_job_micro", None, least=1, most=2**48),
         builders_allow=tuple(_address(table, "builders_allow", a) for a in table.texts("builders_allow")),
@@ -276,6 +280,15 @@ def _policy(table: Table) -> Policy:
     )
     table.only_known()
     return policy
+
+
+def _co_holders(table: Table) -> tuple[int, ...]:
+    numbers = table.value("co_holders", [])
+    if not isinstance(numbers, list) or any(
+        type(number) is not int or not 0 < number < 2**32 for number in numbers
+    ):
+        raise table.error("co_holders", "must be a list of holder numbers on chain, such as [2, 5]")
+    return tuple(numbers)
 
 
 def _dataset(table: Table) -> DatasetConfig:

@@ -6,6 +6,7 @@ looked at here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,12 +73,15 @@ class JobFacts:
         loss_per_attempt_micro: the holder's own figure for one attempt; 0 where the plan cannot be priced.
         parameter_count: of the graph.
         plan_problem: what is wrong with the training plan, or "".
+        promise: with distributed noise, in words, what holds against the coalition that the spec assumes, which is what is
+            charged, and what remains against everyone else together.
     """
 
     graph_problem: str
     plan_problem: str
     loss_per_attempt_micro: int
     parameter_count: int
+    promise: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,16 @@ def judge(
     if known == "refuse":
         return Decision("refuse", "POLICY_REFUSED", "the builder is not on the list builders_allow")
     if policy.auto_grant and known == "grant":
-        return Decision("grant")
-    return Decision("inbox", note="inside all limits; waits for a person to decide")
+        return Decision("grant", note=job.promise)
+    waits = "inside all limits; waits for a person to decide"
+    return Decision("inbox", note="; ".join(filter(None, (waits, job.promise))))
+
+
+def counted_holders(spec: TrainingJobSpec, datasets: Iterable[int], policy: Policy, holder_id: int) -> int:
+    """How many holders of a roster count towards ``min_honest + max_colluding``: this one, and those that its policy names.
+    Registration is open, so a stranger may be the builder itself (soundness 5)."""
+    holders = {spec.leg(dataset_id).holder_id for dataset_id in datasets}
+    return len(holders & {holder_id, *policy.co_holders})
 
 
 def _about_the_job(spec: TrainingJobSpec, caller: str, holder: HolderFacts) -> Decision | None:
@@ -174,6 +186,14 @@ def _about_the_policy(spec: TrainingJobSpec, dataset: DatasetFacts | None, polic
         return Decision("refuse", "POLICY_REFUSED", "the builder is on the list builders_deny")
     if spec.plan.noise_mode not in policy.noise_modes:
         return Decision("refuse", "POLICY_NOISE_MODE", "the noise mode is not in noise_modes")
+    least = spec.plan.min_honest + spec.plan.max_colluding
+    numbers = [leg.dataset_id for leg in spec.legs]
+    if least and counted_holders(spec, numbers, policy, terms.holder_id) < least:
+        return Decision(
+            "refuse",
+            "COHORT_TOO_SMALL",
+            f"fewer than {least} of the job's holders are named in [policy] co_holders",
+        )
     if terms.token != dataset.token or terms.price_units < max(dataset.price_units, policy.min_price_units):
         return Decision("refuse", "POLICY_PRICE_TOO_LOW", "another token, or less than the price")
     if loss > dataset.available_micro:

@@ -7,12 +7,10 @@ from usufruct.domain.leg_receipt import (
     ACCOUNTANT_VERSION,
     RECEIPT_VERSION,
     LegReceipt,
-    MechanismKind,
-    NeighbouringRelation,
-    Rounding,
     updates_hash,
 )
 from usufruct.domain.usage_record import UsageKind
+from usufruct.privacy import receipt_figures
 from usufruct.wire.usage import record_from_bytes
 from usufruct_server.holder.job_store import StoredLeg, StoredProposal
 from usufruct_server.holder.ledger import Ledger
@@ -36,7 +34,6 @@ def write_receipt(
         loss_micro: what the leg spends, 10^-6 nat.
     """
     spec = proposal.spec
-    plan = spec.plan
     last = usage.last_sequence(leg.dataset_id, leg.job_id)
     assert leg.ended_seconds is not None
     assert leg.rounds_done is not None
@@ -49,29 +46,14 @@ def write_receipt(
         dataset_id=leg.dataset_id,
         spec_hash=proposal.spec_hash,
         grant_hash=proposal.document_hash,
-        mechanism=int(MechanismKind.SUBSAMPLED_GAUSSIAN),
-        neighbouring=int(NeighbouringRelation.ADD_OR_REMOVE_ONE),
-        rounding=int(Rounding.AFTER_NOISE),
-        order=spec.leg(leg.dataset_id).order,
-        min_honest=plan.min_honest,
-        max_colluding=plan.max_colluding,
-        steps_per_attempt=plan.local_steps,
-        attempts_reserved=plan.attempts,
         attempts_charged=ledger.leg(leg.dataset_id, leg.job_id).charged,
         rounds_done=leg.rounds_done,
-        dimension=spec.encryption.parameter_count,
-        sample_rate_nano=plan.sample_rate_nano,
-        clip_norm_micro=plan.max_grad_norm_micro,
-        noise_multiplier_micro=plan.noise_multiplier_micro,
-        scale_micro=0,
-        delta_two_micro=0,
-        delta_one_micro=0,
-        share_noise_micro=0,
         loss_micro=loss_micro,
         usage_head=publisher.root_with(last) if last is not None else bytes(32),
         updates_hash=_updates_hash(leg, ledger),
         started_seconds=leg.started_seconds,
         ended_seconds=leg.ended_seconds,
+        **receipt_figures(spec, leg.dataset_id),
     )
 
 

@@ -152,8 +152,9 @@ class HolderServer:
             statements=statements,
         )  # fmt: skip
         self.rounds = RoundRunner(
-            store=store, ledger=ledger, usage=usage, legs=self.legs, trainers=trainers, operator=operator
-        )
+            store=store, ledger=ledger, usage=usage, legs=self.legs, trainers=trainers, operator=operator,
+            policy=config.policy,
+        )  # fmt: skip
         self.settlement = Settlement(
             store=store, ledger=ledger, usage=usage, publisher=self.publisher, chain=chain, statements=statements,
             legs=self.legs, rounds=self.rounds,

@@ -8,7 +8,8 @@ import threading
 from usufruct.domain.training_job import NANO, TrainingJobSpec
 from usufruct.errors import Refused
 from usufruct.graph.model_graph import ModelGraph
-from usufruct_server.holder.appraisal import graph_of, plan_of
+from usufruct.privacy import plan_of
+from usufruct_server.holder.appraisal import graph_of
 from usufruct_server.holder.catalogue import ServedDataset
 from usufruct_server.holder.training.messages import TrainerTask
 from usufruct_server.holder.training.trainer import Trainer

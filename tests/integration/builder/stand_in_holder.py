@@ -14,7 +14,7 @@ import numpy as np
 from eth_account import Account
 
 from usufruct.domain.round_view import RoundOffer, RoundView
-from usufruct.domain.training_job import NANO, TrainingJobSpec
+from usufruct.domain.training_job import NANO, NoiseMode, TrainingJobSpec
 from usufruct.encryption import parameter_set
 from usufruct.encryption.commitment import Commitment
 from usufruct.encryption.linear_check import Challenge, check_value
@@ -22,7 +22,7 @@ from usufruct.encryption.masks import MaskKey
 from usufruct.encryption.update import write_upload
 from usufruct.encryption.zero_worker import zeros_made_here
 from usufruct.errors import Refused, RoundFailed, UsufructError
-from usufruct.privacy import round_update
+from usufruct.privacy import distributed_plan_of, noised_share, round_update, table_for, value_count
 from usufruct.v1 import auth_pb2_grpc, rounds_pb2
 from usufruct.wire import jobs
 from usufruct.wire.aggregation import HolderAggregation, RoundToSum
@@ -61,7 +61,8 @@ class StandInHolder:
     """Serves RunRound for one dataset.
 
     Attributes:
-        update: float64 [parameters], already weighted; what the holder contributes.
+        update: float64 [parameters]; what the holder contributes: an update, already weighted, or with distributed noise a
+            clipped sum, which gets its share of noise here.
         refusal: raised instead, after the charge.
         refusals_left: how often; -1 for always.
         operator: whose address is in the spec.
@@ -164,7 +165,7 @@ class StandInHolder:
         to_sum = RoundToSum(
             spec.job_id, header.round, header.attempt, view.hash,
             {number: spec.leg(number).operator for number in view.datasets},
-            spec.encryption.parameter_count, parameter_set(spec.encryption.parameters),
+            value_count(spec), parameter_set(spec.encryption.parameters),
         )  # fmt: skip
         path = Path(self._files.name) / f"{spec.job_id.hex()}-{header.attempt}"
         commitment = self._encrypted(kept, to_sum, view, key, path)
@@ -215,8 +216,8 @@ class StandInHolder:
         """Encrypts once for the view; afterwards it is as it was."""
         assert self.spec is not None
         if kept.commitment is None:
-            plan, parameters = self.spec.encryption, to_sum.parameters
-            codes = round_update(self.update, plan.update_range_nano / NANO, plan.value_bits)
+            parameters = to_sum.parameters
+            codes = self._integers(kept.offer)
             masks = None
             if len(view.datasets) > 1:
                 masks = kept.mask.masks(parameters, view.hash, view.mask_keys)
@@ -230,6 +231,15 @@ class StandInHolder:
             with path.open("rb") as file:
                 kept.commitment = Commitment.over(to_sum.uploads, to_sum.uploads.read(file))
         return kept.commitment
+
+    def _integers(self, offer: RoundOffer) -> np.ndarray:
+        """The update as a holder's trainer would send it."""
+        assert self.spec is not None
+        encryption = self.spec.encryption
+        if self.spec.plan.noise_mode is NoiseMode.DISTRIBUTED:
+            plan = distributed_plan_of(self.spec, self.dataset_id)
+            return noised_share(self.update, plan, table_for(plan), offer.rotation_seed)
+        return round_update(self.update, encryption.update_range_nano / NANO, encryption.value_bits)
 
     @staticmethod
     def wait_for_hang_up(context: grpc.ServicerContext) -> None:

@@ -86,7 +86,7 @@ def dataset(number: int, *, persons: int = ROWS, min_cohort: int = 3) -> Dataset
 
 def holders(relay: Relay) -> tuple[HolderSetup, ...]:
     """The four hospitals; builders reach the second one at the relay."""
-    grants = {"auto_grant": True, "unknown_builders": "grant"}
+    grants = {"auto_grant": True, "unknown_builders": "grant", "noise_modes": ["local", "distributed"]}
     return (
         HolderSetup(HOSPITALS[0], [dataset(1)], {**grants, "grant_term_seconds": GRANT_TERM_SECONDS}),
         HolderSetup(HOSPITALS[1], [dataset(2)], grants, {"holder": {"endpoint": relay.endpoint}}),

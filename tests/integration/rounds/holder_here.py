@@ -31,7 +31,7 @@ from usufruct.wire import jobs
 from usufruct.wire.parsing import parse
 from usufruct.wire.raw import HEADER_LIMIT_BYTES
 from usufruct_server.holder.catalogue import ServedDataset
-from usufruct_server.holder.config import DatasetConfig
+from usufruct_server.holder.config import DatasetConfig, Policy
 from usufruct_server.holder.job_store import JobStore
 from usufruct_server.holder.ledger import Ledger
 from usufruct_server.holder.legs import GrantedJob, Legs
@@ -152,7 +152,7 @@ class HolderHere:
         with mock.patch.object(runner, "LegPools", partial(PoolsHere, lambda: connection)):
             self.rounds = RoundRunner(
                 store=self.store, ledger=self.ledger, usage=self.usage, legs=LegsHere(self.store, self.job),
-                trainers=self, operator=self.operator,  # type: ignore[arg-type]
+                trainers=self, operator=self.operator, policy=Policy(),  # type: ignore[arg-type]
             )  # fmt: skip
         self.rounds.recover()
         self._threads = self.rounds._threads
@@ -195,7 +195,7 @@ class HolderHere:
     def check_weights(self, weights: bytes, round: int, attempt: int, timeout_seconds: float) -> None:
         """Any will do."""
 
-    def run(self, weights: bytes, round: int, attempt: int, timeout_seconds: float) -> NDArray[np.int32]:
+    def run(self, weights: bytes, round: int, attempt: int, seconds: float, seed: bytes) -> NDArray[np.int32]:
         self._on_reaching(self.life, "train:before")
         self.draws[attempt] += 1
         self._on_reaching(self.life, "train:after")

@@ -24,7 +24,10 @@ LIES = {
     "delivered as if less had been charged": "receipt-attempts",
     "summed with too few": "round-cohort",
     "another roster for one holder": "attempt-view",
+    "priced for more holders than were in its sums": "round-cohort",
 }
+WITH = {"priced for more holders than were in its sums": "receipt-form"}
+"""What else is found: these holders' mechanism is one of local noise."""
 LATE_SECONDS = CLOCK_TOLERANCE_SECONDS + 10
 
 
@@ -99,6 +102,13 @@ def lies(network: Network) -> Iterator[Job]:
         network.finish(job, holder)
     yield job
 
+    job = network.open_job([one, two], 7200)
+    for holder in (one, two):
+        rounds(network, job, holder)
+    for holder in (one, two):
+        network.finish(job, holder, min_honest=2, max_colluding=1)
+    yield job
+
 
 @pytest.fixture(scope="module")
 def jobs() -> dict[str, Job]:
@@ -132,7 +142,8 @@ def found(dishonest: Evidence) -> dict[bytes, list[Finding]]:
 def test_training_against_the_rules_is_found(
     what: str, found: dict[bytes, list[Finding]], jobs: dict[str, Job]
 ) -> None:
-    assert {finding.kind for finding in found[jobs[what].job_id]} == {LIES[what]}
+    expected = {LIES[what], WITH.get(what, LIES[what])}
+    assert {finding.kind for finding in found[jobs[what].job_id]} == expected
 
 
 def test_every_round_with_too_few_is_named(found: dict[bytes, list[Finding]], jobs: dict[str, Job]) -> None:

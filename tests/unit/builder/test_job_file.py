@@ -63,6 +63,14 @@ def test_how_money_is_locked_may_stand_in_the_file(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_where_noise_is_added_may_stand_in_the_file(tmp_path: Path) -> None:
+    asked = 'epsilon = 3.0\nnoise = "distributed"\nmax_colluding = 2\nmin_honest = 4'
+    job = read_job_file(written(tmp_path, GOOD.replace("epsilon = 3.0", asked)))
+    assert job.privacy == Privacy(epsilon=3.0, noise="distributed", max_colluding=2, min_honest=4)
+    with pytest.raises(InvalidInput):
+        read_job_file(written(tmp_path, GOOD.replace("epsilon = 3.0", 'epsilon = 3.0\nnoise = "none"')))
+
+
 def test_the_encryption_may_stand_in_the_file(tmp_path: Path) -> None:
     job = read_job_file(written(tmp_path, GOOD + "[encryption]\nvalue_bits = 12\n"))
     assert job.options == {"encryption": Encryption(value_bits=12, security_bits=128)}

@@ -174,7 +174,9 @@ def test_settings_refuse_what_a_spec_cannot_hold() -> None:
         lambda: Privacy(epsilon=0.0),
         lambda: Privacy(epsilon=float("nan")),
         lambda: Privacy(epsilon=3.0, delta=0.5),
-        lambda: Privacy(epsilon=3.0, noise="distributed"),
+        lambda: Privacy(epsilon=3.0, noise="elsewhere"),
+        lambda: Privacy(epsilon=3.0, noise="distributed", max_colluding=0),
+        lambda: Privacy(epsilon=3.0, noise="distributed", min_honest=1),
         lambda: Encryption(value_bits=10),
         lambda: Encryption(value_bits=16.0),  # type: ignore[arg-type]
         lambda: Encryption(security_bits=256),

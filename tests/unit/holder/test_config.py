@@ -83,6 +83,8 @@ def test_a_good_file_means_what_it_says(tmp_path: Path) -> None:
         ("auto_grant = true", 'auto_grant = "yes"', 16, "auto_grant"),
         ("auto_grant = true", "auto_grants = true", 16, "auto_grants"),
         ("auto_grant = true", 'noise_modes = ["none"]', 16, "noise_modes"),
+        ("auto_grant = true", 'co_holders = ["clinic"]', 16, "co_holders"),
+        ("auto_grant = true", "co_holders = [0]", 16, "co_holders"),
         ("auto_grant = true", 'unknown_builders = "ask"', 16, "unknown_builders"),
         ("auto_grant = true", "max_loss_per_job_micro = 5", 16, "max_loss_per_job_micro"),
         ("price_units = 5", "price_units = 5\ndisjoint = true", 32, "disjoint"),

@@ -119,3 +119,48 @@ def test_who_is_granted_at_once_and_who_waits_for_a_person(policy: Policy, outco
 def test_nobody_is_granted_what_is_outside_the_limits() -> None:
     allowed = replace(AUTO, builders_allow=(A,), max_loss_per_job_micro=1)
     assert _judge(policy=allowed).reason == "POLICY_LOSS_TOO_HIGH"
+
+
+# -- distributed noise --------------------------------------------------------------------------------------------------
+
+SHARED = check_spec(
+    replace(
+        SPEC,
+        plan=TrainingPlan(
+            NoiseMode.DISTRIBUTED, 8, 2, 1, 10**8, 10**6, 0, 10**7, 16, min_honest=2, max_colluding=1, scale_micro=1,
+            share_noise=1, clamp=1,
+        ),
+        legs=tuple(_terms(number, holder_id=6 + number, weight_nano=250_000_000) for number in (1, 2, 3, 4)),
+        encryption=EncryptionPlan("p", 0, 0, 33), min_cohort=3,
+    )
+)  # fmt: skip
+OPEN = replace(AUTO, noise_modes=(NoiseMode.LOCAL, NoiseMode.DISTRIBUTED))
+
+
+@pytest.mark.parametrize(
+    ("co_holders", "reason"),
+    [
+        ((8, 9, 10), ""),
+        ((8, 10), ""),
+        ((7, 8, 9, 99), ""),
+        ((), "COHORT_TOO_SMALL"),
+        ((8,), "COHORT_TOO_SMALL"),
+        ((7, 8), "COHORT_TOO_SMALL"),  # itself counts once
+        ((8, 50, 51), "COHORT_TOO_SMALL"),
+    ],
+)
+def test_only_holders_that_the_policy_names_count_towards_the_honest_and_the_colluding(
+    co_holders: tuple[int, ...], reason: str
+) -> None:
+    assert _judge(spec=SHARED, policy=replace(OPEN, co_holders=co_holders)).reason == reason
+
+
+def test_a_holder_that_takes_local_noise_only_takes_no_share_of_it() -> None:
+    assert _judge(spec=SHARED, policy=replace(AUTO, co_holders=(8, 9))).reason == "POLICY_NOISE_MODE"
+
+
+def test_whoever_decides_is_told_both_guarantees() -> None:
+    told = replace(JOB, promise="epsilon 3 if two are honest, 9 against everyone")
+    person = replace(OPEN, auto_grant=False, co_holders=(8, 9))
+    assert told.promise in _judge(spec=SHARED, job=told, policy=person).note
+    assert told.promise in _judge(spec=SHARED, job=told, policy=replace(person, auto_grant=True)).note

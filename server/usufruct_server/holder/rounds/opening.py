@@ -15,6 +15,7 @@ from usufruct.encryption import EncryptionParameters, parameter_set
 from usufruct.encryption.public_key import public_key_from_bytes
 from usufruct.encryption.zeros import ZeroPool
 from usufruct.errors import InvalidInput, Refused, RoundFailed, UsufructError
+from usufruct.privacy import value_count
 from usufruct.wire.raw import IncomingStream
 from usufruct.wire.signatures import verify_offer
 from usufruct_server.holder.job_store import JobStore
@@ -128,7 +129,10 @@ class Opening:
         zeros = self._pools.zeros(job)
         parameters = parameter_set(job.spec.encryption.parameters)
         try:
-            zeros.start(body.public_key, parameters.blocks_for(job.spec.encryption.parameter_count))
+            zeros.start(
+                body.public_key,
+                parameters.blocks_for(value_count(job.spec)),
+            )
             charge = self._ledger.charge(dataset_id, job_id, offer.round, offer.attempt)
         except BaseException:
             zeros.stop()

@@ -22,6 +22,8 @@ from usufruct.domain.round_view import RoundOffer
 from usufruct.domain.usage_record import UsageKind
 from usufruct.encryption.masks import MaskKey
 from usufruct.errors import Refused, RoundFailed, UsufructError
+from usufruct.privacy import value_count
+from usufruct_server.holder.config import Policy
 from usufruct_server.holder.job_store import JobStore
 from usufruct_server.holder.ledger import Ledger, StoredUpload
 from usufruct_server.holder.legs import GrantedJob, Legs
@@ -57,6 +59,7 @@ class RoundRunner:
 
     Args:
         operator: the key that signs what this holder says.
+        policy: whom this holder counts in a roster.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class RoundRunner:
         legs: Legs,
         trainers: Trainers,
         operator: LocalAccount,
+        policy: Policy,
     ) -> None:
         self._store, self._usage, self._legs, self._trainers = store, usage, legs, trainers
         self._pools = LegPools(operator)
@@ -76,7 +80,7 @@ class RoundRunner:
             store=store, ledger=ledger, usage=usage, legs=legs, trainers=trainers, pools=self._pools, log=self._log
         )  # fmt: skip
         self._submission = Submission(
-            store=store, ledger=ledger, log=self._log, pools=self._pools, operator=operator
+            store=store, ledger=ledger, log=self._log, pools=self._pools, operator=operator, policy=policy
         )
         self._checking = Checking(ledger=ledger, usage=usage, legs=legs, log=self._log, operator=operator)
         self._ledger = ledger
@@ -228,8 +232,10 @@ class RoundRunner:
             self._store.update_leg(job_id, dataset_id, last_round=offer.round)
             attempt.tell(RoundProgress.CHARGED)
             seconds = float(job.spec.round_timeout_seconds)
-            values = charged.trainer.run(body.give_weights(), offer.round, offer.attempt, seconds)
-            if values.size != job.spec.encryption.parameter_count:
+            values = charged.trainer.run(
+                body.give_weights(), offer.round, offer.attempt, seconds, offer.rotation_seed
+            )
+            if values.size != value_count(job.spec):
                 raise RoundFailed(
                     "the trainer answered with another number of values", reason="TRAINER_FAILED"
                 )

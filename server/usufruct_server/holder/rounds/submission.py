@@ -13,7 +13,7 @@ from eth_account.signers.local import LocalAccount
 from numpy.typing import NDArray
 
 from usufruct.domain.round_view import RoundOffer, RoundView
-from usufruct.domain.training_job import TrainingJobSpec
+from usufruct.domain.training_job import NoiseMode, TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind
 from usufruct.encryption import parameter_set
 from usufruct.encryption.commitment import Commitment
@@ -21,13 +21,16 @@ from usufruct.encryption.masks import MaskStream
 from usufruct.encryption.update import write_upload
 from usufruct.encryption.zeros import ZeroPool
 from usufruct.errors import Refused, RoundFailed
+from usufruct.privacy import value_count
 from usufruct.v1 import rounds_pb2
 from usufruct.wire.aggregation import RoundToSum
 from usufruct.wire.signatures import sign_ready, verify_ready, verify_view
 from usufruct_server.holder.catalogue import ServedDataset
+from usufruct_server.holder.config import Policy
 from usufruct_server.holder.job_store import JobStore
 from usufruct_server.holder.ledger import Ledger, StoredUpload
 from usufruct_server.holder.legs import GrantedJob
+from usufruct_server.holder.policy import counted_holders
 from usufruct_server.holder.rounds.attempt import Attempt
 from usufruct_server.holder.rounds.attempt_log import AttemptLog
 from usufruct_server.holder.rounds.events import RoundProgress
@@ -39,18 +42,15 @@ class Submission:
 
     Args:
         operator: the key that signs what this holder says.
+        policy: whom this holder counts in a roster.
     """
 
     def __init__(
-        self, *, store: JobStore, ledger: Ledger, log: AttemptLog, pools: LegPools, operator: LocalAccount
-    ) -> None:
-        self._store, self._ledger, self._log, self._pools, self._operator = (
-            store,
-            ledger,
-            log,
-            pools,
-            operator,
-        )
+        self, *, store: JobStore, ledger: Ledger, log: AttemptLog, pools: LegPools, operator: LocalAccount,
+        policy: Policy,
+    ) -> None:  # fmt: skip
+        self._store, self._ledger, self._log, self._pools = store, ledger, log, pools
+        self._operator, self._policy = operator, policy
 
     def tell_ready(self, attempt: Attempt) -> None:
         """Names this holder's mask key, signed for the offer."""
@@ -65,7 +65,7 @@ class Submission:
                 ROUND_VIEW_CHANGED; ATTEMPT_LOST. Nothing is lost that was not before.
         """
         job, offer = attempt.job, attempt.offer
-        view = checked_view(offer, attempt.mask_key, job, submit)
+        view = checked_view(offer, attempt.mask_key, job, submit, self._policy)
         parameters = parameter_set(job.spec.encryption.parameters)
 
         def keep() -> MaskStream | None:
@@ -96,14 +96,18 @@ class Submission:
 
         Returns:
             The upload, which is on the disk, and the commitment to it.
+        Raises:
+            Refused: COHORT_TOO_SMALL: no masks, and one holder's share of distributed noise protects too little to be opened alone.
         """
         job, encryption = attempt.job, attempt.job.spec.encryption
+        if masks is None and job.spec.plan.noise_mode is NoiseMode.DISTRIBUTED:
+            raise Refused("distributed noise is never sent without masks", reason="COHORT_TOO_SMALL")
         commitments: list[Commitment] = []
 
         def write(file: BinaryIO) -> bytes:
             commitments.append(
                 write_upload(
-                    parameter_set(encryption.parameters), encryption.parameter_count, zeros.take, masks,
+                    parameter_set(encryption.parameters), value_count(job.spec), zeros.take, masks,
                     lambda start, stop: values[start:stop], file,
                 )
             )  # fmt: skip
@@ -144,11 +148,14 @@ class Submission:
         attempt.tell(RoundProgress.SUBMITTED)
 
 
-def checked_view(offer: RoundOffer, mask_key: bytes, job: GrantedJob, submit: rounds_pb2.Submit) -> RoundView:
+def checked_view(
+    offer: RoundOffer, mask_key: bytes, job: GrantedJob, submit: rounds_pb2.Submit, policy: Policy
+) -> RoundView:
     """The view that the builder signed, checked against the job; public facts only.
 
     *Guarantee*: every member of its roster is a leg of this job whose operator was shown this very offer, this holder is
-    in it with its own mask key, and it is no smaller than spec and holder ask for.
+    in it with its own mask key, and it is no smaller than spec and holder ask for. With distributed noise, at least
+    ``min_honest + max_colluding`` of its members are this holder and those that its policy names.
 
     Raises:
         InvalidInput: BAD_SIGNATURE, ROSTER_MISMATCH, or a malformed field.
@@ -171,6 +178,15 @@ def checked_view(offer: RoundOffer, mask_key: bytes, job: GrantedJob, submit: ro
             holders=len(view.roster),
             minimum=minimum,
         )
+    plan, own = job.spec.plan, job.spec.leg(job.served.dataset_id).holder_id
+    counted = counted_holders(job.spec, view.datasets, policy, own)
+    if counted < plan.min_honest + plan.max_colluding:
+        raise Refused(
+            "too few holders of the roster are named in [policy] co_holders",
+            reason="COHORT_TOO_SMALL",
+            holders=counted,
+            minimum=plan.min_honest + plan.max_colluding,
+        )
     verify_view(view.hash, submit.view_signature, job.builder)
     for member in submit.roster:
         operator = job.spec.leg(member.dataset_id).operator
@@ -179,7 +195,8 @@ def checked_view(offer: RoundOffer, mask_key: bytes, job: GrantedJob, submit: ro
 
 
 def least_cohort(spec: TrainingJobSpec, served: ServedDataset) -> int:
-    """Fewest holders that may be in a sum with this dataset: what the spec says and what the holder says both hold."""
+    """Fewest holders that may be in a sum with this dataset: what the spec says and what the holder says both hold. The
+    spec's is no less than ``min_honest + max_colluding`` (``check_spec``)."""
     return max(spec.min_cohort, served.config.min_cohort)
 
 
@@ -188,6 +205,6 @@ def round_to_sum(job: GrantedJob, view: RoundView) -> RoundToSum:
     encryption, offer = job.spec.encryption, view.offer
     return RoundToSum(
         offer.job_id, offer.round, offer.attempt, view.hash,
-        {member: job.spec.leg(member).operator for member in view.datasets}, encryption.parameter_count,
+        {member: job.spec.leg(member).operator for member in view.datasets}, value_count(job.spec),
         parameter_set(encryption.parameters),
     )  # fmt: skip

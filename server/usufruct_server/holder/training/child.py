@@ -31,10 +31,9 @@ from usufruct.domain.dataset_card import read_card
 from usufruct.domain.preprocessing import feature_width
 from usufruct.errors import UsufructError
 from usufruct.graph.model_graph import FLOAT32, not_allowed
-from usufruct.privacy.rounding import round_update
 from usufruct_server.holder.training.card_data import load_card_data
 from usufruct_server.holder.training.confinement import TrainerLimits, confine, end_with
-from usufruct_server.holder.training.dpsgd import rehearse, train_round
+from usufruct_server.holder.training.dpsgd import rehearse
 from usufruct_server.holder.training.losses import checked_loss
 from usufruct_server.holder.training.messages import (
     ConnectionEnded,
@@ -44,6 +43,7 @@ from usufruct_server.holder.training.messages import (
     task_from_header,
 )
 from usufruct_server.holder.training.per_sample import ClippedSum
+from usufruct_server.holder.training.released import Release
 
 
 class Session:
@@ -68,6 +68,7 @@ class Session:
         self.weights = graph.rebuild(task.graph, limits)
         self.clipped_sum = ClippedSum(graph.rebuild(task.graph, limits), loss)
         rehearse(self.clipped_sum, task.plan)
+        self.release = Release(task, bounds.parameters)
         self.data = load_card_data(task.data_path, task.card)
 
     def load(self, weights: bytes) -> None:
@@ -75,12 +76,9 @@ class Session:
         graph.load_weights(self.weights, weights)
         self.clipped_sum.module.load_state_dict(self.weights.state_dict())
 
-    def run(self) -> bytes:
-        """One round from the present weights: the rounded, noised, weighted update, int32, little-endian."""
-        task = self.task
-        update = train_round(self.clipped_sum, self.data, task.plan, task.optimizer)
-        codes = round_update(update * task.weight, task.update_range, task.value_bits)
-        return codes.astype("<i4").tobytes()
+    def run(self, rotation_seed: bytes) -> bytes:
+        """One round from the present weights: the noised integers, int32, little-endian."""
+        return self.release.integers(self.clipped_sum, self.data, rotation_seed).astype("<i4").tobytes()
 
 
 def appraise(header: dict[str, Any]) -> int:
@@ -121,7 +119,7 @@ def serve(connection: socket.socket) -> None:
                 )
             elif request == "run":
                 session.load(bytes(body))
-                update = session.run()
+                update = session.run(bytes.fromhex(header["rotation_seed"]))
                 send(
                     connection,
                     {"answer": "update", "round": header["round"], "attempt": header["attempt"]},

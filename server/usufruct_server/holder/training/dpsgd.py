@@ -22,6 +22,7 @@ from usufruct.domain.preprocessing import PreparedData
 from usufruct.domain.training_job import NANO, LocalOptimizer
 from usufruct.graph.model_graph import not_allowed
 from usufruct.privacy.gaussian_noise import noised_sum
+from usufruct.privacy.leg_plan import LegPlan
 from usufruct.privacy.plan import LocalPlan
 from usufruct.privacy.sampling import poisson_mask
 from usufruct_server.holder.training.per_sample import ClippedSum
@@ -29,7 +30,7 @@ from usufruct_server.holder.training.per_sample import ClippedSum
 _SPARE_DEVIATIONS = 6.0
 
 
-def micro_batches(plan: LocalPlan) -> int:
+def micro_batches(plan: LegPlan) -> int:
     """Micro-batches that every step runs, from public figures alone: enough for all but one step in about 10^9 at a
     holder of the nominal size. A larger sample takes more; it is never cut, which would let rows push each other out."""
     expected = plan.nominal_batch_size
@@ -68,8 +69,14 @@ def train_round(
     return result
 
 
-def _noised_sum(clipped_sum: ClippedSum, data: PreparedData, plan: LocalPlan, count: int) -> torch.Tensor:
-    """Clipped sum over a fresh Poisson sample, plus noise; float64 [count]. The sample and the bare sum end here."""
+def sum_over_sample(
+    clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan, count: int
+) -> NDArray[np.float64]:
+    """Clipped sum over a fresh Poisson sample, without noise; float64, shape (count,), finite. It must not leave its caller.
+
+    A sum that is not finite, which no rows are known to bring about, counts as zero: what follows is an update like any
+    other and not a failure that tells of the rows.
+    """
     sample = np.flatnonzero(poisson_mask(len(data.labels), plan.sample_rate))
     size = plan.micro_batch_size
     total = torch.zeros(count, dtype=torch.float64)
@@ -83,7 +90,14 @@ def _noised_sum(clipped_sum: ClippedSum, data: PreparedData, plan: LocalPlan, co
         labels[: len(rows)] = torch.from_numpy(data.labels[rows])
         present[: len(rows)] = 1.0
         total += _clipped(clipped_sum, features, labels, present, plan.clip_norm)
-    return torch.from_numpy(noised_sum(total.numpy(), plan.noise_multiplier, plan.max_grad_norm))
+    result: NDArray[np.float64] = total.numpy()
+    return result if np.isfinite(result).all() else np.zeros_like(result)
+
+
+def _noised_sum(clipped_sum: ClippedSum, data: PreparedData, plan: LocalPlan, count: int) -> torch.Tensor:
+    """The same plus noise; float64 [count]. The sample and the bare sum end here."""
+    total = sum_over_sample(clipped_sum, data, plan, count)
+    return torch.from_numpy(noised_sum(total, plan.noise_multiplier, plan.max_grad_norm))
 
 
 def _clipped(
@@ -109,7 +123,7 @@ def _clipped(
         return total
 
 
-def rehearse(clipped_sum: ClippedSum, plan: LocalPlan) -> None:
+def rehearse(clipped_sum: ClippedSum, plan: LegPlan) -> None:
     """Runs one micro-batch of padding, so that a graph or a size that cannot be run is refused before any charge.
 
     Raises:

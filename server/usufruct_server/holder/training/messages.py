@@ -17,6 +17,8 @@ from typing import Any
 from usufruct.domain.dataset_card import DatasetCard, read_card
 from usufruct.domain.training_job import LocalOptimizer
 from usufruct.graph.model_graph import Argument, ModelGraph, ModuleSpec, Node, NodeKind, NodeRef
+from usufruct.privacy.distributed_plan import DistributedPlan, IntegerNoise
+from usufruct.privacy.leg_plan import LegPlan
 from usufruct.privacy.plan import LocalPlan
 
 _PREFIX = struct.Struct(">IQ")
@@ -39,14 +41,15 @@ class TrainerTask:
         graph: the job's model; checked again in the child.
         plan: what is sampled, clipped and noised.
         loss, optimizer: of the job.
-        weight: share of this leg in the average; the update is multiplied by it before it is rounded.
+        weight: share of this leg in the average; the update is multiplied by it before it is rounded. With `local` noise
+            only, as are:
         update_range, value_bits: how the update becomes integers (``usufruct.privacy.round_update``).
     """
 
     card: DatasetCard
     data_path: Path
     graph: ModelGraph
-    plan: LocalPlan
+    plan: LegPlan
     loss: str
     optimizer: LocalOptimizer
     weight: float
@@ -75,13 +78,19 @@ def task_from_header(header: dict[str, Any]) -> TrainerTask:
         card=read_card(header["card"].encode()),
         data_path=Path(header["data_path"]),
         graph=graph_from_header(header["graph"]),
-        plan=LocalPlan(**header["plan"]),
+        plan=_plan(header["plan"]),
         loss=header["loss"],
         optimizer=LocalOptimizer(**header["optimizer"]),
         weight=header["weight"],
         update_range=header["update_range"],
         value_bits=header["value_bits"],
     )
+
+
+def _plan(fields: dict[str, Any]) -> LegPlan:
+    if "noise" in fields:
+        return DistributedPlan(**{**fields, "noise": IntegerNoise(**fields["noise"])})
+    return LocalPlan(**fields)
 
 
 def graph_to_header(graph: ModelGraph) -> dict[str, Any]:

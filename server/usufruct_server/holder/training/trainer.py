@@ -139,20 +139,23 @@ class Trainer:
         header = {"request": "weights", "round": round, "attempt": attempt}
         self._ask(header, weights, "weights", timeout_seconds)
 
-    def run(self, weights: bytes, round: int, attempt: int, timeout_seconds: float) -> NDArray[np.int32]:
+    def run(
+        self, weights: bytes, round: int, attempt: int, timeout_seconds: float, rotation_seed: bytes = b""
+    ) -> NDArray[np.int32]:
         """Trains one round. Draws noise, so charge the ledger first.
 
         Args:
             weights: the round's, safetensors.
             round, attempt: as charged; the answer must name the same.
             timeout_seconds: afterwards the child is killed.
+            rotation_seed: of the attempt, 32 public bytes; needed with `distributed` noise.
         Returns:
-            The noised, weighted update as codes of ``round_update``, shape (parameters,).
+            The integers of :class:`released.Release`.
         Raises:
             InvalidInput: WEIGHTS_NOT_ALLOWED; nothing was drawn.
             TrainerFailed: the child crashed or did not answer in time; what was charged stays charged.
         """
-        header = {"request": "run", "round": round, "attempt": attempt}
+        header = {"request": "run", "round": round, "attempt": attempt, "rotation_seed": rotation_seed.hex()}
         _, body = self._ask(header, weights, "update", timeout_seconds)
         return np.frombuffer(body, dtype="<i4").astype(np.int32, copy=False)
 
