@@ -40,9 +40,13 @@ _BLOCK: Final = 1 << 16
 
 
 def noised_sum(
-    total: NDArray[np.float64], noise_multiplier: float, max_grad_norm: float
+    total: NDArray[np.float64], noise_multiplier: float, max_grad_norm: float, parameters: int = 0
 ) -> NDArray[np.float64]:
     """A clipped sum, shape ``(d,)``, with Gaussian noise of deviation ``noise_multiplier * max_grad_norm``.
+
+    Args:
+        parameters: how many values the whole sum has where ``total`` is a chunk of it; then what holds of the whole sum
+            holds of its chunks together.
 
     *Guarantee*: if neighbouring sums differ by at most ``max_grad_norm * (1 - GRID_SLACK)``, this is a function of the
     discrete Gaussian mechanism of sensitivity ``max_grad_norm`` and that deviation, to within a total variation of
@@ -68,9 +72,10 @@ def noised_sum(
     if not np.isfinite(total).all():
         raise RoundingInvalid("The sum has a value that is not finite; nothing was released.", field="total")
     steps = GRID_DEVIATION / multiplier
-    if 2 * math.sqrt(total.size) > GRID_SLACK * steps:
+    parameters = max(parameters, total.size)
+    if 2 * math.sqrt(parameters) > GRID_SLACK * steps:
         raise MechanismInvalid(
-            f"A noise_multiplier of {multiplier:g} on {total.size} parameters is more than the noise grid resolves; use "
+            f"A noise_multiplier of {multiplier:g} on {parameters} parameters is more than the noise grid resolves; use "
             "fewer parameters or less noise (a larger epsilon, fewer rounds).",
             field="noise_multiplier",
             requested=multiplier,

@@ -14,6 +14,7 @@ nothing that a fork copies: every draw of noise has a fresh key of the system's.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import socket
@@ -32,6 +33,7 @@ from usufruct.domain.preprocessing import feature_width
 from usufruct.errors import UsufructError
 from usufruct.graph.model_graph import FLOAT32, not_allowed
 from usufruct.privacy.rounding import round_update
+from usufruct_server.holder.training.block import VALUE_BYTES
 from usufruct_server.holder.training.card_data import load_card_data
 from usufruct_server.holder.training.confinement import TrainerLimits, confine, end_with
 from usufruct_server.holder.training.dpsgd import rehearse, train_round
@@ -40,6 +42,7 @@ from usufruct_server.holder.training.messages import (
     ConnectionEnded,
     graph_from_header,
     receive,
+    receive_descriptor,
     send,
     task_from_header,
 )
@@ -65,22 +68,35 @@ class Session:
                 minimum=width,
             )
         loss = checked_loss(task.loss, bounds.outputs, len(task.card.label.classes))
-        self.weights = graph.rebuild(task.graph, limits)
         self.clipped_sum = ClippedSum(graph.rebuild(task.graph, limits), loss)
         rehearse(self.clipped_sum, task.plan)
         self.data = load_card_data(task.data_path, task.card)
+        self.loaded: tuple[int, int, mmap.mmap] | None = None
 
-    def load(self, weights: bytes) -> None:
-        """Checks weights and makes them the present ones."""
-        graph.load_weights(self.weights, weights)
-        self.clipped_sum.module.load_state_dict(self.weights.state_dict())
+    def load(self, block: mmap.mmap, header: dict[str, Any]) -> None:
+        """Checks an attempt's weights where they are, and makes them the present ones."""
+        self.loaded = None
+        with memoryview(block) as view:
+            weights = view[: header["weights_bytes"]]
+        self.clipped_sum.load(graph.weights_in(self.clipped_sum.module, weights))
+        self.loaded = (header["round"], header["attempt"], block)
 
-    def run(self) -> bytes:
-        """One round from the present weights: the rounded, noised, weighted update, int32, little-endian."""
-        task = self.task
-        update = train_round(self.clipped_sum, self.data, task.plan, task.optimizer)
-        codes = round_update(update * task.weight, task.update_range, task.value_bits)
-        return codes.astype("<i4").tobytes()
+    def run(self, header: dict[str, Any]) -> int:
+        """One round from the present weights: writes the rounded, noised, weighted update, int32, little-endian, over
+        them. Returns its length.
+
+        Raises:
+            LookupError: the present weights are not of this attempt, or have been used.
+        """
+        if self.loaded is None or self.loaded[:2] != (header["round"], header["attempt"]):
+            raise LookupError
+        task, block, count = self.task, self.loaded[2], 0
+        self.loaded = None
+        for update in train_round(self.clipped_sum, self.data, task.plan, task.optimizer):
+            codes = round_update(update * task.weight, task.update_range, task.value_bits)
+            np.frombuffer(block, "<i4", codes.size, VALUE_BYTES * count)[:] = codes
+            count += codes.size
+        return count
 
 
 def appraise(header: dict[str, Any]) -> int:
@@ -100,9 +116,10 @@ def serve(connection: socket.socket) -> None:
     session: Session | None = None
     send(connection, {"answer": "ready", "pid": os.getpid()})
     while True:
-        header, body = receive(connection)
+        header = receive(connection)
         try:
             request = header["request"]
+            block = receive_block(connection) if request == "weights" else None
             if request == "appraise":
                 send(connection, {"answer": "appraised", "parameters": appraise(header)})
             elif request == "look":
@@ -114,19 +131,11 @@ def serve(connection: socket.socket) -> None:
                 send(connection, {"answer": "started"})
             elif session is None:
                 send(connection, {"answer": "failed", "where": "not started"})
-            elif request == "weights":
-                session.load(bytes(body))
-                send(
-                    connection, {"answer": "weights", "round": header["round"], "attempt": header["attempt"]}
-                )
+            elif block is not None:
+                session.load(block, header)
+                send(connection, {"answer": "weights", **_attempt(header)})
             elif request == "run":
-                session.load(bytes(body))
-                update = session.run()
-                send(
-                    connection,
-                    {"answer": "update", "round": header["round"], "attempt": header["attempt"]},
-                    update,
-                )
+                send(connection, {"answer": "update", "values": session.run(header), **_attempt(header)})
         except UsufructError as error:
             send(
                 connection,
@@ -142,6 +151,19 @@ def serve(connection: socket.socket) -> None:
             return
         except Exception as error:  # the text of an exception may quote rows: its type and place only
             send(connection, {"answer": "failed", "where": _place(error)})
+
+
+def receive_block(connection: socket.socket) -> mmap.mmap:
+    """The memory that the server hands over, mapped."""
+    descriptor = receive_descriptor(connection)
+    try:
+        return mmap.mmap(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _attempt(header: dict[str, Any]) -> dict[str, Any]:
+    return {key: header[key] for key in ("round", "attempt")}
 
 
 def _family(error: UsufructError) -> str:
