@@ -32,6 +32,7 @@ from usufruct.domain.dataset_card import read_card
 from usufruct.domain.preprocessing import feature_width
 from usufruct.errors import UsufructError
 from usufruct.graph.model_graph import FLOAT32, not_allowed
+from usufruct.privacy.gaussian_noise import discrete_gaussian
 from usufruct.privacy.rounding import round_update
 from usufruct_server.holder.training.block import VALUE_BYTES
 from usufruct_server.holder.training.card_data import load_card_data
@@ -178,11 +179,13 @@ def _place(error: BaseException) -> str:
 
 
 def _warm_up() -> None:
-    """Does once what is slow the first time: the meta device's tables (1.2 s) and the reader's imports."""
+    """Does once what is slow the first time: the meta device's tables (1.2 s), the reader's imports, the table of noise
+    (0.3 s, and 100 MiB for a moment; a constant)."""
     import datasets  # noqa: F401
 
     traced = graph.trace(torch.nn.Linear(1, 1), (1,))
     graph.load_flat(graph.rebuild(traced.graph), np.zeros(2, dtype=np.float32))
+    discrete_gaussian(1)
 
 
 class Children:
