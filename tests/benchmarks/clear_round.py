@@ -87,16 +87,19 @@ class Holder:
             self._data = PreparedData(
                 features=np.full((ROWS, 2), 0.5, np.float32), labels=np.arange(ROWS, dtype=np.int64) % 2
             )
-        graph.load_weights(self._model.module, weights)
+        self._model.load(graph.weights_in(self._model.module, weights))
         plan = LocalPlan(
             sample_rate=0.5, max_grad_norm=1.0, noise_multiplier=1.0, local_steps=1, rounds=20, spare_attempts=0,
             micro_batch_size=ROWS, nominal_size=ROWS, order=6, delta=1e-5,
         )  # fmt: skip
         optimizer = LocalOptimizer("sgd", learning_rate_nano=NANO // 10, momentum_nano=0)
-        update = train_round(self._model, self._data, plan, optimizer)
+        update = [
+            round_update(chunk / 3, RANGE, BITS).astype("<i4").tobytes()
+            for chunk in train_round(self._model, self._data, plan, optimizer)
+        ]
         yield b"trained"
         assert self._send is not None
-        self._send(chunks(round_update(update / 3, RANGE, BITS).astype("<i4").tobytes()))
+        self._send(piece for chunk in update for piece in chunks(chunk))
         yield b"sent"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -12,7 +13,8 @@ EVERY_SECONDS = 0.02
 
 
 class Watch:
-    """Watches until it is left. Memory is proportional set size: pages that processes share are divided among them.
+    """Watches until it is left. Pages that processes share are divided among them; an anonymous memory file counts once
+    with the processes that have it, mapped or not.
 
     Args:
         processes: by name, the first process of each; its children and theirs count with it.
@@ -40,11 +42,13 @@ class Watch:
 
 
 def resident_bytes(pid: int) -> int:
-    """Proportional set size of a process and all that descend from it, bytes; 0 once it has ended.
+    """Memory of a process and all that descend from it, bytes; 0 once it has ended.
 
     Of this process, only its own: those that it watches descend from it.
     """
-    return sum(_own_bytes(one) for one in ([pid] if pid == os.getpid() else _family(pid)))
+    family = [pid] if pid == os.getpid() else _family(pid)
+    files = {file for one in family for file in _memory_files(one)}
+    return sum(_own_bytes(one) for one in family) + sum(size for _, size in files)
 
 
 def _family(pid: int) -> list[int]:
@@ -63,4 +67,19 @@ def _own_bytes(pid: int) -> int:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:")), 0)
+    kib = {line.split()[0]: int(line.split()[1]) for line in text.splitlines()[1:]}
+    return kib["Pss:"] - kib["Pss_Shmem:"] << 10
+
+
+def _memory_files(pid: int) -> list[tuple[int, int]]:
+    """The memory files that a process has open: number and bytes that are there of each."""
+    found = []
+    try:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                if os.readlink(descriptor).startswith("/memfd:"):
+                    status = descriptor.stat()
+                    found.append((status.st_ino, 512 * status.st_blocks))
+    except OSError:
+        pass
+    return found

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         parameter_count,
         parameter_layout,
         vector_from_model,
+        weights_in,
     )
 
 _HOME = {
@@ -50,6 +51,7 @@ _HOME = {
     "parameter_count": "weights",
     "parameter_layout": "weights",
     "vector_from_model": "weights",
+    "weights_in": "weights",
 }
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "trace",
     "validate",
     "vector_from_model",
+    "weights_in",
 ]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,10 +28,11 @@ class InterpreterModule(nn.Module):
     """The model of a graph. Make one with :func:`rebuild`; the constructor trusts that the graph's form was checked.
 
     Takes a tensor of shape [batch, *graph.input_shape] and returns [batch, outputs]. The isolation rules and
-    the form [batch, ...] of every value are checked again at every run: it costs microseconds. Real numbers have the
-    type of the module's parameters throughout, also those that come of whole ones.
+    the form [batch, ...] of every value are checked again at every run: it costs microseconds. Real numbers have one
+    type throughout, also those that come of whole ones.
 
     Attributes:
+        real: that type; None for the one of the module's first parameter.
         by_rows: whether an operation has no proof of isolation, so that every row must be run as a batch of its own.
 
     Raises:
@@ -40,6 +42,7 @@ class InterpreterModule(nn.Module):
     def __init__(self, graph: ModelGraph) -> None:
         super().__init__()
         self.graph = graph
+        self.real: torch.dtype | None = None
         for index, spec in enumerate(graph.modules):
             self.add_module(f"m{index}", MODULES[spec.class_name].build(dict(spec.arguments)))
         self._settings = [_settings(graph, node) for node in graph.nodes]
@@ -53,7 +56,7 @@ class InterpreterModule(nn.Module):
             self._released[position].append(index)
 
     def forward(self, batch: torch.Tensor, watch: Watch | None = None) -> torch.Tensor:
-        rows, real = batch.shape[0], next(self.parameters()).dtype
+        rows, real = batch.shape[0], self.real or next(self.parameters()).dtype
         values: list[Any] = [None] * len(self.graph.nodes)
         for position, node in enumerate(self.graph.nodes):
             if node.kind is NodeKind.OUTPUT:
@@ -92,7 +95,8 @@ class InterpreterModule(nn.Module):
 
 
 def rebuild(graph: ModelGraph, limits: GraphLimits | None = None) -> InterpreterModule:
-    """Checks ``graph`` (``validate``) and makes its model on the CPU, float32, every weight zero.
+    """Checks ``graph`` (``validate``) and makes its model on the CPU, float32, every weight zero. Weights take memory only
+    once they are written.
 
     Raises:
         InvalidInput: GRAPH_NOT_ALLOWED.
@@ -103,9 +107,10 @@ def rebuild(graph: ModelGraph, limits: GraphLimits | None = None) -> Interpreter
     with torch.device("meta"):
         module = InterpreterModule(graph)
     module.to_empty(device="cpu")
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.zero_()
+    for layer in module.modules():
+        for name, parameter in [*layer.named_parameters(recurse=False)]:
+            zeros = torch.from_numpy(np.zeros(parameter.shape, np.float32))  # numpy leaves them to the kernel
+            setattr(layer, name, nn.Parameter(zeros))
     return module
 
 

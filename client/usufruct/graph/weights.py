@@ -6,15 +6,16 @@ layout order is what is trained, encrypted and summed.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from mmap import mmap
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as read_safetensors
 from safetensors.numpy import save as write_safetensors
 from torch import nn
 
@@ -27,10 +28,12 @@ LARGEST_WEIGHT = 1e4
 """Absolute value of any weight. Finite but huge weights make gradients overflow (measured), which clipping survives
 only because the trainer zeroes such rows; this cap keeps honest models away from it."""
 
+_LENGTH_BYTES = 8
 _HEADER_BYTES = 1 << 12
 _HEADER_BYTES_PER_TENSOR = 1 << 9
 
 Vector = NDArray[np.float32]
+Buffer = bytes | bytearray | memoryview | mmap
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,30 +82,77 @@ def pack_vector(graph: ModelGraph, vector: Vector) -> bytes:
     return bytes(write_safetensors({slot.name: np.ascontiguousarray(_slice(vector, slot)) for slot in slots}))
 
 
-def load_weights(module: InterpreterModule, data: bytes) -> None:
-    """Puts weights of another party into ``module``, after checking all of them.
+def weights_in(module: nn.Module, data: Buffer) -> dict[str, Vector]:
+    """Another party's weights where they lie, after checking all of them: nothing is copied.
 
     Args:
-        module: from :func:`usufruct.graph.rebuild`.
+        module: of the graph; its names and shapes count, its values do not.
         data: safetensors with exactly the module's parameters, float32.
+    Returns:
+        For every parameter a view of ``data``, of its shape.
+    Raises:
+        InvalidInput: WEIGHTS_NOT_ALLOWED.
+    """
+    slots = _layout(module)
+    with memoryview(data).cast("B") as view:
+        size = len(view)
+        length = sum(slot.size for slot in slots) * 4
+        most = _HEADER_BYTES + _HEADER_BYTES_PER_TENSOR * len(slots)
+        if not length <= size <= length + most:
+            raise _refused(f"The weights have {size} bytes where the graph needs about {length}.")
+        begin = _LENGTH_BYTES + int.from_bytes(view[:_LENGTH_BYTES], "little")
+        if begin != size - length or begin % 4:
+            raise _refused("The weights are not safetensors, or not aligned to four bytes.")
+        header = _header(bytes(view[_LENGTH_BYTES:begin]))
+    if set(header) != {slot.name for slot in slots}:
+        raise _refused("The weights' names are not those of the graph.")
+    arrays, free = {}, 0
+    for name, shape, start, end in sorted(
+        ((slot.name, slot.shape, *_place(header[slot.name], slot)) for slot in slots), key=lambda one: one[2:]
+    ):
+        if start != free:
+            raise _refused("The weights overlap, or leave a gap.")
+        free = end
+        arrays[name] = np.frombuffer(data, "<f4", (end - start) // 4, begin + start).reshape(shape)
+        _check_values(arrays[name], name)
+    return arrays
+
+
+def load_weights(module: InterpreterModule, data: Buffer) -> None:
+    """Copies weights of another party into ``module``, after checking all of them; see :func:`weights_in`.
+
     Raises:
         InvalidInput: WEIGHTS_NOT_ALLOWED; the module is then unchanged.
     """
-    slots = _layout(module)
-    length = sum(slot.size for slot in slots) * 4
-    if not length <= len(data) <= length + _HEADER_BYTES + _HEADER_BYTES_PER_TENSOR * len(slots):
-        raise _refused(f"The weights have {len(data)} bytes where the graph needs about {length}.")
-    try:
-        arrays = read_safetensors(bytes(data))
-    except (SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
-        raise _refused("The weights are not safetensors.") from error
-    if {name: array.shape for name, array in arrays.items()} != {slot.name: slot.shape for slot in slots}:
-        raise _refused("The weights' names or shapes are not those of the graph.")
-    for name, array in arrays.items():
-        _check_values(array, name)
+    arrays = weights_in(module, data)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(torch.from_numpy(np.array(arrays[name])))
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """The JSON in front of safetensors."""
+    try:
+        header = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _refused("The weights are not safetensors.") from error
+    if not isinstance(header, dict):
+        raise _refused("The weights are not safetensors.")
+    header.pop("__metadata__", None)
+    return header
+
+
+def _place(entry: Any, slot: ParameterSlot) -> tuple[int, int]:
+    """Where the bytes of a parameter begin and end after the header."""
+    try:
+        kind, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _refused("The weights are not safetensors.") from error
+    if kind != "F32" or shape != list(slot.shape):
+        raise _refused("The weights' types or shapes are not those of the graph.")
+    if not (type(start) is int and type(end) is int and start >= 0 and end - start == 4 * slot.size):
+        raise _refused("The weights are not safetensors.")
+    return start, end
 
 
 # -- vectors --------------------------------------------------------------------------------------------------------
@@ -169,7 +219,9 @@ def _check_vector(vector: Vector, length: int) -> None:
 def _check_values(array: NDArray[np.float32], name: str) -> None:
     if array.dtype != np.float32:
         raise _refused(f"{name} must be float32.")
-    if not bool(np.isfinite(array).all()) or (array.size and float(np.abs(array).max()) > LARGEST_WEIGHT):
+    if (
+        array.size and not -LARGEST_WEIGHT <= float(array.min()) <= float(array.max()) <= LARGEST_WEIGHT
+    ):  # nor NaN
         raise _refused(f"{name} has a value that is not finite or above {LARGEST_WEIGHT:g}.")
 
 

@@ -40,9 +40,13 @@ _BLOCK: Final = 1 << 16
 
 
 def noised_sum(
-    total: NDArray[np.float64], noise_multiplier: float, max_grad_norm: float
+    total: NDArray[np.float64], noise_multiplier: float, max_grad_norm: float, parameters: int = 0
 ) -> NDArray[np.float64]:
     """A clipped sum, shape ``(d,)``, with Gaussian noise of deviation ``noise_multiplier * max_grad_norm``.
+
+    Args:
+        parameters: how many values the whole sum has where ``total`` is a chunk of it; then what holds of the whole sum
+            holds of its chunks together.
 
     *Guarantee*: if neighbouring sums differ by at most ``max_grad_norm * (1 - GRID_SLACK)``, this is a function of the
     discrete Gaussian mechanism of sensitivity ``max_grad_norm`` and that deviation, to within a total variation of
@@ -67,7 +71,7 @@ def noised_sum(
         raise RoundingInvalid("A sum is a one-dimensional float64 array.", field="total")
     if not np.isfinite(total).all():
         raise RoundingInvalid("The sum has a value that is not finite; nothing was released.", field="total")
-    require_fine_grid(multiplier, total.size)
+    require_fine_grid(multiplier, max(parameters, total.size))
     steps = GRID_DEVIATION / multiplier
     values = total / (norm / steps)
     np.clip(values, -_LARGEST_GRID_VALUE, _LARGEST_GRID_VALUE, out=values)

@@ -18,7 +18,8 @@ class Limits:
 
     Attributes:
         max_open_rounds, max_open_rounds_per_builder: attempts open at once.
-        max_parameters: of one model.
+        max_parameters: of one model. Memory does not grow with it: uploads and sums are files on ``state_dir``'s disk, 7
+            bytes a parameter or less for each holder and the sum.
         max_disk_bytes: for the spools of uploads and sums, over all open rounds.
         max_round_seconds: longest wait for a roster.
         max_uploads_at_once: uploads of one round received side by side; others wait.
@@ -26,7 +27,7 @@ class Limits:
 
     max_open_rounds: int = 16
     max_open_rounds_per_builder: int = 4
-    max_parameters: int = 50_000_000
+    max_parameters: int = 120_000_000
     max_disk_bytes: int = 64 << 30
     max_round_seconds: int = 6 * 3600
     max_uploads_at_once: int = 16

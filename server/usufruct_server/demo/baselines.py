@@ -133,15 +133,17 @@ def _alone_once(study: Study, index: int, order: int) -> Baseline:
     hospital, choice = study.hospitals[index], study.choice
     model = choice.model(study.width)
     traced = graph.trace(model, (study.width,))
-    module = graph.rebuild(traced.graph)
-    graph.load_flat(module, graph.vector_from_model(model, traced))
-    clipped_sum = ClippedSum(module, checked_loss(LOSS, 1, 2))
+    clipped_sum = ClippedSum(graph.rebuild(traced.graph), checked_loss(LOSS, 1, 2))
+    vector = graph.vector_from_model(model, traced)
     plan = alone_plan(choice, hospital.card.nominal_size, order)
     optimizer = LocalOptimizer("sgd", round(choice.learning_rate * NANO))
     data = hospital.prepared()
     for _ in range(choice.rounds):
-        train_round(clipped_sum, data, plan, optimizer)
-    return Baseline(score(module, study.test), score(module, study.validation))
+        clipped_sum.load(graph.weights_in(clipped_sum.module, graph.pack_vector(traced.graph, vector)))
+        update = np.concatenate([*train_round(clipped_sum, data, plan, optimizer)])
+        vector = (vector + update).astype(np.float32)
+    graph.load_into_model(model, traced, vector)
+    return Baseline(score(model, study.test), score(model, study.validation))
 
 
 def _mean(baselines: Sequence[Baseline]) -> Baseline:

@@ -24,11 +24,13 @@ from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.domain.training_job import NANO, LocalOptimizer
 from usufruct.errors import InvalidInput, Refused, UsufructError
 from usufruct.privacy.plan import LocalPlan
+from usufruct_server.holder.training.block import SharedBlock
 from usufruct_server.holder.training.confinement import TrainerLimits
 from usufruct_server.holder.training.messages import (
     ConnectionEnded,
     TrainerTask,
     receive,
+    receive_descriptor,
     send,
     task_from_header,
     task_to_header,
@@ -62,6 +64,7 @@ PLAN = LocalPlan(
 TRACED = graph.trace(
     nn.Sequential(nn.Linear(WIDTH, 4), nn.ReLU(), nn.Dropout(0.1), nn.Linear(4, 1)), (WIDTH,)
 )
+PARAMETERS = TRACED.bounds.parameters
 WEIGHTS = graph.pack_weights(graph.rebuild(TRACED.graph))
 
 
@@ -109,18 +112,50 @@ def trainer(zygote: Zygote) -> Iterator[Trainer]:
         yield trainer
 
 
+def _check(trainer: Trainer, weights: bytes, round: int, attempt: int, timeout_seconds: float) -> SharedBlock:
+    block = SharedBlock(4 * PARAMETERS + (1 << 20))
+    block.write(0, memoryview(weights))
+    trainer.check_weights(block, len(weights), round, attempt, timeout_seconds)
+    return block
+
+
+def _run(trainer: Trainer, weights: bytes, round: int, attempt: int, timeout_seconds: float) -> np.ndarray:
+    """A whole round: the update, as the encoder reads it."""
+    block = _check(trainer, weights, round, attempt, timeout_seconds)
+    update = block.values(0, trainer.run(round, attempt, timeout_seconds))
+    block.close()
+    return update
+
+
 # -- messages ------------------------------------------------------------------------------------------------------
 
 
 def test_a_task_crosses_the_socket_unchanged(task: TrainerTask) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        sender = threading.Thread(target=send, args=(ours, task_to_header(task), b"\x00" * 300_000))
+        sender = threading.Thread(target=send, args=(ours, {**task_to_header(task), "more": "0" * 300_000}))
         sender.start()
-        header, body = receive(theirs, time.monotonic() + 10)
+        header = receive(theirs, time.monotonic() + 10)
         sender.join()
+    assert header["more"] == "0" * 300_000
     assert task_from_header(header) == task
-    assert body == b"\x00" * 300_000
+
+
+def test_a_descriptor_follows_its_frame_and_nothing_is_lost(folder: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, (folder / "file").open("w+b") as file:
+        file.write(b"there")
+        file.flush()
+        send(ours, {"first": 1}, file.fileno())
+        send(ours, {"second": 2})
+        assert receive(theirs, time.monotonic() + 10) == {"first": 1}
+        descriptor = receive_descriptor(theirs)
+        assert os.pread(descriptor, 9, 0) == b"there"
+        os.close(descriptor)
+        assert receive(theirs, time.monotonic() + 10) == {"second": 2}
+        ours.sendall(b"\0")
+        with pytest.raises(ConnectionEnded):
+            receive_descriptor(theirs)
 
 
 def test_every_kind_of_argument_crosses_unchanged(task: TrainerTask) -> None:
@@ -150,8 +185,9 @@ def test_every_kind_of_argument_crosses_unchanged(task: TrainerTask) -> None:
         b"",
         b"\x00" * 5,
         b"\xff" * 12,
-        b"\x00\x00\x00\x02" + b"\x00" * 8 + b"[]",
-        b"\x00\x00\x00\x01" + b"\x00" * 8 + b"x",
+        b"\x00\x00\x00\x02[]",
+        b"\x00\x00\x00\x01x",
+        b"\x00\x00\x00\x09{}",
     ],
 )
 def test_what_is_no_frame_ends_the_connection(frame: bytes) -> None:
@@ -168,11 +204,11 @@ def test_what_is_no_frame_ends_the_connection(frame: bytes) -> None:
 
 def test_a_round_gives_noised_bounded_integers(trainer: Trainer, task: TrainerTask) -> None:
     trainer.start(task)
-    trainer.check_weights(WEIGHTS, 1, 0, timeout_seconds=20)
-    updates = [trainer.run(WEIGHTS, number, 0, timeout_seconds=20) for number in (1, 2, 3)]
+    _check(trainer, WEIGHTS, 1, 0, timeout_seconds=20)
+    updates = [_run(trainer, WEIGHTS, number, 0, timeout_seconds=20) for number in (1, 2, 3)]
     for update in updates:
         assert update.dtype == np.int32
-        assert update.shape == (TRACED.bounds.parameters,)
+        assert update.shape == (PARAMETERS,)
         assert update.min() >= 0
         assert update.max() <= 2**16 - 2
     assert not np.array_equal(updates[0], updates[1])  # the same weights, but never the same noise
@@ -185,7 +221,7 @@ def test_the_update_is_weighted_before_it_is_rounded(trainer: Trainer, task: Tra
     spread = []
     for weight in (0.01, 1.0):
         trainer.start(dataclasses.replace(task, weight=weight, update_range=2.0))
-        codes = np.concatenate([trainer.run(WEIGHTS, number, 0, timeout_seconds=20) for number in range(8)])
+        codes = np.concatenate([_run(trainer, WEIGHTS, number, 0, timeout_seconds=20) for number in range(8)])
         spread.append(float(np.sqrt(np.mean((codes - 32767.0) ** 2))))
     assert 50 < spread[1] / spread[0] < 200
 
@@ -196,11 +232,10 @@ def test_weights_that_do_not_fit_are_refused_before_a_charge(trainer: Trainer, t
         {name: tensor * float("nan") for name, tensor in graph.rebuild(TRACED.graph).named_parameters()}
     )
     for weights in (b"", b"\x80\x04pickle", WEIGHTS[:-1], bad, b"\xff" * len(WEIGHTS)):
-        for ask in (trainer.check_weights, trainer.run):
-            with pytest.raises(InvalidInput) as caught:
-                ask(weights, 1, 0, timeout_seconds=20)
-            assert caught.value.reason == "WEIGHTS_NOT_ALLOWED"
-    trainer.check_weights(WEIGHTS, 1, 0, timeout_seconds=20)
+        with pytest.raises(InvalidInput) as caught:
+            _check(trainer, weights, 1, 0, timeout_seconds=20)
+        assert caught.value.reason == "WEIGHTS_NOT_ALLOWED"
+    _check(trainer, WEIGHTS, 1, 0, timeout_seconds=20)
 
 
 def test_every_refusal_of_a_task_has_its_reason_and_the_child_lives_on(
@@ -231,7 +266,7 @@ def test_a_holder_with_no_rows_and_one_with_one_class_answer_like_any_other(
     for rows in (0, 1):
         path = _file(folder / f"few{rows}.csv", persons=40, rows=rows)
         trainer.start(dataclasses.replace(task, data_path=path))
-        assert trainer.run(WEIGHTS, 1, 0, timeout_seconds=20).shape == (TRACED.bounds.parameters,)
+        assert _run(trainer, WEIGHTS, 1, 0, timeout_seconds=20).shape == (PARAMETERS,)
 
 
 def test_the_child_is_confined_and_sees_nothing_of_the_servers_environment(
@@ -269,7 +304,7 @@ def test_a_round_is_fast(trainer: Trainer, task: TrainerTask) -> None:
     seconds = []
     for number in range(10):
         start = time.monotonic()
-        trainer.run(WEIGHTS, number, 0, timeout_seconds=20)
+        _run(trainer, WEIGHTS, number, 0, timeout_seconds=20)
         seconds.append(time.monotonic() - start)
     assert sorted(seconds)[5] < 0.1  # 4 ms on a quiet two-core machine
 
@@ -282,7 +317,34 @@ def test_a_task_that_was_refused_leaves_none_behind_not_the_one_before(
         with pytest.raises(InvalidInput):
             trainer.start(dataclasses.replace(task, loss="hinge"))
         with pytest.raises(TrainerFailed, match="not started"):
-            trainer.run(WEIGHTS, 1, 0, timeout_seconds=20)
+            trainer.run(1, 0, timeout_seconds=20)
+
+
+def test_nothing_is_drawn_without_the_weights_of_the_very_attempt(zygote: Zygote, task: TrainerTask) -> None:
+    """Not before weights were checked, not for another attempt, and not twice from one block: what is in it by then is the
+    update before."""
+    for prepare in (
+        lambda trainer: None,
+        lambda trainer: _check(trainer, WEIGHTS, 1, 1, timeout_seconds=20),
+        lambda trainer: _run(trainer, WEIGHTS, 1, 0, timeout_seconds=20),
+    ):
+        with zygote.spawn() as trainer:
+            trainer.start(task)
+            prepare(trainer)
+            with pytest.raises(TrainerFailed, match="LookupError"):
+                trainer.run(1, 0, timeout_seconds=20)
+
+
+def test_weights_that_are_refused_leave_none_behind_not_those_before(
+    zygote: Zygote, task: TrainerTask
+) -> None:
+    with zygote.spawn() as trainer:
+        trainer.start(task)
+        _check(trainer, WEIGHTS, 1, 0, timeout_seconds=20)
+        with pytest.raises(InvalidInput):
+            _check(trainer, WEIGHTS[:-1], 1, 0, timeout_seconds=20)
+        with pytest.raises(TrainerFailed, match="LookupError"):
+            trainer.run(1, 0, timeout_seconds=20)
 
 
 def test_a_look_says_of_data_what_keeps_them_from_being_used_and_quotes_none(
@@ -311,15 +373,21 @@ def test_a_killed_child_is_a_clear_error_at_once_and_for_ever(zygote: Zygote, ta
         timer = threading.Timer(0.0, os.kill, (trainer.pid, signal.SIGKILL))
         long = dataclasses.replace(task, plan=dataclasses.replace(PLAN, local_steps=10_000))
         trainer.start(long)
+        block = _check(trainer, WEIGHTS, 1, 0, timeout_seconds=20)
         timer.start()
         start = time.monotonic()
         with pytest.raises(TrainerFailed, match="no answer to 'run'") as caught:
-            trainer.run(WEIGHTS, 1, 0, timeout_seconds=60)
+            trainer.run(1, 0, timeout_seconds=60)
         assert time.monotonic() - start < 10
         assert caught.value.reason == "TRAINER_FAILED"
         assert not trainer.alive
         with pytest.raises(TrainerFailed):
-            trainer.check_weights(WEIGHTS, 1, 1, timeout_seconds=1)
+            _check(trainer, WEIGHTS, 1, 1, timeout_seconds=1)
+    with zygote.spawn() as another:  # the weights that the dead child had are there for it
+        another.start(task)
+        another.check_weights(block, len(WEIGHTS), 1, 0, timeout_seconds=20)
+        assert another.run(1, 0, timeout_seconds=20) == PARAMETERS
+    block.close()
 
 
 def test_stopping_ends_a_call_that_waits_in_another_thread(zygote: Zygote, task: TrainerTask) -> None:
@@ -329,7 +397,7 @@ def test_stopping_ends_a_call_that_waits_in_another_thread(zygote: Zygote, task:
     threading.Timer(0.1, stopper.start).start()
     start = time.monotonic()
     with pytest.raises(TrainerFailed):
-        trainer.run(WEIGHTS, 1, 0, timeout_seconds=60)
+        _run(trainer, WEIGHTS, 1, 0, timeout_seconds=60)
     assert time.monotonic() - start < 10
     stopper.join()
     assert not trainer.alive
@@ -343,7 +411,7 @@ def test_a_child_that_hangs_is_killed_at_the_deadline(zygote: Zygote, task: Trai
     os.kill(trainer.pid, signal.SIGSTOP)
     start = time.monotonic()
     with pytest.raises(TrainerFailed):
-        trainer.run(WEIGHTS, 1, 0, timeout_seconds=0.5)
+        _run(trainer, WEIGHTS, 1, 0, timeout_seconds=0.5)
     assert 0.4 < time.monotonic() - start < 10
     assert not trainer.alive
     trainer.stop()

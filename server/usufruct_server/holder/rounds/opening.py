@@ -25,26 +25,27 @@ from usufruct_server.holder.rounds.attempt_log import AttemptLog
 from usufruct_server.holder.rounds.events import RoundRequest
 from usufruct_server.holder.rounds.leg_pools import LegPools
 from usufruct_server.holder.trainers import Trainers
+from usufruct_server.holder.training.block import VALUE_BYTES, SharedBlock
 from usufruct_server.holder.training.trainer import Trainer, TrainerFailed
 from usufruct_server.holder.usage_log import UsageLog
 
-_FLOAT_BYTES = 4
 _SAFETENSORS_BYTES = 1 << 20
 """Room for the header of the weights; the trainer checks it against the graph."""
 _log = logging.getLogger("usufruct.holder.rounds")
 
 
-@dataclass
+@dataclass(frozen=True)
 class RoundBody:
-    """What follows a round's header; its digests have been compared, and the key's coefficients are in range."""
+    """What follows a round's header; its digests have been compared, and the key's coefficients are in range.
+
+    Attributes:
+        block: of this attempt alone; its first ``weights_bytes`` bytes are the weights. Close it when the attempt has its
+            upload, or is lost.
+    """
 
     public_key: bytes
-    weights: bytes
-
-    def give_weights(self) -> bytes:
-        """The weights; this object lets go of them, for an attempt may wait long after its training."""
-        weights, self.weights = self.weights, b""
-        return weights
+    block: SharedBlock
+    weights_bytes: int
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Opening:
             LedgerError: nothing was charged.
         """
         self._legs.require_trainable(job)
-        trainer = self._checked_trainer(job, offer, body.weights, seconds)
+        trainer = self._checked_trainer(job, offer, body, seconds)
         job_id, dataset_id = job.key
         noted = self._store.note_offer(job_id, dataset_id, offer.round, offer.attempt, offer.hash)
         if noted.offer_hash != offer.hash:
@@ -140,12 +141,14 @@ class Opening:
         self._log.forget_rounds_before(job_id, dataset_id, offer.round)
         return Charged(trainer, zeros, charge.attempts_charged)
 
-    def _checked_trainer(self, job: GrantedJob, offer: RoundOffer, weights: bytes, seconds: float) -> Trainer:
+    def _checked_trainer(
+        self, job: GrantedJob, offer: RoundOffer, body: RoundBody, seconds: float
+    ) -> Trainer:
         """A live trainer that has accepted the weights. One that dies here has drawn nothing, so a second is tried."""
         for _ in range(2):
             try:
                 trainer = self._trainers.for_leg(job.spec, job.served)
-                trainer.check_weights(weights, offer.round, offer.attempt, seconds)
+                trainer.check_weights(body.block, body.weights_bytes, offer.round, offer.attempt, seconds)
                 return trainer
             except TrainerFailed as error:
                 _log.error(
@@ -179,20 +182,32 @@ def checked_offer(request: RoundRequest, job: GrantedJob) -> RoundOffer:
 def read_body(job: GrantedJob, request: RoundRequest, stream: IncomingStream) -> RoundBody:
     """Key and weights; a wrong key must be found before the charge, for afterwards the attempt would be lost.
 
+    The weights go as they come to where the trainer finds them, and what is compared with their digest is what came.
+
     Raises:
         InvalidInput: TOO_LARGE, MALFORMED, PUBLIC_KEY_INVALID, or bytes that are not those of the header.
     """
     parameters, allowed_weights_bytes = _allowed(job)
     public_key = stream.read(request.public_key_bytes, parameters.public_key_bytes)
-    weights = stream.read(request.weights_bytes, allowed_weights_bytes)
-    for data, digest, field in (
-        (public_key, request.public_key_digest, "public_key_digest"),
-        (weights, request.weights_digest, "weights_digest"),
-    ):
-        if hashlib.sha256(data).digest() != digest:
-            raise InvalidInput(f"the bytes are not those of {field}", field=field)
+    _compare(hashlib.sha256(public_key), request.public_key_digest, "public_key_digest")
     public_key_from_bytes(parameters, public_key)
-    return RoundBody(public_key, weights)
+    block = SharedBlock(max(allowed_weights_bytes, VALUE_BYTES * value_count(job.spec)))
+    digest, position = hashlib.sha256(), 0
+    try:
+        for piece in stream.pieces(request.weights_bytes, allowed_weights_bytes):
+            digest.update(piece)
+            block.write(position, piece)
+            position += len(piece)
+        _compare(digest, request.weights_digest, "weights_digest")
+    except BaseException:
+        block.close()
+        raise
+    return RoundBody(public_key, block, position)
+
+
+def _compare(found: hashlib._Hash, said: bytes, field: str) -> None:
+    if found.digest() != said:
+        raise InvalidInput(f"the bytes are not those of {field}", field=field)
 
 
 def skip_body(job: GrantedJob, request: RoundRequest, stream: IncomingStream) -> None:
@@ -213,6 +228,4 @@ def skip_body(job: GrantedJob, request: RoundRequest, stream: IncomingStream) ->
 def _allowed(job: GrantedJob) -> tuple[EncryptionParameters, int]:
     """The job's encryption, and the most bytes that its weights may have."""
     encryption = job.spec.encryption
-    return parameter_set(
-        encryption.parameters
-    ), encryption.parameter_count * _FLOAT_BYTES + _SAFETENSORS_BYTES
+    return parameter_set(encryption.parameters), encryption.parameter_count * VALUE_BYTES + _SAFETENSORS_BYTES

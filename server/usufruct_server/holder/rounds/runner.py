@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from eth_account.signers.local import LocalAccount
@@ -46,7 +46,8 @@ from usufruct_server.holder.trainers import LegKey, Trainers
 from usufruct_server.holder.usage_log import UsageLog
 
 MOST_ROUNDS = 8
-"""Attempts that are worked on at a time, and as many whose weights arrive; each holds a few copies of its weights."""
+"""Attempts that are worked on at a time, and as many whose weights arrive; each holds its weights, or its
+update, once."""
 MOST_ARRIVING_PER_LEG = 2
 """Streams of one leg whose weights arrive at a time: a broken one, say, and the one that takes its place."""
 _LATE_SECONDS = 5.0
@@ -176,12 +177,13 @@ class RoundRunner:
     ) -> Attempt:
         """The attempt that the request is about: one that is being worked on or stored, or a new one."""
         seconds = float(job.spec.round_timeout_seconds)
-        with self._arrival(job.key):
+        with self._arrival(job.key), ExitStack() as unused:
             body = None
             if self._is_charged(job, offer):
                 talk.read(lambda stream: skip_body(job, request, stream), time.monotonic() + seconds)
             else:
                 body = talk.read(lambda stream: read_body(job, request, stream), time.monotonic() + seconds)
+                unused.callback(body.block.close)
             with self._legs.lock(job.key):
                 live = self._live(job.key)
                 if live is not None and live.offer == offer:
@@ -201,6 +203,7 @@ class RoundRunner:
                 charged = self._opening.charge(job, offer, body, seconds)
                 deadline = time.monotonic() + seconds
                 attempt = Attempt(job, offer, mask.public_bytes, mask, charged.attempts_charged, deadline)
+                unused.pop_all()  # the attempt's thread closes the block
                 return self._launch(attempt, lambda: self._train(attempt, charged, body))
 
     def _take_up_stored(
@@ -232,16 +235,16 @@ class RoundRunner:
             self._store.update_leg(job_id, dataset_id, last_round=offer.round)
             attempt.tell(RoundProgress.CHARGED)
             seconds = float(job.spec.round_timeout_seconds)
-            values = charged.trainer.run(
-                body.give_weights(), offer.round, offer.attempt, seconds, offer.rotation_seed
-            )
-            if values.size != value_count(job.spec):
+            count = charged.trainer.run(offer.round, offer.attempt, seconds, offer.rotation_seed)
+            if count != value_count(job.spec):
                 raise RoundFailed(
                     "the trainer answered with another number of values", reason="TRAINER_FAILED"
                 )
             self._submission.tell_ready(attempt)
             view, masks = attempt.wait_agreed()
-            stored, commitment = self._submission.encrypt(attempt, view, masks, charged.zeros, values)
+            stored, commitment = self._submission.encrypt(
+                attempt, view, masks, charged.zeros, body.block.values
+            )
         except Exception as error:
             _log.error(
                 "event=attempt_lost job=%s dataset=%d attempt=%d type=%s reason=%s",
@@ -254,7 +257,8 @@ class RoundRunner:
             ) from None
         finally:
             charged.zeros.stop()
-        del values, masks  # the update and what hides it are needed no more
+            body.block.close()
+        del masks  # what hides the update is needed no more
         self._submission.send(attempt, view, stored, commitment)
 
     def _send_again(self, attempt: Attempt, stored: StoredUpload) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-import numpy as np
 from eth_account.signers.local import LocalAccount
-from numpy.typing import NDArray
 
 from usufruct.domain.round_view import RoundOffer, RoundView
 from usufruct.domain.training_job import NoiseMode, TrainingJobSpec
@@ -18,7 +16,7 @@ from usufruct.domain.usage_record import UsageKind
 from usufruct.encryption import parameter_set
 from usufruct.encryption.commitment import Commitment
 from usufruct.encryption.masks import MaskStream
-from usufruct.encryption.update import write_upload
+from usufruct.encryption.update import ValueSource, write_upload
 from usufruct.encryption.zeros import ZeroPool
 from usufruct.errors import Refused, RoundFailed
 from usufruct.privacy import value_count
@@ -90,10 +88,12 @@ class Submission:
         view: RoundView,
         masks: MaskStream | None,
         zeros: ZeroPool,
-        values: NDArray[np.int32],
+        values: ValueSource,
     ) -> tuple[StoredUpload, Commitment]:
         """Encrypts the update into the outbox, chunk by chunk.
 
+        Args:
+            values: gives arrays that nobody else can change.
         Returns:
             The upload, which is on the disk, and the commitment to it.
         Raises:
@@ -108,7 +108,7 @@ class Submission:
             commitments.append(
                 write_upload(
                     parameter_set(encryption.parameters), value_count(job.spec), zeros.take, masks,
-                    lambda start, stop: values[start:stop], file,
+                    values, file,
                 )
             )  # fmt: skip
             return commitments[0].root

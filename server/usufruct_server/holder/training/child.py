@@ -14,6 +14,7 @@ nothing that a fork copies: every draw of noise has a fresh key of the system's.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import socket
@@ -31,6 +32,8 @@ from usufruct.domain.dataset_card import read_card
 from usufruct.domain.preprocessing import feature_width
 from usufruct.errors import UsufructError
 from usufruct.graph.model_graph import FLOAT32, not_allowed
+from usufruct.privacy.gaussian_noise import discrete_gaussian
+from usufruct_server.holder.training.block import VALUE_BYTES
 from usufruct_server.holder.training.card_data import load_card_data
 from usufruct_server.holder.training.confinement import TrainerLimits, confine, end_with
 from usufruct_server.holder.training.dpsgd import rehearse
@@ -39,6 +42,7 @@ from usufruct_server.holder.training.messages import (
     ConnectionEnded,
     graph_from_header,
     receive,
+    receive_descriptor,
     send,
     task_from_header,
 )
@@ -65,20 +69,36 @@ class Session:
                 minimum=width,
             )
         loss = checked_loss(task.loss, bounds.outputs, len(task.card.label.classes))
-        self.weights = graph.rebuild(task.graph, limits)
         self.clipped_sum = ClippedSum(graph.rebuild(task.graph, limits), loss)
         rehearse(self.clipped_sum, task.plan)
         self.release = Release(task, bounds.parameters)
         self.data = load_card_data(task.data_path, task.card)
+        self.loaded: tuple[int, int, mmap.mmap] | None = None
 
-    def load(self, weights: bytes) -> None:
-        """Checks weights and makes them the present ones."""
-        graph.load_weights(self.weights, weights)
-        self.clipped_sum.module.load_state_dict(self.weights.state_dict())
+    def load(self, block: mmap.mmap, header: dict[str, Any]) -> None:
+        """Checks an attempt's weights where they are, and makes them the present ones."""
+        self.loaded = None
+        with memoryview(block) as view:
+            weights = view[: header["weights_bytes"]]
+        self.clipped_sum.load(graph.weights_in(self.clipped_sum.module, weights))
+        self.loaded = (header["round"], header["attempt"], block)
 
-    def run(self, rotation_seed: bytes) -> bytes:
-        """One round from the present weights: the noised integers, int32, little-endian."""
-        return self.release.integers(self.clipped_sum, self.data, rotation_seed).astype("<i4").tobytes()
+    def run(self, header: dict[str, Any]) -> int:
+        """One round from the present weights: writes the noised integers, int32, little-endian, over them. Returns how many.
+
+        Raises:
+            LookupError: the present weights are not of this attempt, or have been used.
+        """
+        if self.loaded is None or self.loaded[:2] != (header["round"], header["attempt"]):
+            raise LookupError
+        block, count = self.loaded[2], 0
+        self.loaded = None
+        for integers in self.release.integers(
+            self.clipped_sum, self.data, bytes.fromhex(header["rotation_seed"])
+        ):
+            np.frombuffer(block, "<i4", integers.size, VALUE_BYTES * count)[:] = integers
+            count += integers.size
+        return count
 
 
 def appraise(header: dict[str, Any]) -> int:
@@ -98,9 +118,10 @@ def serve(connection: socket.socket) -> None:
     session: Session | None = None
     send(connection, {"answer": "ready", "pid": os.getpid()})
     while True:
-        header, body = receive(connection)
+        header = receive(connection)
         try:
             request = header["request"]
+            block = receive_block(connection) if request == "weights" else None
             if request == "appraise":
                 send(connection, {"answer": "appraised", "parameters": appraise(header)})
             elif request == "look":
@@ -112,19 +133,11 @@ def serve(connection: socket.socket) -> None:
                 send(connection, {"answer": "started"})
             elif session is None:
                 send(connection, {"answer": "failed", "where": "not started"})
-            elif request == "weights":
-                session.load(bytes(body))
-                send(
-                    connection, {"answer": "weights", "round": header["round"], "attempt": header["attempt"]}
-                )
+            elif block is not None:
+                session.load(block, header)
+                send(connection, {"answer": "weights", **_attempt(header)})
             elif request == "run":
-                session.load(bytes(body))
-                update = session.run(bytes.fromhex(header["rotation_seed"]))
-                send(
-                    connection,
-                    {"answer": "update", "round": header["round"], "attempt": header["attempt"]},
-                    update,
-                )
+                send(connection, {"answer": "update", "values": session.run(header), **_attempt(header)})
         except UsufructError as error:
             send(
                 connection,
@@ -142,6 +155,19 @@ def serve(connection: socket.socket) -> None:
             send(connection, {"answer": "failed", "where": _place(error)})
 
 
+def receive_block(connection: socket.socket) -> mmap.mmap:
+    """The memory that the server hands over, mapped."""
+    descriptor = receive_descriptor(connection)
+    try:
+        return mmap.mmap(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _attempt(header: dict[str, Any]) -> dict[str, Any]:
+    return {key: header[key] for key in ("round", "attempt")}
+
+
 def _family(error: UsufructError) -> str:
     """The family in ``usufruct.errors`` that the error belongs to."""
     return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "usufruct.errors")
@@ -154,11 +180,13 @@ def _place(error: BaseException) -> str:
 
 
 def _warm_up() -> None:
-    """Does once what is slow the first time: the meta device's tables (1.2 s) and the reader's imports."""
+    """Does once what is slow the first time: the meta device's tables (1.2 s), the reader's imports, the table of noise
+    (0.3 s, and 100 MiB for a moment; a constant)."""
     import datasets  # noqa: F401
 
     traced = graph.trace(torch.nn.Linear(1, 1), (1,))
     graph.load_flat(graph.rebuild(traced.graph), np.zeros(2, dtype=np.float32))
+    discrete_gaussian(1)
 
 
 class Children:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ from usufruct.privacy.gaussian_noise import noised_sum
 from usufruct.privacy.leg_plan import LegPlan
 from usufruct.privacy.plan import LocalPlan
 from usufruct.privacy.sampling import poisson_mask
-from usufruct_server.holder.training.per_sample import ClippedSum
+from usufruct_server.holder.training.per_sample import ClippedSum, Part
+from usufruct_server.holder.training.step_sum import StepSum
 
 _SPARE_DEVIATIONS = 6.0
 
@@ -42,44 +44,66 @@ def micro_batches(plan: LegPlan) -> int:
 
 def train_round(
     clipped_sum: ClippedSum, data: PreparedData, plan: LocalPlan, optimizer: LocalOptimizer
-) -> NDArray[np.float64]:
-    """Trains from the module's present weights and returns the update. Call it only after the charge.
+) -> Iterator[NDArray[np.float64]]:
+    """Trains from the present weights and gives the update. Call it only after the charge.
+
+    Memory: for one step some chunks, whatever the model's size; for several, the update, and the momentum if there is
+    any, in float64.
 
     Args:
-        clipped_sum: the job's model, with this round's weights, and its loss.
+        clipped_sum: the job's model, with this round's weights, and its loss. Once the first chunk is given, its weights
+            are needed no more: they may be overwritten.
         data: the holder's rows; may have none.
         plan: what is sampled, clipped and noised.
         optimizer: of the job. Its momentum starts at zero in every round.
     Returns:
-        New weights minus old ones, float64, shape (parameters,), in layout order, finite.
+        New weights minus old ones, float64, finite, in layout order, a chunk at a time.
     """
-    parameters = list(clipped_sum.module.parameters())
-    old = torch.nn.utils.parameters_to_vector(parameters).detach()
-    update = torch.zeros_like(
-        old
-    )  # kept apart from the weights, so that none of its bits is lost beside them
-    velocity = torch.zeros_like(old)
-    for _ in range(plan.local_steps):
-        noised = _noised_sum(clipped_sum, data, plan, old.numel())
-        velocity = velocity * (optimizer.momentum_nano / NANO) + noised / plan.nominal_batch_size
-        update -= velocity * (optimizer.learning_rate_nano / NANO)
-        with torch.no_grad():
-            torch.nn.utils.vector_to_parameters(old + update, parameters)
-    result: NDArray[np.float64] = update.numpy()
-    return result
+    several = plan.local_steps > 1
+    # kept apart from the weights, so that none of its bits is lost beside them
+    update = np.zeros(clipped_sum.parameters) if several else None
+    velocity = np.zeros(clipped_sum.parameters) if several and optimizer.momentum_nano else None
+    for left in reversed(range(plan.local_steps)):
+        at = 0
+        for chunk in clipped_sums(clipped_sum, data, plan).chunks():
+            change = noised_chunk(chunk, plan, clipped_sum.parameters)
+            part = slice(at, at + change.size)
+            at += change.size
+            if velocity is not None:
+                velocity[part] *= optimizer.momentum_nano / NANO
+                velocity[part] += change
+                change = velocity[part]
+            change = change * -(optimizer.learning_rate_nano / NANO)
+            if update is not None:
+                update[part] += change
+                change = update[part]
+            if not left:
+                yield change
+        if left:
+            clipped_sum.move(update)
 
 
-def sum_over_sample(
-    clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan, count: int
-) -> NDArray[np.float64]:
-    """Clipped sum over a fresh Poisson sample, without noise; float64, shape (count,), finite. It must not leave its caller.
+def noised_chunk(chunk: NDArray[np.float64], plan: LocalPlan, count: int) -> NDArray[np.float64]:
+    """A chunk of a step's clipped sum of ``count`` values, noised and divided by the declared nominal batch size."""
+    noised = noised_sum(chunk, plan.noise_multiplier, plan.max_grad_norm, count)
+    noised /= plan.nominal_batch_size
+    return noised
 
-    A sum that is not finite, which no rows are known to bring about, counts as zero: what follows is an update like any
-    other and not a failure that tells of the rows.
-    """
+
+def sum_over_sample(clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan) -> NDArray[np.float64]:
+    """The clipped sum of one step as a whole, without noise; float64, shape (parameters,). It must not leave its caller."""
+    total, at = np.empty(clipped_sum.parameters), 0
+    for chunk in clipped_sums(clipped_sum, data, plan).chunks():
+        total[at : at + chunk.size] = chunk
+        at += chunk.size
+    return total
+
+
+def clipped_sums(clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan) -> StepSum:
+    """Clipped sum over a fresh Poisson sample, without noise: it must not leave the process. The sample ends here."""
     sample = np.flatnonzero(poisson_mask(len(data.labels), plan.sample_rate))
     size = plan.micro_batch_size
-    total = torch.zeros(count, dtype=torch.float64)
+    total = StepSum(clipped_sum.parameters)
     shape = clipped_sum.module.graph.input_shape
     for index in range(max(micro_batches(plan), math.ceil(len(sample) / size))):
         rows = sample[index * size : (index + 1) * size]
@@ -89,15 +113,9 @@ def sum_over_sample(
         features[: len(rows)] = torch.from_numpy(data.features[rows])
         labels[: len(rows)] = torch.from_numpy(data.labels[rows])
         present[: len(rows)] = 1.0
-        total += _clipped(clipped_sum, features, labels, present, plan.clip_norm)
-    result: NDArray[np.float64] = total.numpy()
-    return result if np.isfinite(result).all() else np.zeros_like(result)
-
-
-def _noised_sum(clipped_sum: ClippedSum, data: PreparedData, plan: LocalPlan, count: int) -> torch.Tensor:
-    """The same plus noise; float64 [count]. The sample and the bare sum end here."""
-    total = sum_over_sample(clipped_sum, data, plan, count)
-    return torch.from_numpy(noised_sum(total, plan.noise_multiplier, plan.max_grad_norm))
+        for part in _clipped(clipped_sum, features, labels, present, plan.clip_norm):
+            total.add(part)
+    return total
 
 
 def _clipped(
@@ -106,21 +124,21 @@ def _clipped(
     labels: torch.Tensor,
     present: torch.Tensor,
     clip_norm: float,
-) -> torch.Tensor:
+) -> Iterator[Part]:
     """The clipped sum of a micro-batch, whatever its rows do. Where PyTorch stops at a row, which nothing in the
     allow-list is known to make it do, every row is taken alone and those that stop it count as nothing: to let the
     whole micro-batch count as nothing would let one row take all others with it."""
     try:
-        return clipped_sum(features, labels, present, clip_norm)
+        whole = clipped_sum.part(features, labels, present, clip_norm)
     except Exception:
-        total = torch.zeros(sum(p.numel() for p in clipped_sum.module.parameters()), dtype=torch.float64)
         for row in range(len(features)):
             alone = torch.zeros_like(present)
             alone[row] = present[row]
             only = features * alone.reshape(-1, *(1 for _ in features.shape[1:]))
             with contextlib.suppress(Exception):
-                total += clipped_sum(only, labels, alone, clip_norm)
-        return total
+                yield clipped_sum.part(only, labels, alone, clip_norm)
+    else:
+        yield whole
 
 
 def rehearse(clipped_sum: ClippedSum, plan: LegPlan) -> None:
@@ -132,12 +150,11 @@ def rehearse(clipped_sum: ClippedSum, plan: LegPlan) -> None:
     size = plan.micro_batch_size
     features = torch.zeros((size, *clipped_sum.module.graph.input_shape), dtype=torch.float64)
     try:
-        clipped_sum(
-            features,
-            torch.zeros(size, dtype=torch.int64),
-            torch.zeros(size, dtype=torch.float64),
-            plan.clip_norm,
-        )
+        none = torch.zeros(size, dtype=torch.float64)
+        for _ in clipped_sum.part(
+            features, torch.zeros(size, dtype=torch.int64), none, plan.clip_norm
+        ).pieces():
+            pass
     except Exception as error:
         raise not_allowed(
             f"The model cannot be trained at {size} rows at once ({type(error).__name__}); use a smaller micro-batch "

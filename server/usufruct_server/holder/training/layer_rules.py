@@ -15,7 +15,7 @@ Small Cost" (book-keeping, convolutions as products of patches); Opacus for the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -26,6 +26,7 @@ from torch.nn import functional
 from torch.nn.grad import conv1d_weight, conv2d_weight
 
 from usufruct.graph import own_layers
+from usufruct_server.holder.training.shared_weights import row_pieces
 
 Use: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
@@ -42,12 +43,12 @@ class LayerRule:
     Attributes:
         squares: (layer, uses) -> two tensors [batch]: the squared norm of each row's gradient over the layer's
             parameters, never below the true one by more than float64's error, and its squared mass.
-        weighted_sums: (layer, uses, factors [batch]) -> Σ factors[i]·gradient[i], one tensor per parameter, in their
-            order.
+        weighted_sums: (layer, uses, factors [batch]) -> Σ factors[i]·gradient[i], flat, in the order of the layer's
+            parameters, in pieces whose lengths follow from the layer alone; a large matrix in many.
     """
 
     squares: Callable[[Any, Sequence[Use]], tuple[torch.Tensor, torch.Tensor]]
-    weighted_sums: Callable[[Any, Sequence[Use], torch.Tensor], list[torch.Tensor]]
+    weighted_sums: Callable[[Any, Sequence[Use], torch.Tensor], Iterator[torch.Tensor]]
 
 
 def weighted(values: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
@@ -110,13 +111,22 @@ def _linear_squares(layer: nn.Linear, uses: Sequence[Use]) -> tuple[torch.Tensor
     return squares, masses
 
 
-def _linear_sums(layer: nn.Linear, uses: Sequence[Use], factors: torch.Tensor) -> list[torch.Tensor]:
-    weight = bias = torch.zeros((), dtype=factors.dtype)
-    for a, d in uses:
-        scaled = weighted(d, factors).reshape(-1, layer.out_features)
-        weight = weight + scaled.t() @ a.reshape(-1, layer.in_features)
-        bias = bias + scaled.sum(0)
-    return [weight, bias] if layer.bias is not None else [weight]
+def _linear_sums(layer: nn.Linear, uses: Sequence[Use], factors: torch.Tensor) -> Iterator[torch.Tensor]:
+    flat = [
+        (a.reshape(-1, layer.in_features), weighted(d, factors).reshape(-1, layer.out_features))
+        for a, d in uses
+    ]
+    for rows in row_pieces(layer.out_features, layer.in_features):
+        yield _added([scaled[:, rows].t() @ a for a, scaled in flat])
+    if layer.bias is not None:
+        yield _added([scaled.sum(0) for _, scaled in flat])
+
+
+def _added(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Their sum, flat; the first is overwritten."""
+    for part in parts[1:]:
+        parts[0] += part
+    return parts[0].reshape(-1)
 
 
 def _planar(values: torch.Tensor) -> torch.Tensor:
@@ -156,22 +166,13 @@ def _conv_squares(layer: nn.Conv1d | nn.Conv2d, uses: Sequence[Use]) -> tuple[to
 
 def _conv_sums(
     layer: nn.Conv1d | nn.Conv2d, uses: Sequence[Use], factors: torch.Tensor
-) -> list[torch.Tensor]:
+) -> Iterator[torch.Tensor]:
     gradient: Any = conv1d_weight if isinstance(layer, nn.Conv1d) else conv2d_weight
-    weight = bias = torch.zeros((), dtype=factors.dtype)
-    for a, d in uses:
-        scaled = weighted(d, factors)
-        weight = weight + gradient(
-            a,
-            layer.weight.shape,
-            scaled,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-        )
-        bias = bias + scaled.flatten(2).sum((0, 2))
-    return [weight, bias] if layer.bias is not None else [weight]
+    flat = [(a, weighted(d, factors)) for a, d in uses]
+    options = layer.weight.shape, layer.stride, layer.padding, layer.dilation, layer.groups
+    yield _added([gradient(a, options[0], scaled, *options[1:]) for a, scaled in flat])
+    if layer.bias is not None:
+        yield _added([scaled.flatten(2).sum((0, 2)) for _, scaled in flat])
 
 
 # -- look-up --------------------------------------------------------------------------------------------------------
@@ -202,12 +203,15 @@ def _embedding_squares(layer: own_layers.Embedding, uses: Sequence[Use]) -> tupl
 
 def _embedding_sums(
     layer: own_layers.Embedding, uses: Sequence[Use], factors: torch.Tensor
-) -> list[torch.Tensor]:
-    weight = torch.zeros(layer.weight.shape, dtype=factors.dtype)
-    for use in uses:
-        a, d = _known(layer, use)
-        weight.index_add_(0, a.flatten(), weighted(d, factors).flatten(0, 1))
-    return [weight]
+) -> Iterator[torch.Tensor]:
+    known = [_known(layer, use) for use in uses]
+    indices = torch.cat([a.flatten() for a, _ in known])
+    gradients = torch.cat([weighted(d, factors).flatten(0, 1) for _, d in known])
+    for rows in row_pieces(layer.num_embeddings, layer.embedding_dim):
+        here = (rows.start <= indices) & (indices < rows.stop)
+        weight = torch.zeros((rows.stop - rows.start, layer.embedding_dim), dtype=factors.dtype)
+        weight.index_add_(0, indices[here] - rows.start, gradients[here])
+        yield weight.reshape(-1)
 
 
 # -- small: layers whose per-sample gradients are no larger than a row of their values --------------------------------
@@ -230,10 +234,9 @@ def _small(pieces: Pieces) -> LayerRule:
             sum((part.abs().sum(1).square().sum(1) for part in parts), zero),
         )
 
-    def sums(layer: Any, uses: Sequence[Use], factors: torch.Tensor) -> list[torch.Tensor]:
-        shapes = [parameter.shape for parameter in layer.parameters(recurse=False)]
-        parts = per_parameter(layer, uses)
-        return [(factors @ part.sum(1)).reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    def sums(layer: Any, uses: Sequence[Use], factors: torch.Tensor) -> Iterator[torch.Tensor]:
+        for part in per_parameter(layer, uses):
+            yield factors @ part.sum(1)
 
     return LayerRule(squares, sums)
 

@@ -1,7 +1,8 @@
-"""What passes between the server and its trainer child: a JSON header and raw bytes, length-prefixed. No pickle.
+"""What passes between the server and its trainer child: JSON objects, length-prefixed. No pickle.
 
-Frame: 4 bytes header length, 8 bytes body length (big-endian), header (UTF-8 JSON object), body. Both ends are ours,
-yet sizes are checked: the child has worked on bytes of another party.
+Frame: 4 bytes length (big-endian), then so many bytes of UTF-8 JSON. Weights and updates do not pass: they are in memory
+that both share (:mod:`.block`), whose descriptor the server hands over. Both ends are ours, yet sizes are checked: the
+child has worked on bytes of another party.
 """
 
 from __future__ import annotations
@@ -21,10 +22,8 @@ from usufruct.privacy.distributed_plan import DistributedPlan, IntegerNoise
 from usufruct.privacy.leg_plan import LegPlan
 from usufruct.privacy.plan import LocalPlan
 
-_PREFIX = struct.Struct(">IQ")
+_PREFIX = struct.Struct(">I")
 _HEADER_BYTES = 32 << 20
-BODY_BYTES = 1 << 30
-"""Largest body: weights or an update of 200 million parameters fit."""
 
 
 class ConnectionEnded(Exception):
@@ -130,45 +129,56 @@ def graph_from_header(graph: dict[str, Any]) -> ModelGraph:
 def send(
     connection: socket.socket,
     header: dict[str, Any],
-    body: bytes | memoryview = b"",
+    descriptor: int | None = None,
     deadline_seconds: float | None = None,
 ) -> None:
     """Sends one frame; ``deadline_seconds`` is a time of ``time.monotonic``, None waits for ever.
 
+    Args:
+        descriptor: handed over after the frame, for :func:`receive_descriptor`; still open here.
     Raises:
         ConnectionEnded: the other end is gone or does not read in time.
     """
     data = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     try:
         _set_timeout(connection, deadline_seconds)
-        connection.sendall(_PREFIX.pack(len(data), len(body)) + data)
-        if body:
+        connection.sendall(_PREFIX.pack(len(data)) + data)
+        if descriptor is not None:
             _set_timeout(connection, deadline_seconds)
-            connection.sendall(body)
+            socket.send_fds(connection, [b"\0"], [descriptor])
     except OSError as error:
         raise ConnectionEnded(type(error).__name__) from error
 
 
-def receive(
-    connection: socket.socket, deadline_seconds: float | None = None
-) -> tuple[dict[str, Any], bytearray]:
+def receive(connection: socket.socket, deadline_seconds: float | None = None) -> dict[str, Any]:
     """Receives one frame; ``deadline_seconds`` is a time of ``time.monotonic``, None waits for ever.
 
     Raises:
         ConnectionEnded: the other end is gone, the deadline has passed, or the frame is malformed.
     """
-    header_length, body_length = _PREFIX.unpack(_exactly(connection, _PREFIX.size, deadline_seconds))
-    if header_length > _HEADER_BYTES or body_length > BODY_BYTES:
+    (length,) = _PREFIX.unpack(_exactly(connection, _PREFIX.size, deadline_seconds))
+    if length > _HEADER_BYTES:
         raise ConnectionEnded("frame too large")
-    data = _exactly(connection, header_length, deadline_seconds)
-    body = _exactly(connection, body_length, deadline_seconds)
+    data = _exactly(connection, length, deadline_seconds)
     try:
         header = json.loads(bytes(data))
     except (ValueError, RecursionError) as error:
         raise ConnectionEnded("malformed frame") from error
     if not isinstance(header, dict):
         raise ConnectionEnded("malformed frame")
-    return header, body
+    return header
+
+
+def receive_descriptor(connection: socket.socket) -> int:
+    """The descriptor that follows a frame; the caller's to close.
+
+    Raises:
+        ConnectionEnded: none follows.
+    """
+    _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+    if not descriptors:
+        raise ConnectionEnded("no descriptor")
+    return descriptors[0]
 
 
 def _exactly(connection: socket.socket, length: int, deadline_seconds: float | None) -> bytearray:

@@ -16,16 +16,22 @@ zero, before the sum: a NaN passes through clipping.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from usufruct.graph.interpreter import InterpreterModule
 from usufruct_server.holder.training.layer_rules import CHUNK_ELEMENTS, LAYER_RULES, Use
 from usufruct_server.holder.training.losses import Loss
+from usufruct_server.holder.training.shared_weights import SHARED, SharedWeights
 
 LARGEST_MASS = 2.0**12
 """A row's mass after clipping, in units of ``clip_norm``. Honest models stay below: their mass is at most about the
@@ -46,17 +52,43 @@ class Clipping(StrEnum):
     AUTOMATIC = "automatic"
 
 
+@dataclass(frozen=True)
+class Part:
+    """The clipped sum of one micro-batch, not multiplied out: as pieces, float64, flat, in layout order.
+
+    Attributes:
+        make: makes the pieces; their lengths follow from the model alone.
+        size_bytes: what is kept to make them of.
+    """
+
+    make: Callable[[], Iterator[torch.Tensor]]
+    size_bytes: int
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """The pieces, each made when it is asked for."""
+        pieces = self.make()
+        while True:
+            with _without_subnormals():
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+
 class ClippedSum:
     """Computes clipped sums for one model and one loss.
 
     Args:
-        module: from ``usufruct.graph.rebuild``; it is turned to float64 and gets hooks, so use it for nothing else.
+        module: from ``usufruct.graph.rebuild``; it computes in float64 from now on and gets hooks, so use it for nothing
+            else. Its large matrices stay where and what they are (:mod:`.shared_weights`).
         loss: of the job.
         clipping: flat, or automatic.
+    Attributes:
+        parameters: how many numbers the model has.
     """
 
     def __init__(self, module: InterpreterModule, loss: Loss, clipping: Clipping = Clipping.FLAT) -> None:
-        self.module = module.double().train()
+        self.module = module.train()
         self.loss = loss
         self.clipping = clipping
         self._layers = [
@@ -64,16 +96,49 @@ class ClippedSum:
         ]
         self.by_rows = module.by_rows or any(type(layer) not in LAYER_RULES for layer in self._layers)
         self._kept: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._shared: dict[nn.Module, SharedWeights] = {}
+        self._weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        self.parameters = sum(weights.numel() for weights in self._weights.values())
+        module.real = torch.float64
         if not self.by_rows:
             for layer in self._layers:
                 layer.register_forward_hook(self._keep)
+                if type(layer) in SHARED:
+                    self._shared[layer] = layer.forward = SHARED[type(layer)](layer)  # type: ignore[assignment]
+        self.move(None)
+
+    def load(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Puts weights in, by parameter; large matrices are not copied."""
+        self._weights = {name: torch.from_numpy(values) for name, values in weights.items()}
+        self.move(None)
+
+    def move(self, update: NDArray[np.float64] | None) -> None:
+        """Makes the weights those that were put in plus ``update``, float64 in layout order, which is kept and not copied."""
+        moved, at = None if update is None else torch.from_numpy(update), 0
+        for path, parameter in self.module.named_parameters():
+            owner, _, name = path.rpartition(".")
+            shared, weights = self._shared.get(self.module.get_submodule(owner)), self._weights[path]
+            part = None if moved is None else moved[at : at + weights.numel()].view(weights.shape)
+            at += weights.numel()
+            if shared is not None:
+                parameter.data, shared.moved[name] = weights, part
+            else:
+                parameter.data = weights.double() if part is None else weights.double() + part
 
     def _keep(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if not output.requires_grad:
+            output.requires_grad_()  # nothing before it is asked for a gradient
         self._kept.setdefault(layer, []).append((inputs[0].detach(), output))
 
     def __call__(
         self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
     ) -> torch.Tensor:
+        """The whole :meth:`part`: float64, flat, in layout order."""
+        return torch.cat([*self.part(features, labels, present, clip_norm).pieces()])
+
+    def part(
+        self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
+    ) -> Part:
         """Sum of the clipped per-sample gradients of one micro-batch.
 
         Args:
@@ -81,19 +146,14 @@ class ClippedSum:
             labels: int64 [batch].
             present: float64 [batch]: 1 for a row, 0 for padding.
             clip_norm: L2 bound of one row's gradient over all parameters.
-        Returns:
-            float64, flat, in layout order.
         """
-        torch.set_flush_denormal(True)  # numbers below 1e-308 would be slow, and the time would tell of them
-        try:
-            by = self._sum_by_rows if self.by_rows else self._sum_by_book_keeping
+        with _without_subnormals():
+            by = self._part_by_rows if self.by_rows else self._part_by_book_keeping
             return by(features, labels, present, clip_norm)
-        finally:
-            torch.set_flush_denormal(False)
 
-    def _sum_by_book_keeping(
+    def _part_by_book_keeping(
         self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
-    ) -> torch.Tensor:
+    ) -> Part:
         self._kept.clear()
         losses = self.loss.per_row(self.module(features), labels)
         kept = [self._kept[layer] for layer in self._layers]
@@ -108,12 +168,13 @@ class ClippedSum:
                 squares += of_gradient
                 masses += of_mass
             factors, finite = self._factors(squares, masses, present, clip_norm)
-            sums = [
-                part.reshape(-1)
-                for layer, of_layer in zip(self._layers, uses, strict=True)
-                for part in LAYER_RULES[type(layer)].weighted_sums(layer, _cleaned(of_layer, finite), factors)
-            ]
-        return torch.cat(sums)
+            cleaned = [_cleaned(of_layer, finite) for of_layer in uses]
+
+        def make() -> Iterator[torch.Tensor]:
+            for layer, of_layer in zip(self._layers, cleaned, strict=True):
+                yield from LAYER_RULES[type(layer)].weighted_sums(layer, of_layer, factors)
+
+        return Part(make, sum(a.nbytes + d.nbytes for of_layer in cleaned for a, d in of_layer))
 
     def _factors(
         self, squares: torch.Tensor, masses: torch.Tensor, present: torch.Tensor, clip_norm: float
@@ -129,9 +190,9 @@ class ClippedSum:
         heaviest = LARGEST_MASS * clip_norm
         return present * finite * torch.minimum(factors, heaviest / masses.clamp(min=heaviest * 1e-9)), finite
 
-    def _sum_by_rows(
+    def _part_by_rows(
         self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
-    ) -> torch.Tensor:
+    ) -> Part:
         """The same with every row a batch of one. A gradient is there as numbers, so its mass is its norm."""
         parameters = {name: value.detach() for name, value in self.module.named_parameters()}
 
@@ -139,10 +200,9 @@ class ClippedSum:
             output = functional_call(self.module, values, (row.unsqueeze(0),))
             return self.loss.per_row(output, label.unsqueeze(0)).sum()
 
-        count = sum(value.numel() for value in parameters.values())
         gradients = vmap(grad(of_row), in_dims=(None, 0, 0), randomness="different")
-        total = torch.zeros(count, dtype=torch.float64)
-        size = max(1, CHUNK_ELEMENTS // count)
+        total = torch.zeros(self.parameters, dtype=torch.float64)
+        size = max(1, CHUNK_ELEMENTS // self.parameters)
         for at in range(0, len(features), size):
             part = slice(at, at + size)
             found = gradients(parameters, features[part], labels[part])
@@ -150,7 +210,17 @@ class ClippedSum:
             squares = rows.square().sum(1)
             factors, finite = self._factors(squares, squares, present[part], clip_norm)
             total += factors @ _zeroed(rows, finite)
-        return total
+        return Part(lambda: iter([total]), total.nbytes)
+
+
+@contextmanager
+def _without_subnormals() -> Iterator[None]:
+    """Numbers below 1e-308 are zero: they would be slow, and the time would tell of them."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _cleaned(uses: list[Use], keep: torch.Tensor) -> list[Use]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,8 +46,9 @@ class Release:
 
     def integers(
         self, clipped_sum: ClippedSum, data: PreparedData, rotation_seed: bytes
-    ) -> NDArray[np.integer]:
-        """The integers of one attempt, after its charge: shape (parameters,), or (plan.dimension,) with `distributed` noise.
+    ) -> Iterator[NDArray[np.integer]]:
+        """The integers of one attempt, after its charge, a chunk at a time: in all as many as parameters, or ``plan.dimension`` with
+        `distributed` noise. Once the first chunk is given, the weights are needed no more.
 
         Args:
             rotation_seed: of the attempt, 32 public bytes; only `distributed` noise has a use for it.
@@ -55,7 +58,8 @@ class Release:
         task, plan = self._task, self._task.plan
         if isinstance(plan, DistributedPlan):
             assert self._table is not None
-            total = sum_over_sample(clipped_sum, data, plan, plan.parameter_count)
-            return noised_share(total, plan, self._table, rotation_seed)
-        update = train_round(clipped_sum, data, plan, task.optimizer)
-        return round_update(update * task.weight, task.update_range, task.value_bits)
+            total = sum_over_sample(clipped_sum, data, plan)
+            yield noised_share(total, plan, self._table, rotation_seed)
+            return
+        for update in train_round(clipped_sum, data, plan, task.optimizer):
+            yield round_update(update * task.weight, task.update_range, task.value_bits)

@@ -16,13 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from usufruct import errors
 from usufruct.domain.dataset_card import DatasetCard
 from usufruct.errors import RoundFailed, UsufructError
 from usufruct.graph.model_graph import ModelGraph
+from usufruct_server.holder.training.block import SharedBlock
 from usufruct_server.holder.training.messages import (
     ConnectionEnded,
     TrainerTask,
@@ -106,7 +104,7 @@ class Trainer:
             "loss": loss,
             "classes": classes,
         }
-        answer, _ = self._ask(header, b"", "appraised", timeout_seconds)
+        answer = self._ask(header, "appraised", timeout_seconds)
         return int(answer["parameters"])
 
     def look(self, card: DatasetCard, data_path: Path, timeout_seconds: float) -> None:
@@ -117,7 +115,7 @@ class Trainer:
             TrainerFailed: it crashed, or did not answer in time.
         """
         header = {"request": "look", "card": card.to_bytes().decode(), "data_path": str(data_path)}
-        self._ask(header, b"", "looked", timeout_seconds)
+        self._ask(header, "looked", timeout_seconds)
 
     def start(self, task: TrainerTask, timeout_seconds: float = START_SECONDS) -> None:
         """Gives the child its leg: it checks graph, loss and card, and reads the data. Before any charge.
@@ -127,37 +125,42 @@ class Trainer:
                 PERSON_HAS_SEVERAL_ROWS. The child lives on.
             TrainerFailed: it did not answer in time.
         """
-        self._ask({"request": "start", "task": task_to_header(task)}, b"", "started", timeout_seconds)
+        self._ask({"request": "start", "task": task_to_header(task)}, "started", timeout_seconds)
 
-    def check_weights(self, weights: bytes, round: int, attempt: int, timeout_seconds: float) -> None:
-        """Checks a round's weights. Call it before the charge, so that bad weights cost no attempt.
+    def check_weights(
+        self, block: SharedBlock, weights_bytes: int, round: int, attempt: int, timeout_seconds: float
+    ) -> None:
+        """Has the child check a round's weights where they are. Call it before the charge, so that bad weights cost no
+        attempt.
 
+        Args:
+            block: the attempt's; the child keeps it until the next one.
+            weights_bytes: how many of its first bytes are the weights, safetensors.
         Raises:
             InvalidInput: WEIGHTS_NOT_ALLOWED.
             TrainerFailed: no answer in time.
         """
-        header = {"request": "weights", "round": round, "attempt": attempt}
-        self._ask(header, weights, "weights", timeout_seconds)
+        header = {"request": "weights", "round": round, "attempt": attempt, "weights_bytes": weights_bytes}
+        self._ask(header, "weights", timeout_seconds, block.descriptor)
 
-    def run(
-        self, weights: bytes, round: int, attempt: int, timeout_seconds: float, rotation_seed: bytes = b""
-    ) -> NDArray[np.int32]:
-        """Trains one round. Draws noise, so charge the ledger first.
+    def run(self, round: int, attempt: int, timeout_seconds: float, rotation_seed: bytes = b"") -> int:
+        """Trains one round from the weights that were checked last. Draws noise, so charge the ledger first.
+
+        The integers of :class:`released.Release` are in the attempt's block afterwards, in the place of the weights. The
+        child can still change them, so use copies (:meth:`SharedBlock.values`) and check those.
 
         Args:
-            weights: the round's, safetensors.
-            round, attempt: as charged; the answer must name the same.
+            round, attempt: as charged, and as the weights were checked for.
             timeout_seconds: afterwards the child is killed.
             rotation_seed: of the attempt, 32 public bytes; needed with `distributed` noise.
         Returns:
-            The integers of :class:`released.Release`.
+            How many integers there are.
         Raises:
-            InvalidInput: WEIGHTS_NOT_ALLOWED; nothing was drawn.
-            TrainerFailed: the child crashed or did not answer in time; what was charged stays charged.
+            TrainerFailed: the child crashed, did not answer in time, or has no weights for this attempt; what was
+                charged stays charged.
         """
         header = {"request": "run", "round": round, "attempt": attempt, "rotation_seed": rotation_seed.hex()}
-        _, body = self._ask(header, weights, "update", timeout_seconds)
-        return np.frombuffer(body, dtype="<i4").astype(np.int32, copy=False)
+        return int(self._ask(header, "update", timeout_seconds)["values"])
 
     def stop(self) -> None:
         """Ends the child and removes its scratch directory. May be called again, from any thread."""
@@ -177,14 +180,14 @@ class Trainer:
     # -- one question, one answer --
 
     def _ask(
-        self, header: dict[str, Any], body: bytes, expected: str, timeout_seconds: float
-    ) -> tuple[dict[str, Any], bytearray]:
+        self, header: dict[str, Any], expected: str, timeout_seconds: float, descriptor: int | None = None
+    ) -> dict[str, Any]:
         deadline_seconds = time.monotonic() + timeout_seconds
         with self._lock:
             self._await_ready(deadline_seconds)
             try:
-                send(self._connection, header, body, deadline_seconds)
-                answer, payload = receive(self._connection, deadline_seconds)
+                send(self._connection, header, descriptor, deadline_seconds)
+                answer = receive(self._connection, deadline_seconds)
             except ConnectionEnded as error:
                 raise self._failed(f"no answer to {header['request']!r} ({error})") from error
             if answer.get("answer") == "refused":
@@ -194,13 +197,13 @@ class Trainer:
                 raise self._failed(
                     f"{header['request']!r} failed ({answer.get('where', 'unexpected answer')})"
                 )
-            return answer, payload
+            return answer
 
     def _await_ready(self, deadline_seconds: float) -> None:
         if self._pid:
             return
         try:
-            answer, _ = receive(self._connection, deadline_seconds)
+            answer = receive(self._connection, deadline_seconds)
         except ConnectionEnded as error:
             raise self._failed(f"did not become ready ({error})") from error
         if answer.get("answer") != "ready":
