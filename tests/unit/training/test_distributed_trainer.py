@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,12 @@ from usufruct.domain.preprocessing import PreparedData
 from usufruct.domain.training_job import NANO, LocalOptimizer
 from usufruct.errors import InvalidInput
 from usufruct.privacy import DistributedPlan, IntegerNoise, LocalPlan, open_sum
+from usufruct_server.holder.training.block import VALUE_BYTES, SharedBlock
 from usufruct_server.holder.training.losses import LOSSES
 from usufruct_server.holder.training.messages import TrainerTask, task_from_header, task_to_header
 from usufruct_server.holder.training.per_sample import ClippedSum
 from usufruct_server.holder.training.released import Release
+from usufruct_server.holder.training.step_sum import StepSum
 from usufruct_server.holder.training.trainer import Trainer
 from usufruct_server.holder.training.zygote import Zygote
 
@@ -91,10 +94,13 @@ def trainer(task: TrainerTask) -> Iterator[Trainer]:
 
 def shares(trainer: Trainer, seed: bytes, count: int, first: int = 1) -> np.ndarray:
     """Integers of several attempts, shape (count, dimension)."""
-    runs = [
-        trainer.run(WEIGHTS, 1, first + index, timeout_seconds=120, rotation_seed=seed)
-        for index in range(count)
-    ]
+    runs = []
+    for attempt in range(first, first + count):
+        block = SharedBlock(max(len(WEIGHTS), VALUE_BYTES * PLAN.dimension))
+        block.write(0, memoryview(WEIGHTS))
+        trainer.check_weights(block, len(WEIGHTS), 1, attempt, 120)
+        runs.append(block.values(0, trainer.run(1, attempt, 120, seed)))
+        block.close()
     return np.array(runs, dtype=np.int64)
 
 
@@ -151,16 +157,18 @@ def test_a_sum_that_is_not_finite_is_sent_as_noise(
     monkeypatch: pytest.MonkeyPatch, task: TrainerTask
 ) -> None:
     """Nothing is known to bring one about, so the sum is made so here; after the charge it must not be told by a failure."""
+
+    def whole(*arguments: Any) -> np.ndarray:
+        return np.concatenate([*Release(arguments[0], COUNT).integers(*arguments[1:])])
+
     clipped_sum = ClippedSum(graph.rebuild(TRACED.graph), LOSSES["binary_cross_entropy_with_logits"])
     data = PreparedData(np.zeros((ROWS, WIDTH), dtype=np.float32), np.zeros(ROWS, dtype=np.int64))
     for value in (math.nan, math.inf):
-        monkeypatch.setattr(
-            ClippedSum, "__call__", lambda *_, value=value: torch.full((COUNT,), value, dtype=torch.float64)
-        )
-        share = Release(task, COUNT).integers(clipped_sum, data, bytes(32))
+        monkeypatch.setattr(StepSum, "_pieces", lambda _, value=value: iter([np.full(COUNT, value)]))
+        share = whole(task, clipped_sum, data, bytes(32))
         assert abs(share.std() / math.sqrt(PLAN.noise.share_noise) - 1) < 6 / math.sqrt(2 * share.size)
         local = replace(task, plan=LOCAL, weight=1.0, update_range=1.0, value_bits=16)
-        assert Release(local, COUNT).integers(clipped_sum, data, b"").std() > 100
+        assert whole(local, clipped_sum, data, b"").std() > 100
 
 
 LOCAL = LocalPlan(1.0, 0.5, 1.0, 1, 5, 1, 16, ROWS, 6, 1e-5)

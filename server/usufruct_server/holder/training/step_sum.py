@@ -45,8 +45,13 @@ class StepSum:
             self._total, self._parts = total, []
 
     def chunks(self) -> Iterator[NDArray[np.float64]]:
-        """The sum, float64, in order; a chunk is valid until the next one."""
-        return _of_one_size(self._pieces(), CHUNK_VALUES)
+        """The sum, float64, finite, in order; a chunk is valid until the next one.
+
+        A value that is not finite, which no rows are known to bring about, counts as zero: what follows is an update like any
+        other and not a failure that tells of the rows.
+        """
+        for chunk in _of_one_size(self._pieces(), CHUNK_VALUES):
+            yield np.nan_to_num(chunk, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _pieces(self) -> Iterator[NDArray[np.float64]]:
         """The sum in pieces of any lengths; the same rounding whether something was added up before or not."""
