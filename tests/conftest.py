@@ -24,6 +24,11 @@ class FileByFile(LoadScopeScheduling):  # type: ignore[misc]
         return ONE_NETWORK if nodeid.startswith(ONE_NETWORK) else nodeid.split("::")[0]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest and cannot be divided begins first, so that all workers end together."""
+    items.sort(key=lambda item: not item.nodeid.startswith(ONE_NETWORK))
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:
     """The scheduler that ``--numprocesses`` uses here, whatever ``--dist`` says."""
     return FileByFile(config, log)

@@ -163,7 +163,7 @@ def test_a_record_is_called_for_once_and_its_silence_recorded_when_its_time_is_o
         holder.publisher.publish()
         key, passphrase = tmp_path / "auditor.json", tmp_path / "passphrase"
         passphrase.write_text("only a test\n")
-        create_key(key, "only a test")
+        create_key(key, "only a test", light=True)
         network.dev_chain.evm.fund(bytes.fromhex(str(key_address(key))[2:]), 10**18)
         asked = (
             "call",

@@ -241,3 +241,22 @@ def test_anyone_may_have_gas_money_on_the_development_chain(world: World) -> Non
     done = CliRunner().invoke(app, ["fund", *poor, "--rpc", url, "--json"])
     assert done.exit_code == 0, done.output
     assert [Rpc(url, 5).balance_wei(owner) for owner in poor] == [10**18] * 2
+
+
+def test_a_copy_of_a_chain_begins_where_it_was_and_goes_its_own_way(world: World) -> None:
+    evm = world.node.evm
+    evm.increase_time(1000)
+    copy, head = evm.copy(), evm.head
+    assert (copy.head, copy.now_seconds() - evm.now_seconds() in (0, 1)) == (head, True)
+    somebody, other = b"\x01" * 20, b"\x02" * 20
+    evm.fund(somebody, 5)
+    copy.fund(other, 7)
+    copy.increase_time(1000)
+    assert [evm.balance(who, evm.head) for who in (somebody, other)] == [5, 0]
+    assert [copy.balance(who, copy.head) for who in (somebody, other)] == [0, 7]
+    assert evm.head.block_number == head.block_number + 1
+    assert evm.mined(copy.transaction_in(head.block_number + 1) or b"") is None
+    with DevChain(evm=copy) as node:
+        chain = Chain.connect(node.url, world.addresses.compute_access)
+        assert chain.datasets() == world.chain.datasets()
+        assert list(chain.events()) == list(world.chain.events())

@@ -14,8 +14,17 @@ from usufruct_server.holder.training.trainer import TrainerFailed
 from usufruct_server.holder.training.zygote import Zygote
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def zygote() -> Iterator[Zygote]:
+    """One for the tests that do not mind that it runs already; the last of them closes it."""
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture
+def starting() -> Iterator[Zygote]:
+    """One that has just been started: it loads for seconds before it forks."""
     zygote = Zygote()
     yield zygote
     zygote.close()
@@ -56,15 +65,15 @@ def test_a_zygote_that_died_is_replaced_and_its_children_live_on(zygote: Zygote)
     assert gone(child), "without its zygote it ends by its socket"
 
 
-def test_a_child_that_had_not_begun_is_stopped_at_once_and_never_begins(zygote: Zygote) -> None:
-    early = zygote.spawn()
+def test_a_child_that_had_not_begun_is_stopped_at_once_and_never_begins(starting: Zygote) -> None:
+    early = starting.spawn()
     early.stop()
     assert not early.alive
     with pytest.raises(TrainerFailed):
         early.wait_ready()
-    with zygote.spawn() as later:
+    with starting.spawn() as later:
         later.wait_ready()
-        children = Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
+        children = Path(f"/proc/{starting.pid}/task/{starting.pid}/children").read_text().split()
         assert all(gone(int(pid)) for pid in children if int(pid) != later.pid)
 
 
