@@ -300,7 +300,6 @@ def test_what_any_reorganisation_takes_away_is_mined_again(world: TokenWorld, fi
                 break
             time.sleep(0.02)
         assert world.balance() == minted, f"after a reorganisation of {depth} blocks"
-    account.settle()  # sees the last one mined
     world.node.mine(70)
     account.settle()  # the last one may only now be seen to be mined, and next to be final
     assert account.settle() == 0

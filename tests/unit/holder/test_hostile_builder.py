@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from holder_world import Builder, RoundTalk, registered, to_sum
@@ -271,6 +272,34 @@ def test_more_streams_than_a_holder_has_room_for_are_refused(
     talks[0].say(parts.submit(own).step)
     assert [talk.error() for talk in talks] == ["ROUND_UNKNOWN"] * 2
     assert leg.refused(attempt=2) == "ROUND_UNKNOWN", "there is room again"
+
+
+def test_a_stream_that_comes_in_the_instant_of_the_charge_joins_the_attempt(
+    leg: Leg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, rounds, second = leg.parts(), leg.served.rounds, list[RoundTalk]()
+    charge, is_charged, judged = leg.served.ledger.charge, rounds._is_charged, threading.Event()
+
+    def judged_beside(*arguments: Any) -> bool:
+        try:
+            return is_charged(*arguments)
+        finally:
+            if second:
+                judged.set()
+
+    def charged(*arguments: Any) -> Any:
+        result = charge(*arguments)
+        second.append(leg.talk(parts))
+        judged.wait(0.5)  # it waits for this attempt to begin; if it did not, it would be judged now
+        return result
+
+    monkeypatch.setattr(rounds, "_is_charged", judged_beside)
+    monkeypatch.setattr(leg.served.ledger, "charge", charged)
+    own = leg.talk(parts).ready()
+    assert second[0].ready() == own
+    second[0].say(parts.submit(own).step)
+    assert second[0].error() == "ROUND_UNKNOWN"
+    assert leg.charged == 1
 
 
 def test_without_a_thread_for_it_an_attempt_is_lost_and_the_leg_goes_on(

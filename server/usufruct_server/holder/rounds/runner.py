@@ -217,11 +217,15 @@ class RoundRunner:
         return self._launch(attempt, lambda: self._send_again(attempt, stored))
 
     def _is_charged(self, job: GrantedJob, offer: RoundOffer) -> bool:
-        """Whether the attempt was charged before; what it may not be is refused before its bytes are read."""
-        live = self._live(job.key)
-        if live is not None and live.offer == offer:
-            return True
-        return self._opening.judge(job, offer) is not None
+        """Whether the attempt was charged before; what it may not be is refused before its bytes are read.
+
+        Waits for a stream that is just charging: between charge and start the attempt would look like a lost one.
+        """
+        with self._legs.lock(job.key):
+            live = self._live(job.key)
+            if live is not None and live.offer == offer:
+                return True
+            return self._opening.judge(job, offer) is not None
 
     # -- after the charge ---------------------------------------------------------------------------------------
 
