@@ -21,6 +21,7 @@ class Limits:
         max_parameters: of one model. Memory does not grow with it: uploads and sums are files on ``state_dir``'s disk, 7
             bytes a parameter or less for each holder and the sum.
         max_disk_bytes: for the spools of uploads and sums, over all open rounds.
+        spool_memory_bytes: spools go into memory instead while all of those there have no more than this.
         max_round_seconds: longest wait for a roster.
         max_uploads_at_once: uploads of one round received side by side; others wait.
     """
@@ -29,6 +30,7 @@ class Limits:
     max_open_rounds_per_builder: int = 4
     max_parameters: int = 120_000_000
     max_disk_bytes: int = 64 << 30
+    spool_memory_bytes: int = 64 << 20
     max_round_seconds: int = 6 * 3600
     max_uploads_at_once: int = 16
 

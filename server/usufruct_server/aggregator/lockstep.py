@@ -1,21 +1,21 @@
 """Adding in step: range by range, as soon as the last holder's chunk of a range is there.
 
 Every upload goes to a spool at its own pace. Whoever brings the last chunk of a range adds that range, and those after it
-that are complete by then; the sum has a spool of its own. In memory are the chunks of one range, whatever the model's size.
+that are complete by then; the sum has a spool of its own. Beside the spools, the chunks of one range are in memory, whatever
+the model's size.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from usufruct.encryption.chunks import Bytes, Chunking
 from usufruct.encryption.commitment import Commitment, leaf_of
 from usufruct.encryption.layout import Kind
 from usufruct.encryption.sum import add_chunk, check_chunk
 from usufruct.errors import InvalidInput, RoundFailed
-from usufruct_server.aggregator.spool import Spool, SpoolClosed
+from usufruct_server.aggregator.spool import Spool, SpoolClosed, Spools
 
 
 class _Arriving:
@@ -32,16 +32,16 @@ class Lockstep:
     Args:
         uploads: the chunks of every upload.
         members: dataset numbers of the roster, ascending; the order of addition.
-        folder: where the spools are.
+        spools: makes room for them.
         on_progress: called after every range that was added and when an upload turns out to be spoilt, with no lock
             of this object held.
     """
 
     def __init__(
-        self, uploads: Chunking, members: Sequence[int], folder: Path, on_progress: Callable[[], None]
+        self, uploads: Chunking, members: Sequence[int], spools: Spools, on_progress: Callable[[], None]
     ) -> None:
         self.uploads, self.sums = uploads, Chunking(uploads.parameters, Kind.SUM, uploads.count)
-        self._members, self._folder, self._on_progress = tuple(members), folder, on_progress
+        self._members, self._spools, self._on_progress = tuple(members), spools, on_progress
         self._lock = threading.Lock()
         self._arriving: dict[int, _Arriving] = {}
         self._sum: Spool | None = None
@@ -63,7 +63,7 @@ class Lockstep:
                 raise SpoolClosed
             before = self._arriving.get(dataset_id)
             if before is None:
-                self._arriving[dataset_id] = _Arriving(commitment, Spool(self.uploads, self._folder))
+                self._arriving[dataset_id] = _Arriving(commitment, self._spools.make(self.uploads))
             elif before.commitment.root != commitment.root:
                 raise RoundFailed(reason="UPLOAD_CHANGED", dataset_id=dataset_id)
 
@@ -169,5 +169,5 @@ class Lockstep:
             if self._closed:
                 raise SpoolClosed
             if self._sum is None:
-                self._sum = Spool(self.sums, self._folder)
+                self._sum = self._spools.make(self.sums)
             return self._sum

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from usufruct.domain import ids
@@ -26,7 +25,7 @@ from usufruct.errors import InvalidInput, Refused, RoundFailed
 from usufruct.v1 import aggregation_pb2
 from usufruct.wire.signatures import verify_upload_header
 from usufruct_server.aggregator.lockstep import Lockstep
-from usufruct_server.aggregator.spool import SpoolClosed
+from usufruct_server.aggregator.spool import SpoolClosed, Spools
 
 STREAMS_PER_DATASET = 2
 """Uploads of one dataset under way at once: a holder may come back before its lost connection is noticed."""
@@ -114,17 +113,17 @@ class OpenRound:
     """One attempt of one round while it is open. Thread-safe.
 
     Args:
-        folder: where its spools are.
+        spools: makes room for uploads and sum.
         uploads_at_once: uploads received side by side; others wait.
     """
 
-    def __init__(self, request: RoundRequest, folder: Path, uploads_at_once: int) -> None:
+    def __init__(self, request: RoundRequest, spools: Spools, uploads_at_once: int) -> None:
         self.request = request
         self.expire_time_seconds = int(time.time()) + request.timeout_seconds
         self.deadline = time.monotonic() + request.timeout_seconds
         self._operators = dict(request.operators)
         self._changed = threading.Condition()
-        self._lockstep = Lockstep(request.uploads, list(self._operators), folder, self.wake)
+        self._lockstep = Lockstep(request.uploads, list(self._operators), spools, self.wake)
         self._headers: dict[int, aggregation_pb2.UploadHeader] = {}
         self._under_way: Counter[int | str] = Counter()
         self._uploads_at_once, self._receiving = uploads_at_once, 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from usufruct.errors import Refused, RoundFailed
 from usufruct_server.aggregator.config import Limits
 from usufruct_server.aggregator.open_round import OpenRound, RoundRequest
+from usufruct_server.aggregator.spool import Spools
 
 _LOG = logging.getLogger("usufruct.aggregator")
 
@@ -21,11 +22,11 @@ class Rounds:
     """All open rounds of one aggregator. Thread-safe.
 
     Args:
-        folder: where their spools are.
+        folder: where their spools on disk are.
     """
 
     def __init__(self, limits: Limits, folder: Path) -> None:
-        self._limits, self._folder = limits, folder
+        self._limits, self._spools = limits, Spools(folder, limits.spool_memory_bytes)
         self._lock = threading.Lock()
         self._by_builder: dict[tuple[str, bytes, int], OpenRound] = {}
         self._by_view: dict[tuple[bytes, int, bytes], OpenRound] = {}
@@ -67,7 +68,7 @@ class Rounds:
             if request.view_key in self._by_view:
                 raise Refused(reason="NOT_YOURS", attempt=request.attempt)
             self._check_room(request)
-            opened = OpenRound(request, self._folder, limits.max_uploads_at_once)
+            opened = OpenRound(request, self._spools, limits.max_uploads_at_once)
             self._by_builder[request.key] = opened
             self._by_view[request.view_key] = opened
             self._last[request.key[:2]] = request

@@ -80,10 +80,22 @@ def test_init_makes_one_key_and_prints_the_address_to_give_away(tmp_path: Path) 
     assert (tmp_path / "state" / "tls.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_round_through_a_real_process(serve, tmp_path: Path, outbox: Path) -> None:
+def configured(folder: Path, state: Path, memory_bytes: int) -> Path:
+    """A configuration with so much memory for spools."""
+    path = folder / "aggregator.toml"
+    path.write_text(
+        f'[aggregator]\nlisten = "127.0.0.1:0"\nstate_dir = "{state}"\nspool_memory_bytes = {memory_bytes}\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize(("memory_bytes", "files"), [(1, 4), (64 << 20, 0)], ids=["disk", "memory"])
+def test_a_round_through_a_real_process(
+    serve, tmp_path: Path, outbox: Path, memory_bytes: int, files: int
+) -> None:
     arguments = ("--listen", "127.0.0.1:0", "--state-dir", tmp_path)
     promised = json.loads(run("init", *arguments, "--json").stdout)["fingerprint"]
-    process, line = serve(*arguments)
+    process, line = serve("--config", configured(outbox, tmp_path, memory_bytes))
     network = Network(Remote(line["peer"]), outbox)
     assert str(network.peer).endswith(promised) and line["port"] > 0
     r = network.new_round()
@@ -93,7 +105,7 @@ def test_a_round_through_a_real_process(serve, tmp_path: Path, outbox: Path) -> 
             network.send(r, d)
         with builder.fetch_sum(r, 10) as fetched:
             assert (network.opened(fetched) == network.total()).all()
-        assert spools(process) == 4  # three uploads and the sum
+        assert spools(process) == files, "three uploads and the sum"
         builder.close_round(r)
         assert spools(process) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tls.crt", "tls.key"]  # nothing else is kept
@@ -144,7 +156,7 @@ def test_after_a_restart_the_key_is_the_same_and_the_round_is_gone(
 ) -> None:
     arguments = ("--listen", "127.0.0.1:0", "--state-dir", tmp_path)
     run("init", *arguments)
-    process, line = serve(*arguments)
+    process, line = serve("--config", configured(outbox, tmp_path, 1))
     first = Network(Remote(line["peer"]), outbox)
     r = first.new_round()
     with first.as_builder() as builder:

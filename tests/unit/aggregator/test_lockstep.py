@@ -16,7 +16,7 @@ from usufruct.encryption.commitment import Commitment
 from usufruct.encryption.sum import add_chunk
 from usufruct.errors import InvalidInput, RoundFailed
 from usufruct_server.aggregator.lockstep import Lockstep
-from usufruct_server.aggregator.spool import Spool, SpoolClosed
+from usufruct_server.aggregator.spool import DiskSpool, SpoolClosed, Spools
 
 UPLOADS = chunking(3)
 CHUNKS = {member: [chunk(UPLOADS, member, index) for index in range(3)] for member in MEMBERS}
@@ -25,7 +25,7 @@ SUM = [add_chunk(UPLOADS, index, [CHUNKS[member][index] for member in MEMBERS]) 
 
 
 def begun(folder: Path, on_progress=lambda: None) -> Lockstep:
-    lockstep = Lockstep(UPLOADS, MEMBERS, folder, on_progress)
+    lockstep = Lockstep(UPLOADS, MEMBERS, Spools(folder, 0), on_progress)
     for member in MEMBERS:
         lockstep.begin(member, COMMITMENTS[member])
     return lockstep
@@ -52,7 +52,7 @@ def test_every_range_is_added_once_its_last_chunk_is_there(tmp_path: Path, order
 
 
 def test_nothing_is_added_before_every_upload_has_begun(tmp_path: Path) -> None:
-    lockstep = Lockstep(UPLOADS, MEMBERS, tmp_path, lambda: None)
+    lockstep = Lockstep(UPLOADS, MEMBERS, Spools(tmp_path, 0), lambda: None)
     for member in MEMBERS[:2]:
         lockstep.begin(member, COMMITMENTS[member])
         for index in range(3):
@@ -95,7 +95,7 @@ def test_other_bytes_than_committed_to_change_nothing(tmp_path: Path) -> None:
 
 def test_an_upload_committed_to_that_cannot_be_added_names_its_member(tmp_path: Path) -> None:
     told: list[int | None] = []
-    lockstep = Lockstep(UPLOADS, MEMBERS, tmp_path, lambda: told.append(lockstep.spoilt))
+    lockstep = Lockstep(UPLOADS, MEMBERS, Spools(tmp_path, 0), lambda: told.append(lockstep.spoilt))
     spoilt = [b"\xff" * len(part) for part in CHUNKS[3]]
     lockstep.begin(3, Commitment.over(UPLOADS, spoilt))
     with pytest.raises(InvalidInput) as refused:
@@ -111,14 +111,14 @@ def test_a_range_that_could_not_be_written_is_added_by_the_next_who_comes(
     lockstep = begun(tmp_path)
     for member in MEMBERS[:2]:
         lockstep.put(member, 0, CHUNKS[member][0])
-    write, failures = Spool.write, [OSError("the disk has gone")]
+    write, failures = DiskSpool.write, [OSError("the disk has gone")]
 
-    def fails_once(self: Spool, index: int, data: bytes) -> None:
+    def fails_once(self: DiskSpool, index: int, data: bytes) -> None:
         if isinstance(data, bytearray) and failures:  # the sum's chunk
             raise failures.pop()
         write(self, index, data)
 
-    monkeypatch.setattr(Spool, "write", fails_once)
+    monkeypatch.setattr(DiskSpool, "write", fails_once)
     with pytest.raises(OSError, match="gone"):
         lockstep.put(8, 0, CHUNKS[8][0])
     assert lockstep.added == 0
@@ -148,7 +148,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     def peak(chunks: int) -> int:
         uploads = chunking(chunks)
         commitments = {member: commitment(uploads, member) for member in MEMBERS}
-        lockstep = Lockstep(uploads, MEMBERS, tmp_path, lambda: None)
+        lockstep = Lockstep(uploads, MEMBERS, Spools(tmp_path, 0), lambda: None)
         tracemalloc.start()
         for member in MEMBERS:
             lockstep.begin(member, commitments[member])
