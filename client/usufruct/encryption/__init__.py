@@ -1,7 +1,7 @@
 """Encrypted sums of integers: BFV, additions only, exact. It accepts integers and nothing else.
 
 Import the parts you may hold: ``parameters``, ``planner`` and ``sum`` need numpy at most (the aggregator has nothing more);
-``keys`` and ``update`` need TenSEAL's SEAL and are imported by the builder and by the trainer's side.
+``update`` makes uploads and is the trainer's side's; ``keys`` needs TenSEAL's SEAL and is the builder's.
 """
 
 from usufruct.encryption.parameters import DEFAULT_PARAMETERS, EncryptionParameters, ParameterLiteral

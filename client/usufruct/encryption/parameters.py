@@ -23,13 +23,13 @@ SECURE_COEFF_MOD_BITS = {
 }
 """Largest total bits of the coefficient modulus by security level and poly_modulus_degree, for ternary secrets,
 special prime included. Source: Homomorphic Encryption Standard (2018), table 1. SEAL has the same as ``TC128`` and
-``TC192`` and is asked whenever a context is opened (:func:`usufruct.encryption.seal_raw.open_seal`)."""
+``TC192`` and is asked before a key is made (:func:`usufruct.encryption.seal_raw.open_seal`)."""
 
 MAX_FAILURE_LOG2 = -128.0
 """Decryption of one coefficient may fail with at most this probability (log2)."""
 
-ERROR_STANDARD_DEVIATION = 3.2
-"""Standard deviation of SEAL's fresh error (centred binomial, 21 bits)."""
+ERROR_STANDARD_DEVIATION = math.sqrt(21 / 2)
+"""Standard deviation of the fresh error, centred binomial of 21 pairs of bits as SEAL's."""
 
 
 @functools.lru_cache(maxsize=256)  # planning meets the same few primes again and again
@@ -172,8 +172,8 @@ class EncryptionParameters:
     def noise_deviation(self) -> float:
         """Standard deviation of the noise of a full sum, before it is rounded away.
 
-        The error of an encryption of zero after SEAL's switch away from the special prime p is a sum of
-        rounding terms (1 + 2N/3)/12 and the fresh error 3.2^2 * (1 + 4N/3) / p^2, both close to Gaussian for
+        The error of an encryption of zero after the division by the special prime p is a sum of rounding
+        terms (1 + 2N/3)/12 and the fresh error 21/2 * (1 + 4N/3) / p^2, both close to Gaussian for
         N in the thousands.
         """
         n = self.poly_modulus_degree

@@ -1,7 +1,7 @@
 """Picks encryption parameters for a job, and finds them again by the name that its spec carries.
 
 Needs neither SEAL nor numpy: every party of a round plans for itself and must come to the same set. SEAL is asked
-about security, by its own table, when a context is opened (:mod:`usufruct.encryption.seal_raw`).
+about security, by its own table, before a key is made (:mod:`usufruct.encryption.seal_raw`).
 """
 
 from __future__ import annotations
