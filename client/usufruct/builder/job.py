@@ -412,7 +412,8 @@ class JobHandle:
 
     def _apply(self, index: int, attempt: Attempt, opened: OpenedSum, seconds: float) -> RoundResult:
         """Steps the model, measures it on the builder's own data, and makes it the checkpoint."""
-        stepped = (self._vector.astype(np.float64) + SERVER_LEARNING_RATE * opened.update).astype(np.float32)
+        stepped = np.empty_like(self._vector)  # added in float64, a little at a time, and rounded once
+        np.add(self._vector, SERVER_LEARNING_RATE * opened.update, out=stepped, casting="same_kind")
         before, self._vector = self._vector, stepped
         try:
             self._show_weights()
