@@ -13,8 +13,9 @@ class GraphLimits:
     Behind them stand the trainer's memory limit and its deadline.
 
     Attributes:
-        parameters: trainable numbers. A holder needs about 1.6 times their float32 size, measured for rounds of one step
-            on a model of 10^8 in linear layers; with several steps two to four times as much again.
+        parameters: trainable numbers. A holder took twice their float32 size, above its start, for rounds of one step
+            on 10^8 in linear layers (measured). Several steps take two models more, with momentum four; layers other
+            than linear ones and look-ups are there in float64 as well, and models that run row by row several times.
         nodes: steps of the computation.
         modules: layers.
         integer: absolute value of any integer argument.

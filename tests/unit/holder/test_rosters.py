@@ -20,20 +20,20 @@ from usufruct.v1 import rounds_pb2
 from usufruct.wire.aggregation import BuilderAggregation
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.signatures import sign_ready
-from usufruct_server.holder.training.trainer import Trainer
+from usufruct_server.holder.training.block import SharedBlock
 
 
 def test_two_holders_masks_vanish_and_the_check_opens_the_sum(
     shared: Leg, neighbour: Neighbour, aggregator: PinnedEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[np.ndarray] = []
-    run = Trainer.run
+    read = SharedBlock.values
 
-    def watched(self: Trainer, *arguments: object) -> np.ndarray:
-        drawn.append(run(self, *arguments))  # type: ignore[arg-type]
+    def watched(self: SharedBlock, start: int, stop: int) -> np.ndarray:
+        drawn.append(read(self, start, stop))
         return drawn[-1]
 
-    monkeypatch.setattr(Trainer, "run", watched)
+    monkeypatch.setattr(SharedBlock, "values", watched)
     parts, mask = shared.parts(), MaskKey(shared.spec.job_id, neighbour.dataset_id)
     talk = shared.talk(parts)
     submission = parts.submit(talk.ready(), neighbour.member(parts, mask))

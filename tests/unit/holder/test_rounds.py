@@ -20,6 +20,7 @@ from usufruct.v1 import rounds_pb2
 from usufruct.wire.aggregation import BuilderAggregation
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct_server.holder.ledger import LedgerReader
+from usufruct_server.holder.training.block import SharedBlock
 from usufruct_server.holder.training.trainer import Trainer
 
 
@@ -87,6 +88,59 @@ def test_an_attempt_is_bound_to_its_offer_and_its_view_and_resends_the_same_byte
     (charged,), (submitted,) = leg.records(UsageKind.CHARGED), leg.records(UsageKind.SUBMITTED)
     assert charged.view_hash == parts.offer.hash
     assert (submitted.view_hash, submitted.upload_digest) == (submission.view.hash, encrypted.upload_root)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ([1] * WIDTH, "TRAINER_FAILED"),  # one too few: what follows them are weights
+        ([1] * (WIDTH + 2), "TRAINER_FAILED"),
+        ([1] * WIDTH + [-1], "ATTEMPT_LOST"),
+        ([1] * WIDTH + [1 << 16], "ATTEMPT_LOST"),
+    ],
+)
+def test_what_is_no_update_is_never_sent(
+    leg: Leg, monkeypatch: pytest.MonkeyPatch, values: list[int], reason: str
+) -> None:
+    blocks: list[SharedBlock] = []
+    check = Trainer.check_weights
+
+    def noted(self: Trainer, block: SharedBlock, *arguments: Any) -> None:
+        blocks.append(block)
+        check(self, block, *arguments)
+
+    def written(self: Trainer, *_: object) -> int:
+        blocks[0].write(0, memoryview(np.array(values, "<i4").tobytes()))
+        return len(values)
+
+    monkeypatch.setattr(Trainer, "check_weights", noted)
+    monkeypatch.setattr(Trainer, "run", written)
+    assert leg.refused() == reason
+    assert leg.charged == 1
+    assert leg.served.ledger.upload(leg.dataset_id, leg.spec.job_id, 1, 1) is None
+    assert len(leg.records(UsageKind.LOST)) == 1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        blocks[0].values(0, 1)  # closed, and so wiped
+
+
+def test_the_block_of_an_attempt_ends_with_it(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, lost or encrypted: whatever becomes of it."""
+    blocks: list[SharedBlock] = []
+    begin = SharedBlock.__init__
+
+    def noted(self: SharedBlock, size_bytes: int) -> None:
+        begin(self, size_bytes)
+        blocks.append(self)
+
+    monkeypatch.setattr(SharedBlock, "__init__", noted)
+    assert leg.refused(weights=b"pickle") == "WEIGHTS_NOT_ALLOWED"
+    assert leg.refused(round_=3) == "ROUND_OUT_OF_ORDER"
+    assert leg.refused() == "ROUND_UNKNOWN"
+    assert leg.refused() == "ROUND_VIEW_CHANGED"
+    assert 2 <= len(blocks) <= 4
+    for block in blocks:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            block.values(0, 1)
 
 
 def test_a_trainer_that_dies_after_the_charge_loses_the_attempt_and_not_the_leg(

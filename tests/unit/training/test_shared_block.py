@@ -82,6 +82,8 @@ def test_what_a_child_still_has_mapped_is_wiped() -> None:
         block.close()
         assert not np.frombuffer(mapped, "<i4").any()
     block.close()  # once more is harmless
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        block.values(0, 1)
 
 
 def test_one_that_is_forgotten_closes_its_descriptor() -> None:

@@ -66,3 +66,4 @@ class SharedBlock:
             with mmap.mmap(self.descriptor, self.size_bytes) as mapped:
                 mapped.madvise(mmap.MADV_REMOVE)
             self._close()
+            self.descriptor = -1  # its number may soon be another file's
