@@ -87,7 +87,7 @@ def measure(folder: Path, parameters: int, holders: int, rounds: int) -> Rounds:
                 aggregator=network.aggregator,
                 loss=LOSS,
                 optimizer=uf.SGD(lr=0.1, local_steps=1, sample_rate=0.5),
-                privacy=uf.Privacy(epsilon=50.0),
+                privacy=uf.Privacy(epsilon=50.0, noise="local"),
                 rounds=rounds + 1,
                 spare_attempts=0,
                 round_timeout_seconds=1200,

@@ -81,7 +81,7 @@ def open_job(local: LocalNetwork, *, spare_attempts: int = SPARE_ATTEMPTS, round
         aggregator=local.aggregator,
         loss="binary_cross_entropy_with_logits",
         optimizer=uf.SGD(lr=0.01, local_steps=LOCAL_STEPS),
-        privacy=uf.Privacy(epsilon=6.0),
+        privacy=uf.Privacy(epsilon=6.0, noise="local"),
         rounds=rounds,
         spare_attempts=spare_attempts,
     )

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from usufruct import privacy as dp
 from usufruct.builder.datasets import Dataset
-from usufruct.builder.policies import check_noise
+from usufruct.builder.policies import check_noise, noise_accepted
 from usufruct.builder.settings import SGD, Privacy
-from usufruct.domain.training_job import MICRO, NANO, PICO, TrainingPlan
+from usufruct.domain.training_job import MICRO, NANO, PICO, NoiseMode, TrainingPlan
 from usufruct.errors import InvalidInput, Refused
 
 LEAST_NOISE_MULTIPLIER = 0.1
@@ -20,6 +20,17 @@ LEAST_HONEST = 2
 """Honest holders of a sum with distributed noise: with one, each would add all of the noise, as local noise does."""
 
 T = TypeVar("T")
+
+
+def noise_mode(datasets: Sequence[Dataset], privacy: Privacy, optimizer: SGD) -> NoiseMode:
+    """Where noise is added: as the builder says, or what :class:`Privacy` says of None."""
+    if privacy.noise is not None:
+        return NoiseMode[privacy.noise.upper()]
+    holders = {dataset.holder_id for dataset in datasets}
+    several = len(holders) == len(datasets) >= LEAST_HONEST + 1
+    one_step = optimizer.local_steps in (None, 1) and not optimizer.momentum
+    accepted = all(noise_accepted(dataset, "distributed") is True for dataset in datasets)
+    return NoiseMode.DISTRIBUTED if several and one_step and accepted else NoiseMode.LOCAL
 
 
 def local_noise(plan: TrainingPlan, datasets: Sequence[Dataset], privacy: Privacy) -> TrainingPlan:
@@ -35,7 +46,7 @@ def local_noise(plan: TrainingPlan, datasets: Sequence[Dataset], privacy: Privac
     """
     largest, rate = LEAST_NOISE_MULTIPLIER, plan.sample_rate_nano / NANO
     for dataset in datasets:
-        check_noise(dataset, privacy.noise)
+        check_noise(dataset, plan.noise_mode.name.lower())
         cap = _cap_micro(dataset, plan, privacy)
 
         def least(dataset: Dataset = dataset, cap: int = cap) -> float:
@@ -77,7 +88,7 @@ def distributed_noise(
         raise _no_room("local_steps", "takes one step a round: leave it out, and ask for more rounds")
     caps: dict[int, int] = {}
     for dataset in datasets:
-        check_noise(dataset, privacy.noise)
+        check_noise(dataset, plan.noise_mode.name.lower())
         cap = _cap_micro(dataset, plan, privacy)
         caps[dataset.order] = min(cap, caps.get(dataset.order, cap))
     rate = plan.sample_rate_nano / NANO

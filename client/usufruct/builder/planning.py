@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from usufruct import privacy as dp
 from usufruct.builder.datasets import Dataset
-from usufruct.builder.noise import distributed_noise, local_noise
+from usufruct.builder.noise import distributed_noise, local_noise, noise_mode
 from usufruct.builder.settings import SGD, Encryption, Privacy, whole
 from usufruct.domain.training_job import (
     MICRO,
@@ -102,7 +102,7 @@ def make_plan(
     for dataset in cohort:
         _check_batch(dataset, rate_nano)
     plan = TrainingPlan(
-        noise_mode=NoiseMode[privacy.noise.upper()],
+        noise_mode=noise_mode(cohort, privacy, optimizer),
         rounds=rounds,
         spare_attempts=spare,
         local_steps=1,
@@ -149,14 +149,12 @@ def make_plan(
     return JobPlan(local, plan, legs, encrypted, parameters, tuple(plans), least)
 
 
-def encryption_parameters(
-    holders: int, encryption: Encryption, noise_mode: NoiseMode = NoiseMode.LOCAL
-) -> EncryptionParameters:
+def encryption_parameters(holders: int, encryption: Encryption, mode: NoiseMode) -> EncryptionParameters:
     """The parameters with the fewest bytes for a cohort: local noise needs bounded values, distributed noise signed sums.
 
     A smaller roster, down to one holder, uses the same.
     """
-    distributed = noise_mode is NoiseMode.DISTRIBUTED
+    distributed = mode is NoiseMode.DISTRIBUTED
     need = SignedSums(dp.FIELD_BITS) if distributed else BoundedValues(encryption.value_bits)
     return plan_parameters(need, max(MIN_HOLDERS, holders), encryption.security_bits)
 

@@ -45,15 +45,20 @@ def check_noise(dataset: Dataset, noise: str) -> None:
     Raises:
         Refused: POLICY_NOISE_MODE, naming the dataset.
     """
-    modes = _facts(dataset.policy).get("noise_modes")
-    if isinstance(modes, list) and noise not in modes:
+    if noise_accepted(dataset, noise) is False:
         raise Refused(
-            f"The holder of dataset {dataset.id} ({dataset.name}) accepts no {noise} noise; its policy lists: "
-            f"{', '.join(map(str, modes))}.",
+            f"The policy of dataset {dataset.id} ({dataset.name}) does not accept {noise} noise; leave it out, or ask for "
+            "another noise.",
             reason="POLICY_NOISE_MODE",
             dataset_id=dataset.id,
             field="noise",
         )
+
+
+def noise_accepted(dataset: Dataset, noise: str) -> bool | None:
+    """Whether a dataset's policy lists this noise; None where it says nothing that this version can read."""
+    modes = _facts(dataset.policy).get("noise_modes")
+    return noise in modes if isinstance(modes, list) else None
 
 
 def _facts(policy: bytes) -> dict[str, Any]:

@@ -20,7 +20,9 @@ class Privacy:
         max_grad_norm: bound on the Euclidean norm of one record's gradient (clipping).
         noise: where noise is added. ``"local"``: in full at every holder, so that the promise holds against everyone else
             together. ``"distributed"``: a share at every holder, so that the sum has the noise of a trusted centre and the
-            promise holds as long as ``min_honest`` holders of every sum are honest; for three holders or more.
+            promise holds as long as ``min_honest`` holders of every sum are honest; for three holders or more. None:
+            ``"distributed"`` for three datasets or more, each of another holder whose policy accepts it, unless the optimiser
+            has momentum or several local steps; else ``"local"``. The quote says which.
         max_colluding: with distributed noise, how many holders may side with the builder and the aggregator.
         min_honest: with distributed noise, how many honest shares the noise is sized for; None for all holders but
             ``max_colluding``, so that every round needs every holder. Each less lets one holder fail, for more noise.
@@ -31,7 +33,7 @@ class Privacy:
     epsilon: float
     delta: float = 1e-5
     max_grad_norm: float = 1.0
-    noise: str = "local"
+    noise: str | None = None
     max_colluding: int = 1
     min_honest: int | None = None
 
@@ -39,7 +41,7 @@ class Privacy:
         between("epsilon", self.epsilon, 0.0, 1e3)
         between("delta", self.delta, 1e-12, 0.01)
         between("max_grad_norm", self.max_grad_norm, 1e-3, 1e3)
-        if self.noise not in ("local", "distributed"):
+        if self.noise not in (None, "local", "distributed"):
             raise InvalidInput(
                 f"noise must be 'local' or 'distributed', not {self.noise!r}.",
                 reason="SPEC_INVALID",

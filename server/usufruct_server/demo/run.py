@@ -121,7 +121,9 @@ def train(study: Study, network: LocalNetwork, console: Console) -> JobHandle:
         optimizer=uf.SGD(
             lr=choice.learning_rate, local_steps=choice.local_steps, sample_rate=choice.sample_rate
         ),
-        privacy=uf.Privacy(epsilon=choice.epsilon, delta=choice.delta, max_grad_norm=choice.max_grad_norm),
+        privacy=uf.Privacy(
+            epsilon=choice.epsilon, delta=choice.delta, max_grad_norm=choice.max_grad_norm, noise="local"
+        ),
         rounds=choice.rounds,
         spare_attempts=choice.spare_attempts,
         validation=(study.validation.features, study.validation.labels),

@@ -65,7 +65,7 @@ class Policy:
     """
 
     auto_grant: bool = False
-    noise_modes: tuple[NoiseMode, ...] = (NoiseMode.LOCAL,)
+    noise_modes: tuple[NoiseMode, ...] = (NoiseMode.LOCAL, NoiseMode.DISTRIBUTED)
     co_holders: tuple[int, ...] = ()
     max_epsilon_per_job: float | None = None
     max_loss_per_job_micro: int | None = None
@@ -77,6 +77,13 @@ class Policy:
     grant_term_seconds: int = 7 * 86_400
     arbiters: tuple[str, ...] = ()
     longest_challenge_seconds: int = 7 * 86_400
+
+    @property
+    def offered_modes(self) -> tuple[NoiseMode, ...]:
+        """Those that builders are told of: a holder that knows no other takes no part in distributed noise."""
+        return tuple(
+            mode for mode in self.noise_modes if mode is not NoiseMode.DISTRIBUTED or self.co_holders
+        )
 
     def loss_limit_micro(self, order: int, delta: float, cap_micro: int) -> int:
         """The most one job may reserve, 10^-6 nat at ``order``.
@@ -251,7 +258,7 @@ def _keys(table: Table) -> KeysConfig:
 
 
 def _policy(table: Table) -> Policy:
-    modes = table.texts("noise_modes", ("local",))
+    modes = table.texts("noise_modes", tuple(NOISE_MODES))
     if not modes or any(mode not in NOISE_MODES for mode in modes):
         raise table.error("noise_modes", 'must be a list with one or both of "local" and "distributed"')
     if "max_epsilon_per_job" in table.raw and "max_loss_per_job_micro" in table.raw:

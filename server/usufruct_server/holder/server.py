@@ -182,7 +182,7 @@ class HolderServer:
         cast(Any, catalogue_pb2_grpc).add_CatalogueServiceServicer_to_server(
             CatalogueService(
                 catalogue, holder_id=holder_id, chain_id=chain.chain_id, compute_access=chain.compute_access,
-                noise_modes=config.policy.noise_modes,
+                noise_modes=config.policy.offered_modes,
             ),
             self._server,
         )  # fmt: skip

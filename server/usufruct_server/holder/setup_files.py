@@ -104,8 +104,8 @@ admin = "keys/admin.json"                 # cold: registers; keep it elsewhere a
 
 [policy]
 auto_grant = false                        # true grants at once what is inside the limits
-noise_modes = ["local"]                   # and "distributed", whose promise rests on other holders too:
-co_holders = []                           # numbers on chain of those that you know; only they count in its sums
+noise_modes = ["local", "distributed"]    # the promise of the second rests on other holders too:
+co_holders = []                           # numbers on chain of those that you know; without any, only "local" is offered
 unknown_builders = "inbox"                # "inbox", "refuse" or "grant"
 builders_allow = []
 builders_deny = []

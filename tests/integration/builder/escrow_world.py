@@ -120,7 +120,7 @@ class EscrowWorld:
             "aggregator": f"{self.aggregator.peer.endpoint}#sha256:{self.aggregator.peer.fingerprint.hex()}",
             "loss": "binary_cross_entropy_with_logits",
             "optimizer": uf.SGD(lr=0.5),
-            "privacy": uf.Privacy(epsilon=3.0),
+            "privacy": uf.Privacy(epsilon=3.0, noise="local"),
             "rounds": 2,
             **options,
         }

@@ -78,7 +78,7 @@ def train(local: LocalNetwork, network: Network, **options: object) -> JobHandle
         "aggregator": local.aggregator,
         "loss": LOSS,
         "optimizer": uf.SGD(lr=0.5),
-        "privacy": uf.Privacy(epsilon=6.0),
+        "privacy": uf.Privacy(epsilon=6.0, noise="local"),
         "rounds": 3,
         "validation": VALIDATION,
         **options,
@@ -99,7 +99,9 @@ def charged(job: JobHandle) -> list[int]:
 def test_the_lines_of_the_design_run(local: LocalNetwork, network: Network) -> None:
     hospitals = network.datasets(task="sums")
     assert [dataset.id for dataset in hospitals] == [1, 2, 3]
-    quote = network.quote(model(), hospitals, privacy=uf.Privacy(epsilon=6.0), rounds=3, loss=LOSS)
+    quote = network.quote(
+        model(), hospitals, privacy=uf.Privacy(epsilon=6.0, noise="local"), rounds=3, loss=LOSS
+    )
     before = network.balance()
     trained = model()
     job = train(local, network, model=trained)

@@ -86,7 +86,7 @@ def dataset(number: int, *, persons: int = ROWS, min_cohort: int = 3) -> Dataset
 
 def holders(relay: Relay) -> tuple[HolderSetup, ...]:
     """The four hospitals; builders reach the second one at the relay."""
-    grants = {"auto_grant": True, "unknown_builders": "grant", "noise_modes": ["local", "distributed"]}
+    grants = {"auto_grant": True, "unknown_builders": "grant"}
     return (
         HolderSetup(HOSPITALS[0], [dataset(1)], {**grants, "grant_term_seconds": GRANT_TERM_SECONDS}),
         HolderSetup(HOSPITALS[1], [dataset(2)], grants, {"holder": {"endpoint": relay.endpoint}}),
@@ -94,7 +94,7 @@ def holders(relay: Relay) -> tuple[HolderSetup, ...]:
         HolderSetup(
             CAREFUL,
             [dataset(4, min_cohort=1), dataset(5, persons=ROWS - 1, min_cohort=1)],
-            {"auto_grant": False},
+            {"auto_grant": False, "noise_modes": ["local"]},
         ),
     )
 
@@ -255,7 +255,7 @@ class Clinics:
             "aggregator": self.local.aggregator,
             "loss": LOSS,
             "optimizer": uf.SGD(lr=0.5),
-            "privacy": uf.Privacy(epsilon=4.0),
+            "privacy": uf.Privacy(epsilon=4.0, noise="local"),
             "rounds": 2,
             "purpose": "Test the network",
             **options,

@@ -26,13 +26,15 @@ from usufruct_server.holder.ledger import LegState
 pytestmark = [pytest.mark.network, pytest.mark.timeout(400)]
 
 ASKED = uf.Privacy(epsilon=4.0, noise="distributed", max_colluding=1)
+DEFAULT = uf.Privacy(epsilon=4.0)
+"""The same, over three hospitals that accept it."""
 
 
 @pytest.fixture(scope="module")
 def shared(clinics: Clinics) -> Finished:
     """The whole of it, run once."""
     hospitals = clinics.first.datasets(ids=TRIO)
-    settings = clinics.settings(privacy=ASKED)
+    settings = clinics.settings(privacy=DEFAULT)
     quote = clinics.first.quote(model(), hospitals, **settings)
     proposal = clinics.first.propose(model(), hospitals, **settings)
     proposal.wait(60.0)

@@ -155,10 +155,29 @@ def test_local_noise_that_its_grid_does_not_resolve_is_refused_before_anything_i
     assert caught.value.details["field"] == "noise_multiplier"
 
 
-def test_a_holder_whose_policy_lists_other_noise_is_named(dataset: Make) -> None:
-    def published(*modes: str) -> bytes:
-        return json.dumps({"version": 1, "noise_modes": list(modes)}).encode()
+def published(*modes: str) -> bytes:
+    return json.dumps({"version": 1, "noise_modes": list(modes)}).encode()
 
+
+def test_from_three_holders_on_that_accept_it_noise_is_distributed_unless_something_else_is_asked_for(
+    dataset: Make,
+) -> None:
+    def mode(datasets: list[Dataset], optimizer: SGD = STEP, **asked: Any) -> NoiseMode:
+        return plan_for(datasets, Privacy(epsilon=3.0, **asked), optimizer).plan.noise_mode
+
+    three = [dataset(number, policy=published("distributed", "local")) for number in (1, 2, 3)]
+    assert mode(three) is NoiseMode.DISTRIBUTED
+    assert mode(three, noise="local") is NoiseMode.LOCAL
+    assert mode(three[:2]) is NoiseMode.LOCAL
+    assert mode([*three, replace(three[0], id=4)]) is NoiseMode.LOCAL, "of two datasets of one holder"
+    assert mode([*three, dataset(4, policy=published("local"))]) is NoiseMode.LOCAL
+    assert mode([*three, dataset(4)]) is NoiseMode.LOCAL, "of a policy that says nothing"
+    assert mode(three, SGD(lr=0.5, momentum=0.5)) is NoiseMode.LOCAL
+    assert mode(three, SGD(lr=0.5, local_steps=2)) is NoiseMode.LOCAL
+    assert mode(three, SGD(lr=0.5, local_steps=1)) is NoiseMode.DISTRIBUTED
+
+
+def test_a_holder_whose_policy_lists_other_noise_is_named(dataset: Make) -> None:
     both = [dataset(number, policy=published("distributed", "local")) for number in (1, 2)]
     assert plan_for([*both, dataset(3)]).plan.noise_mode is NoiseMode.DISTRIBUTED
     error = refusal([*both, dataset(3, policy=published("local"))])

@@ -62,7 +62,7 @@ def test_a_good_file_means_what_it_says(tmp_path: Path) -> None:
     config = read_config(_write(tmp_path, GOOD))
     assert config.endpoint == "relay.example.org:443"
     assert config.state_dir == tmp_path / "state"
-    assert config.policy.auto_grant and config.policy.noise_modes == (NoiseMode.LOCAL,)
+    assert config.policy.auto_grant and config.policy.noise_modes == (NoiseMode.LOCAL, NoiseMode.DISTRIBUTED)
     assert config.policy.unknown_builders == "inbox"
     assert (config.policy.arbiters, config.policy.longest_challenge_seconds) == ((), 7 * 86_400)
     one, two = config.datasets

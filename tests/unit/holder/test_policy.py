@@ -134,7 +134,6 @@ SHARED = check_spec(
         encryption=EncryptionPlan("p", 0, 0, 33), min_cohort=3,
     )
 )  # fmt: skip
-OPEN = replace(AUTO, noise_modes=(NoiseMode.LOCAL, NoiseMode.DISTRIBUTED))
 
 
 @pytest.mark.parametrize(
@@ -152,15 +151,18 @@ OPEN = replace(AUTO, noise_modes=(NoiseMode.LOCAL, NoiseMode.DISTRIBUTED))
 def test_only_holders_that_the_policy_names_count_towards_the_honest_and_the_colluding(
     co_holders: tuple[int, ...], reason: str
 ) -> None:
-    assert _judge(spec=SHARED, policy=replace(OPEN, co_holders=co_holders)).reason == reason
+    assert _judge(spec=SHARED, policy=replace(AUTO, co_holders=co_holders)).reason == reason
 
 
 def test_a_holder_that_takes_local_noise_only_takes_no_share_of_it() -> None:
-    assert _judge(spec=SHARED, policy=replace(AUTO, co_holders=(8, 9))).reason == "POLICY_NOISE_MODE"
+    assert (
+        _judge(spec=SHARED, policy=replace(AUTO, noise_modes=(NoiseMode.LOCAL,), co_holders=(8, 9))).reason
+        == "POLICY_NOISE_MODE"
+    )
 
 
 def test_whoever_decides_is_told_both_guarantees() -> None:
     told = replace(JOB, promise="epsilon 3 if two are honest, 9 against everyone")
-    person = replace(OPEN, auto_grant=False, co_holders=(8, 9))
+    person = replace(AUTO, auto_grant=False, co_holders=(8, 9))
     assert told.promise in _judge(spec=SHARED, job=told, policy=person).note
     assert told.promise in _judge(spec=SHARED, job=told, policy=replace(person, auto_grant=True)).note
