@@ -75,7 +75,7 @@ class Holder:
         from usufruct_server.holder.training.per_sample import ClippedSum
 
         about = json.loads(next(messages))
-        weights = b"".join(messages)
+        weights = bytearray().join(messages)
         if self._model is None:
             import torch
 

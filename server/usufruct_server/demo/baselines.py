@@ -139,7 +139,8 @@ def _alone_once(study: Study, index: int, order: int) -> Baseline:
     optimizer = LocalOptimizer("sgd", round(choice.learning_rate * NANO))
     data = hospital.prepared()
     for _ in range(choice.rounds):
-        clipped_sum.load(graph.weights_in(clipped_sum.module, graph.pack_vector(traced.graph, vector)))
+        weights = bytearray(graph.pack_vector(traced.graph, vector))
+        clipped_sum.load(graph.weights_in(clipped_sum.module, weights))
         update = np.concatenate([*train_round(clipped_sum, data, plan, optimizer)])
         vector = (vector + update).astype(np.float32)
     graph.load_into_model(model, traced, vector)

@@ -108,7 +108,7 @@ class ClippedSum:
         self.move(None)
 
     def load(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Puts weights in, by parameter; large matrices are not copied."""
+        """Puts weights in, by parameter, of writable memory; large matrices are not copied."""
         self._weights = {name: torch.from_numpy(values) for name, values in weights.items()}
         self.move(None)
 
