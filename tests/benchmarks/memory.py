@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-EVERY_SECONDS = 0.02
+EVERY_SECONDS = 0.1
+"""Looking costs milliseconds of the process that measures rounds as well."""
 
 
 class Watch:
