@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import sys
@@ -15,6 +16,9 @@ from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.tls import KEY_FILE, create_identity, load_identity, parse_listen
 from usufruct_server.aggregator.config import AggregatorConfig, load_config
 from usufruct_server.aggregator.server import AggregatorServer, serve
+
+_M_ARENA_MAX = -8
+"""Of glibc's malloc.h."""
 
 app = typer.Typer(no_args_is_help=True, help="Add encrypted updates; hold no key.")
 
@@ -65,6 +69,7 @@ def serve_command(
         else:
             typer.echo(f"Serving at {server.peer}  (Ctrl-C stops)")
 
+    _share_arenas()
     serve(_settings(config, listen, state_dir), started)
 
 
@@ -78,6 +83,15 @@ def _settings(config: Path | None, listen: str | None, state_dir: Path | None) -
         raise ConfigError("Give --config FILE, or both --listen HOST:PORT and --state-dir DIR.")
     parse_listen(listen)
     return AggregatorConfig(listen=listen, state_dir=state_dir)
+
+
+def _share_arenas() -> None:
+    """Lets all threads take memory from two arenas, where the C library is glibc: each of its own keeps what it once had, so that
+    the chunks of a large round would stay with every thread that ever held one (measured at 10^8 parameters: 270 MiB, with two
+    arenas 90)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 2)
 
 
 def _print_json(**values: object) -> None:
