@@ -248,7 +248,9 @@ def _open(path: Path | None, chain_id: int, sender: str) -> sqlite3.Connection:
         folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
         os.fsync(folder)  # the file's name is as durable as what it holds
         os.close(folder)
-    database = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+    # psow=0: no write touches a sector of what was synced before, which a power cut might tear
+    place = ":memory:" if path is None else f"{path.absolute().as_uri()}?psow=0"
+    database = sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False)
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")

@@ -150,7 +150,11 @@ class JobStore:
     def __init__(self, path: Path) -> None:
         path.touch(mode=0o600, exist_ok=True)
         self._guard = threading.RLock()
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+        # psow=0: no write touches a sector of what was synced before, which a power cut might tear
+        place = f"{path.absolute().as_uri()}?psow=0"
+        self._connection = sqlite3.connect(
+            place, uri=True, isolation_level=None, check_same_thread=False, timeout=10
+        )
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")

@@ -75,3 +75,23 @@ def test_beginning_anew_leaves_nothing_of_the_former_nonce() -> None:
     assert not outbox.has_used(3)
     outbox.forget("pay")
     assert outbox.find("pay") is None
+
+
+def test_a_torn_sector_of_one_write_takes_nothing_that_was_written_before(tmp_path: Path) -> None:
+    path, before = tmp_path / "outbox", b""
+    outbox = Outbox(path, 1337, SENDER)
+    for number in range(1, 9):
+        outbox.add(f"pay {number}", "pay", None, b"data", number, attempt(number))
+        after = path.with_name("outbox-wal").read_bytes()
+        changed = next((at for at in range(len(before)) if before[at] != after[at]), len(before))
+        begun = changed // 512 * 512
+        copy = tmp_path / str(number) / "outbox"
+        copy.parent.mkdir()
+        copy.write_bytes(path.read_bytes())
+        copy.with_name("outbox-wal").write_bytes(after[:begun] + bytes([0xA5]) * 512 + after[begun + 512 :])
+        if number > 1:
+            torn = Outbox(copy, 1337, SENDER)
+            assert all(torn.find(f"pay {earlier}") is not None for earlier in range(1, number))
+            torn.close()
+        before = after
+    outbox.close()
