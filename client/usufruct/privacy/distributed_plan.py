@@ -30,10 +30,6 @@ from usufruct.privacy.noise_table import LARGEST_TOTAL_VARIATION
 from usufruct.privacy.plan import (
     CLIP_SLACK,
     GRID_SLACK,
-    MAXIMUM_MICRO_BATCH,
-    MAXIMUM_NOMINAL_SIZE,
-    MAXIMUM_ROUNDS,
-    MAXIMUM_SPARE_ATTEMPTS,
     PricedPlan,
 )
 from usufruct.privacy.rotation import MAXIMUM_PARAMETERS, block_size, padded_dimension
@@ -136,11 +132,6 @@ class DistributedPlan(PricedPlan):
             ("holders", 2, MAXIMUM_SHARES),
             ("min_honest", 1, MAXIMUM_SHARES),
             ("max_colluding", 1, MAXIMUM_SHARES),
-            ("rounds", 1, MAXIMUM_ROUNDS),
-            ("spare_attempts", 0, MAXIMUM_SPARE_ATTEMPTS),
-            ("micro_batch_size", 1, MAXIMUM_MICRO_BATCH),
-            ("nominal_size", 1, MAXIMUM_NOMINAL_SIZE),
-            ("order", MINIMUM_ORDER, MAXIMUM_ORDER),
         ):
             checked_integer(field, getattr(self, field), least, most, PlanInvalid)
         if not isinstance(self.noise, IntegerNoise):
@@ -151,6 +142,7 @@ class DistributedPlan(PricedPlan):
             ("clamp", 1 << (FIELD_BITS - 1)),
         ):
             checked_integer(field, getattr(self.noise, field), 1, most, PlanInvalid)
+        self._check_figures()
         self._check_cohort()
         self._check_integers()
 
@@ -162,13 +154,6 @@ class DistributedPlan(PricedPlan):
                 field="min_honest",
                 requested=self.least_roster,
                 limit=self.holders,
-            )
-        if self.nominal_batch_size < 1.0:
-            raise PlanInvalid(
-                f"sample_rate times nominal_size is {self.nominal_batch_size:g}: less than one unit a step. "
-                "Choose a larger sample_rate.",
-                field="sample_rate",
-                requested=self.sample_rate,
             )
 
     def _check_integers(self) -> None:
@@ -225,11 +210,6 @@ class DistributedPlan(PricedPlan):
     def scaled_norm(self) -> float:
         """``max_grad_norm`` in steps."""
         return self.scale * self.max_grad_norm
-
-    @property
-    def nominal_batch_size(self) -> float:
-        """This holder's part of what the opened sum is divided by: a public constant, not the size of the sample."""
-        return self.sample_rate * self.nominal_size
 
     # -- what the accountant prices ------------------------------------------------------------
 

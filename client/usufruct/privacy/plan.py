@@ -41,10 +41,36 @@ GRID_SLACK: Final = 5e-4
 class PricedPlan(ABC):
     """What the accountant makes of a plan, whatever its mechanism: the same arithmetic for every kind of noise."""
 
+    sample_rate: float
     rounds: int
     spare_attempts: int
+    micro_batch_size: int
+    nominal_size: int
     order: int
     delta: float
+
+    @property
+    def nominal_batch_size(self) -> float:
+        """What the noised sum is divided by, or this holder's part of that: a public constant, not the size of the sample drawn."""
+        return self.sample_rate * self.nominal_size
+
+    def _check_figures(self) -> None:
+        """What every kind of plan asks of the figures above, but for ``sample_rate`` and ``delta``, which it makes floats of first."""
+        for field, least, most in (
+            ("rounds", 1, MAXIMUM_ROUNDS),
+            ("spare_attempts", 0, MAXIMUM_SPARE_ATTEMPTS),
+            ("micro_batch_size", 1, MAXIMUM_MICRO_BATCH),
+            ("nominal_size", 1, MAXIMUM_NOMINAL_SIZE),
+            ("order", MINIMUM_ORDER, MAXIMUM_ORDER),
+        ):
+            checked_integer(field, getattr(self, field), least, most, PlanInvalid)
+        if self.nominal_batch_size < 1.0:
+            raise PlanInvalid(
+                f"sample_rate times nominal_size is {self.nominal_batch_size:g}: less than one unit a step. "
+                "Choose a larger sample_rate.",
+                field="sample_rate",
+                requested=self.sample_rate,
+            )
 
     @property
     @abstractmethod
@@ -123,22 +149,8 @@ class LocalPlan(PricedPlan):
             value = getattr(self, field)
             real = checked_real(field, value, minimum, maximum, PlanInvalid, because=because)
             object.__setattr__(self, field, real)
-        for field, least, most in (
-            ("local_steps", 1, MAXIMUM_STEPS),
-            ("rounds", 1, MAXIMUM_ROUNDS),
-            ("spare_attempts", 0, MAXIMUM_SPARE_ATTEMPTS),
-            ("micro_batch_size", 1, MAXIMUM_MICRO_BATCH),
-            ("nominal_size", 1, MAXIMUM_NOMINAL_SIZE),
-            ("order", MINIMUM_ORDER, MAXIMUM_ORDER),
-        ):
-            checked_integer(field, getattr(self, field), least, most, PlanInvalid)
-        if self.nominal_batch_size < 1.0:
-            raise PlanInvalid(
-                f"sample_rate times nominal_size is {self.nominal_batch_size:g}: less than one unit a step. "
-                "Choose a larger sample_rate.",
-                field="sample_rate",
-                requested=self.sample_rate,
-            )
+        checked_integer("local_steps", self.local_steps, 1, MAXIMUM_STEPS, PlanInvalid)
+        self._check_figures()
 
     # -- what the trainer executes ------------------------------------------------------------
 
@@ -152,11 +164,6 @@ class LocalPlan(PricedPlan):
     def noise_standard_deviation(self) -> float:
         """Of the Gaussian noise that each step adds to every coordinate of the clipped *sum*."""
         return self.noise_multiplier * self.max_grad_norm
-
-    @property
-    def nominal_batch_size(self) -> float:
-        """What the noised sum is divided by: a public constant, not the size of the sample drawn."""
-        return self.sample_rate * self.nominal_size
 
     # -- what the accountant prices ------------------------------------------------------------
 
