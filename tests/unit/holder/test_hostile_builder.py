@@ -316,6 +316,7 @@ def test_without_a_thread_for_it_an_attempt_is_lost_and_the_leg_goes_on(
     parts = leg.parts()
     assert leg.talk(parts).error() == "INTERNAL"
     assert leg.charged == 1
+    assert_stopped(pool_of(leg))
     monkeypatch.setattr(threading.Thread, "start", start)
     assert leg.ended(parts) == "ATTEMPT_LOST"
     assert leg.refused(attempt=2) == "ROUND_UNKNOWN"

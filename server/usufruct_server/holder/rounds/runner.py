@@ -203,8 +203,9 @@ class RoundRunner:
                 charged = self._opening.charge(job, offer, body, seconds)
                 deadline = time.monotonic() + seconds
                 attempt = Attempt(job, offer, mask.public_bytes, mask, charged.attempts_charged, deadline)
-                unused.pop_all()  # the attempt's thread closes the block
-                return self._launch(attempt, lambda: self._train(attempt, charged, body))
+                unused.callback(charged.zeros.stop)
+                unstarted = unused.pop_all()  # the attempt's thread ends both
+                return self._launch(attempt, lambda: self._train(attempt, charged, body), unstarted.close)
 
     def _take_up_stored(
         self, job: GrantedJob, offer: RoundOffer, stored: StoredUpload, deadline: float
@@ -272,7 +273,10 @@ class RoundRunner:
         view, _ = attempt.wait_agreed()
         self._submission.send(attempt, view, stored, None)
 
-    def _launch(self, attempt: Attempt, work: Callable[[], None]) -> Attempt:
+    def _launch(
+        self, attempt: Attempt, work: Callable[[], None], unstarted: Callable[[], None] = lambda: None
+    ) -> Attempt:
+        """Starts the attempt's thread; ``unstarted`` ends what ``work`` would have ended, where no thread is to be had."""
         job = attempt.job
         with self._guard:
             self._running[job.key] = attempt
@@ -305,6 +309,7 @@ class RoundRunner:
         try:
             thread.start()
         except RuntimeError:  # no thread is to be had: what was charged is lost, and the leg goes on
+            unstarted()
             over(UsufructError("the attempt could not be worked on"))
         return attempt
 
