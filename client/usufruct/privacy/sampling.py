@@ -47,3 +47,11 @@ def included(words: Words, sample_rate: float) -> NDArray[np.bool_]:
     if threshold >= 2**64:
         return np.ones(words.size, dtype=np.bool_)
     return words < np.uint64(threshold)
+
+
+def random_order(count: int) -> NDArray[np.intp]:
+    """The numbers below ``count`` in a uniformly random order, by sorting fresh words (two are equal with a probability
+    of at most ``count``² · 2^-65)."""
+    checked_integer("count", count, 0, _MAXIMUM_COUNT, MechanismInvalid)
+    words = [fresh_words(min(BLOCK_WORDS, count - start)) for start in range(0, count, BLOCK_WORDS)]
+    return np.argsort(np.concatenate(words)) if words else np.empty(0, dtype=np.intp)

@@ -354,7 +354,7 @@ def test_it_is_accepted_and_every_record_keeps_to_its_part(name: str, scale: flo
     with torch.no_grad():
         for weight in module.parameters():
             weight.copy_(torch.randn(weight.shape, generator=generator).clamp(-1, 1) * scale)
-    clipped_sum = ClippedSum(module, LOSSES["cross_entropy"])
+    clipped_sum = ClippedSum(module, LOSSES["cross_entropy"], real=torch.float64)
     shape = (BATCH, *candidate.input_shape)
     if candidate.input_dtype == "int64":
         rows = torch.randint(-50, 50, shape, generator=generator)

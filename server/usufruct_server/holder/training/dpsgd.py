@@ -25,7 +25,7 @@ from usufruct.graph.model_graph import not_allowed
 from usufruct.privacy.gaussian_noise import noised_sum
 from usufruct.privacy.leg_plan import LegPlan
 from usufruct.privacy.plan import LocalPlan
-from usufruct.privacy.sampling import poisson_mask
+from usufruct.privacy.sampling import poisson_mask, random_order
 from usufruct_server.holder.training.per_sample import ClippedSum, Part
 from usufruct_server.holder.training.step_sum import StepSum
 
@@ -100,22 +100,34 @@ def sum_over_sample(clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan) 
 
 
 def clipped_sums(clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan) -> StepSum:
-    """Clipped sum over a fresh Poisson sample, without noise: it must not leave the process. The sample ends here."""
+    """Clipped sum over a fresh Poisson sample, without noise: it must not leave the process. The sample ends here.
+
+    Rows go to random places. So, as long as the sample fits into :func:`micro_batches`, whether one row is in it does not
+    move the others, whose rounding may depend on where they are: given the places of the others it is a row in a place
+    or none. What a place's number is says nothing else.
+    """
     sample = np.flatnonzero(poisson_mask(len(data.labels), plan.sample_rate))
     size = plan.micro_batch_size
+    count = max(micro_batches(plan), math.ceil(len(sample) / size))
+    row_at = np.full(count * size, -1)
+    row_at[random_order(len(row_at))[: len(sample)]] = sample
     total = StepSum(clipped_sum.parameters)
-    shape = clipped_sum.module.graph.input_shape
-    for index in range(max(micro_batches(plan), math.ceil(len(sample) / size))):
-        rows = sample[index * size : (index + 1) * size]
-        features = torch.zeros((size, *shape), dtype=torch.float64)
-        labels = torch.zeros(size, dtype=torch.int64)
-        present = torch.zeros(size, dtype=torch.float64)
-        features[: len(rows)] = torch.from_numpy(data.features[rows])
-        labels[: len(rows)] = torch.from_numpy(data.labels[rows])
-        present[: len(rows)] = 1.0
-        for part in _clipped(clipped_sum, features, labels, present, plan.clip_norm):
+    for rows in row_at.reshape(count, size):
+        for part in _clipped(clipped_sum, *_gathered(data, rows), plan.clip_norm):
             total.add(part)
     return total
+
+
+def _gathered(data: PreparedData, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Features, labels, and which are present, of the rows at some places; -1 for none."""
+    absent = rows < 0
+    if len(data.labels):
+        features, labels = (values.take(rows, axis=0, mode="clip") for values in (data.features, data.labels))
+    else:
+        features = np.empty((len(rows), *data.features.shape[1:]), data.features.dtype)
+        labels = np.empty(len(rows), data.labels.dtype)
+    features[absent], labels[absent] = 0, 0
+    return torch.from_numpy(features), torch.from_numpy(labels), torch.from_numpy(~absent).double()
 
 
 def _clipped(
@@ -148,7 +160,7 @@ def rehearse(clipped_sum: ClippedSum, plan: LegPlan) -> None:
         InvalidInput: GRAPH_NOT_ALLOWED.
     """
     size = plan.micro_batch_size
-    features = torch.zeros((size, *clipped_sum.module.graph.input_shape), dtype=torch.float64)
+    features = torch.zeros((size, *clipped_sum.module.graph.input_shape))
     try:
         none = torch.zeros(size, dtype=torch.float64)
         for _ in clipped_sum.part(

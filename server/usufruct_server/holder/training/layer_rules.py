@@ -1,12 +1,12 @@
-"""One book-keeping rule for every kind of layer: norms of per-sample gradients, and their weighted sum.
+"""One rule for every kind of layer: per-sample gradients, or their norms and weighted sum without them.
 
 A *use* of a layer is a pair (a, d): what it was applied to, and the gradient of the summed losses by what came out of
 it, both [batch, ...]. A layer that is used several times (tied weights, the steps of a recurrent layer) has several;
 a row's gradient is the sum over all of them, and its norm is that of the sum.
 
-Besides its norm every row gets its *mass*: the norm that its gradient would have if nothing in the sum over places and
+Book-keeping gives every row, besides its norm, its *mass*: the norm that its gradient would have if nothing in the sum over places and
 uses cancelled. Rounding errors are proportional to the mass, not to the norm, so a hostile model whose terms cancel
-could hide a gradient behind them; ``per_sample`` clips both.
+could hide a gradient behind them; ``per_sample`` clips both. Gradients that are there as numbers hide nothing.
 
 Sources: Goodfellow 2015 (linear layers); Li et al. 2022, "Large Language Models Can Be Strong Differentially Private
 Learners" (norms from Gram matrices, embeddings); Bu et al. 2023, "Differentially Private Optimization on Large Model at
@@ -26,19 +26,28 @@ from torch.nn import functional
 from torch.nn.grad import conv1d_weight, conv2d_weight
 
 from usufruct.graph import own_layers
-from usufruct_server.holder.training.shared_weights import row_pieces
 
 Use: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 CHUNK_ELEMENTS = 1 << 22
 """Numbers that a rule holds at once for rows one by one (32 MiB)."""
 
+PIECE_ELEMENTS = 1 << 15
+"""Numbers of a matrix' sum that are made at once, if a row has no more (256 KiB)."""
+
 _EPSILON = 2.0**-52
 
 
+def row_pieces(rows: int, columns: int) -> Iterator[slice]:
+    """A matrix' rows, in order, a piece at a time."""
+    size = max(1, PIECE_ELEMENTS // columns)
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
+
+
 @dataclass(frozen=True, slots=True)
-class LayerRule:
-    """What book-keeping needs to know of a class of layers.
+class BookKeeping:
+    """Norms and sums without gradients, from float64 values.
 
     Attributes:
         squares: (layer, uses) -> two tensors [batch]: the squared norm of each row's gradient over the layer's
@@ -49,6 +58,22 @@ class LayerRule:
 
     squares: Callable[[Any, Sequence[Use]], tuple[torch.Tensor, torch.Tensor]]
     weighted_sums: Callable[[Any, Sequence[Use], torch.Tensor], Iterator[torch.Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRule:
+    """What is known of a class of layers: one of the two, or both.
+
+    Attributes:
+        gradients: (layer, uses) -> each row's gradient, for each parameter a tensor [batch, size], in an order of the
+            rule's own.
+        ordered: (layer, such gradients' sums) -> the same in the order of the layer's parameters, flat.
+        book_keeping: for where those are many; None where they never take more than the layer's values do.
+    """
+
+    gradients: Callable[[Any, Sequence[Use]], list[torch.Tensor]] | None
+    book_keeping: BookKeeping | None
+    ordered: Callable[[Any, list[torch.Tensor]], list[torch.Tensor]] = lambda layer, sums: sums
 
 
 def weighted(values: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
@@ -96,15 +121,24 @@ def _bias_squares(d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return d.sum(1).square().sum(1), _lengths(d).sum(1).square()
 
 
+def _linear_places(layer: nn.Linear, uses: Sequence[Use]) -> Use:
+    """(a, d) as [batch, places, inputs] and [batch, places, outputs]."""
+    rows = uses[0][0].shape[0]
+    a = _joined([use[0].reshape(rows, -1, layer.in_features) for use in uses], 1)
+    return a, _joined([use[1].reshape(rows, -1, layer.out_features) for use in uses], 1)
+
+
+def _linear_gradients(layer: nn.Linear, uses: Sequence[Use]) -> list[torch.Tensor]:
+    a, d = _linear_places(layer, uses)
+    of_weight = torch.bmm(d.transpose(1, 2), a).flatten(1)
+    return [of_weight, d.sum(1)] if layer.bias is not None else [of_weight]
+
+
 def _linear_squares(layer: nn.Linear, uses: Sequence[Use]) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, narrow, wide = uses[0][0].shape[0], layer.in_features, layer.out_features
-    if len(uses) == 1 and uses[0][0].dim() == 2:
-        a, d = uses[0]
-        squares = d.square().sum(1) * (a.square().sum(1) + (1.0 if layer.bias is not None else 0.0))
-        return squares, squares
-    a = _joined([use[0].reshape(rows, -1, narrow) for use in uses], 1)
-    d = _joined([use[1].reshape(rows, -1, wide) for use in uses], 1)
-    squares, masses = _in_chunks(rows, narrow * wide, lambda part: _product_squares(a[part], d[part]))
+    a, d = _linear_places(layer, uses)
+    squares, masses = _in_chunks(
+        len(a), layer.in_features * layer.out_features, lambda part: _product_squares(a[part], d[part])
+    )
     if layer.bias is not None:
         of_bias, mass_of_bias = _bias_squares(d)
         squares, masses = squares + of_bias, masses + mass_of_bias
@@ -129,39 +163,65 @@ def _added(parts: list[torch.Tensor]) -> torch.Tensor:
     return parts[0].reshape(-1)
 
 
-def _planar(values: torch.Tensor) -> torch.Tensor:
-    """[batch, channels, length] as [batch, channels, 1, length]."""
-    return values.unsqueeze(2) if values.dim() == 3 else values
+def _conv_places(layer: nn.Conv1d | nn.Conv2d, uses: Sequence[Use]) -> Use:
+    """A convolution is the same linear map at every place, applied to the patch around it, group by group: patches
+    [batch·groups, places, patch] and gradients [batch·groups, places, outputs of a group]. A patch has its channels
+    last, which is several times faster to make than ``functional.unfold``, and as good for norms."""
+    known = [_patches(layer, a, d) for a, d in uses]
+    return _joined([patches for patches, _ in known], 1), _joined([d for _, d in known], 1)
+
+
+def _patches(layer: nn.Conv1d | nn.Conv2d, a: torch.Tensor, d: torch.Tensor) -> Use:
+    one = (1,) * (4 - a.dim())  # a line is an image of one row
+    (ky, kx), (sy, sx), (ey, ex) = (
+        (*one, *sizes) for sizes in (layer.kernel_size, layer.stride, layer.dilation)
+    )
+    py, px = (*(0 for _ in one), *layer.padding)
+    a, d = (values.unsqueeze(2) if one else values for values in (a, d))
+    a = functional.pad(a.permute(0, 2, 3, 1), (0, 0, px, px, py, py)).contiguous()
+    rows, height, width, channels = d.shape[0], d.shape[2], d.shape[3], a.shape[3]
+    whole, line, place, _ = a.stride()
+    patches = a.as_strided(
+        (rows, height, width, ky, kx, channels),
+        (whole, sy * line, sx * place, ey * line, ex * place, 1),
+    ).reshape(rows, height * width, ky * kx * channels)
+    d = d.permute(0, 2, 3, 1).reshape(rows, height * width, -1)
+    if layer.groups == 1:
+        return patches, d
+
+    def by_group(values: torch.Tensor, inner: int) -> torch.Tensor:
+        apart = values.reshape(rows, height * width, inner, layer.groups, -1).permute(0, 3, 1, 2, 4)
+        return apart.reshape(rows * layer.groups, height * width, -1)
+
+    return by_group(patches, ky * kx), by_group(d, 1)
+
+
+def _conv_gradients(layer: nn.Conv1d | nn.Conv2d, uses: Sequence[Use]) -> list[torch.Tensor]:
+    patches, d = _conv_places(layer, uses)
+    rows = uses[0][0].shape[0]
+    of_weight = torch.bmm(d.transpose(1, 2), patches).reshape(rows, -1)
+    return [of_weight, d.sum(1).reshape(rows, -1)] if layer.bias is not None else [of_weight]
+
+
+def _conv_ordered(layer: nn.Conv1d | nn.Conv2d, sums: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Channels first again."""
+    outputs, channels = layer.weight.shape[:2]
+    return [sums[0].view(outputs, -1, channels).transpose(1, 2).reshape(-1), *sums[1:]]
 
 
 def _conv_squares(layer: nn.Conv1d | nn.Conv2d, uses: Sequence[Use]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A convolution is the same linear map at every place, applied to the patch around it, group by group."""
-    flat = isinstance(layer, nn.Conv1d)
-    groups, rows = layer.groups, uses[0][0].shape[0]
-    kernel: Any = (1, *layer.kernel_size) if flat else layer.kernel_size
-    options: Any = {
-        "dilation": (1, *layer.dilation) if flat else layer.dilation,
-        "padding": (0, *layer.padding) if flat else layer.padding,
-        "stride": (1, *layer.stride) if flat else layer.stride,
-    }
-    narrow = layer.in_channels // groups * layer.weight[0, 0].numel()
-    wide = layer.out_channels // groups
-
     def squares(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        patches = _joined([functional.unfold(_planar(a[part]), kernel, **options) for a, _ in uses], 2)
-        d = _joined([d[part].flatten(2) for _, d in uses], 2)
-        here, places = d.shape[0], d.shape[2]
-        a_places = patches.reshape(here * groups, narrow, places).transpose(1, 2)
-        d_places = d.reshape(here * groups, wide, places).transpose(1, 2)
-        of_weight, masses = _product_squares(a_places, d_places)
-        of_weight, masses = of_weight.reshape(here, groups).sum(1), masses.reshape(here, groups).sum(1)
+        patches, d = _conv_places(layer, [(a[part], d[part]) for a, d in uses])
+        of_weight, masses = (of.reshape(-1, layer.groups).sum(1) for of in _product_squares(patches, d))
         if layer.bias is not None:
-            of_bias, mass_of_bias = _bias_squares(d.transpose(1, 2))
+            of_bias, mass_of_bias = _bias_squares(
+                _joined([d[part].flatten(2) for _, d in uses], 2).transpose(1, 2)
+            )
             of_weight, masses = of_weight + of_bias, masses + mass_of_bias
         return of_weight, masses
 
-    places = sum(d[0, 0].numel() for _, d in uses)
-    return _in_chunks(rows, groups * max(narrow * places, narrow * wide), squares)
+    places, narrow = sum(d[0, 0].numel() for _, d in uses), layer.weight[0].numel()
+    return _in_chunks(len(uses[0][0]), max(layer.groups * narrow * places, layer.weight.numel()), squares)
 
 
 def _conv_sums(
@@ -221,24 +281,11 @@ Pieces: TypeAlias = Callable[[Any, torch.Tensor, torch.Tensor], list[torch.Tenso
 
 
 def _small(pieces: Pieces) -> LayerRule:
-    def per_parameter(layer: Any, uses: Sequence[Use]) -> list[torch.Tensor]:
-        return [
-            torch.cat(parts, dim=1) for parts in zip(*(pieces(layer, a, d) for a, d in uses), strict=True)
-        ]
+    def gradients(layer: Any, uses: Sequence[Use]) -> list[torch.Tensor]:
+        of_uses = zip(*(pieces(layer, a, d) for a, d in uses), strict=True)
+        return [_joined(list(parts), 1).sum(1) for parts in of_uses]
 
-    def squares(layer: Any, uses: Sequence[Use]) -> tuple[torch.Tensor, torch.Tensor]:
-        parts = per_parameter(layer, uses)
-        zero = torch.zeros(uses[0][1].shape[0], dtype=uses[0][1].dtype)
-        return (
-            sum((part.sum(1).square().sum(1) for part in parts), zero),
-            sum((part.abs().sum(1).square().sum(1) for part in parts), zero),
-        )
-
-    def sums(layer: Any, uses: Sequence[Use], factors: torch.Tensor) -> Iterator[torch.Tensor]:
-        for part in per_parameter(layer, uses):
-            yield factors @ part.sum(1)
-
-    return LayerRule(squares, sums)
+    return LayerRule(gradients, None)
 
 
 def _trailing(layer: nn.LayerNorm | nn.RMSNorm, a: torch.Tensor, d: torch.Tensor) -> list[torch.Tensor]:
@@ -275,14 +322,14 @@ def _row_parameter(layer: own_layers.RowParameter, a: torch.Tensor, d: torch.Ten
     return [d.reshape(d.shape[0], 1, -1)]
 
 
-_CONVOLUTION = LayerRule(_conv_squares, _conv_sums)
+_CONVOLUTION = LayerRule(_conv_gradients, BookKeeping(_conv_squares, _conv_sums), _conv_ordered)
 
 LAYER_RULES: Mapping[type[nn.Module], LayerRule] = MappingProxyType(
     {
-        nn.Linear: LayerRule(_linear_squares, _linear_sums),
+        nn.Linear: LayerRule(_linear_gradients, BookKeeping(_linear_squares, _linear_sums)),
         nn.Conv1d: _CONVOLUTION,
         nn.Conv2d: _CONVOLUTION,
-        own_layers.Embedding: LayerRule(_embedding_squares, _embedding_sums),
+        own_layers.Embedding: LayerRule(None, BookKeeping(_embedding_squares, _embedding_sums)),
         nn.LayerNorm: _small(_trailing),
         nn.RMSNorm: _small(_trailing),
         nn.GroupNorm: _small(_group_norm),

@@ -29,9 +29,17 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from usufruct.graph.interpreter import InterpreterModule
-from usufruct_server.holder.training.layer_rules import CHUNK_ELEMENTS, LAYER_RULES, Use
+from usufruct_server.holder.training.kept_layers import (
+    BLOCK_ROWS,
+    KEPT_NUMBERS,
+    KeptLayer,
+    RowGradients,
+    added,
+    keep,
+    row_numbers,
+)
+from usufruct_server.holder.training.layer_rules import CHUNK_ELEMENTS, LAYER_RULES
 from usufruct_server.holder.training.losses import Loss
-from usufruct_server.holder.training.shared_weights import SHARED, SharedWeights
 
 LARGEST_MASS = 2.0**12
 """A row's mass after clipping, in units of ``clip_norm``. Honest models stay below: their mass is at most about the
@@ -87,48 +95,55 @@ class ClippedSum:
         parameters: how many numbers the model has.
     """
 
-    def __init__(self, module: InterpreterModule, loss: Loss, clipping: Clipping = Clipping.FLAT) -> None:
-        self.module = module.train()
+    def __init__(
+        self,
+        module: InterpreterModule,
+        loss: Loss,
+        clipping: Clipping = Clipping.FLAT,
+        real: torch.dtype = torch.float32,
+    ) -> None:
+        self.module = module.train().requires_grad_(False)
         self.loss = loss
         self.clipping = clipping
+        self.real = module.real = real
         self._layers = [
             layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))
         ]
         self.by_rows = module.by_rows or any(type(layer) not in LAYER_RULES for layer in self._layers)
-        self._kept: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-        self._shared: dict[nn.Module, SharedWeights] = {}
+        self._uses: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self._weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
         self.parameters = sum(weights.numel() for weights in self._weights.values())
-        module.real = torch.float64
         if not self.by_rows:
             for layer in self._layers:
-                layer.register_forward_hook(self._keep)
-                if type(layer) in SHARED:
-                    self._shared[layer] = layer.forward = SHARED[type(layer)](layer)  # type: ignore[assignment]
+                layer.register_forward_hook(self._note)
         self.move(None)
 
     def load(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Puts weights in, by parameter, of writable memory; large matrices are not copied."""
+        """Puts weights in, by parameter, of writable memory; they are not copied where the model runs in float32."""
         self._weights = {name: torch.from_numpy(values) for name, values in weights.items()}
         self.move(None)
 
     def move(self, update: NDArray[np.float64] | None) -> None:
-        """Makes the weights those that were put in plus ``update``, float64 in layout order, which is kept and not copied."""
+        """Makes the weights those that were put in plus ``update``, float64 in layout order."""
         moved, at = None if update is None else torch.from_numpy(update), 0
-        for path, parameter in self.module.named_parameters():
-            owner, _, name = path.rpartition(".")
-            shared, weights = self._shared.get(self.module.get_submodule(owner)), self._weights[path]
-            part = None if moved is None else moved[at : at + weights.numel()].view(weights.shape)
-            at += weights.numel()
-            if shared is not None:
-                parameter.data, shared.moved[name] = weights, part
+        for name, parameter in self.module.named_parameters():
+            weights = self._weights[name]
+            if moved is None:
+                parameter.data = weights.to(self.real)
             else:
-                parameter.data = weights.double() if part is None else weights.double() + part
+                part = moved[at : at + weights.numel()].view(weights.shape)
+                parameter.data = (weights + part).to(self.real)
+            at += weights.numel()
 
-    def _keep(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def _note(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        if isinstance(layer, nn.Conv2d):
+            output = output.contiguous(
+                memory_format=torch.channels_last
+            )  # pooling is nine times as fast on it
         if not output.requires_grad:
             output.requires_grad_()  # nothing before it is asked for a gradient
-        self._kept.setdefault(layer, []).append((inputs[0].detach(), output))
+        self._uses.setdefault(layer, []).append((inputs[0].detach(), output))
+        return output
 
     def __call__(
         self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
@@ -154,41 +169,42 @@ class ClippedSum:
     def _part_by_book_keeping(
         self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
     ) -> Part:
-        self._kept.clear()
-        losses = self.loss.per_row(self.module(features), labels)
-        kept = [self._kept[layer] for layer in self._layers]
-        self._kept.clear()
-        outputs = [output for uses in kept for _, output in uses]
+        self._uses.clear()
+        losses = self.loss.per_row(self.module(features.to(self.real)), labels)
+        noted = [self._uses[layer] for layer in self._layers]
+        self._uses.clear()
+        outputs = [output for uses in noted for _, output in uses]
         backward = iter(torch.autograd.grad(losses.sum(), outputs, allow_unused=True, materialize_grads=True))
+        kept, numbers_left = list[KeptLayer](), KEPT_NUMBERS
         with torch.no_grad():
-            uses = [[(a, next(backward)) for a, _ in of_layer] for of_layer in kept]
-            squares, masses = torch.zeros_like(present), torch.zeros_like(present)
-            for layer, of_layer in zip(self._layers, uses, strict=True):
-                of_gradient, of_mass = LAYER_RULES[type(layer)].squares(layer, of_layer)
-                squares += of_gradient
-                masses += of_mass
-            factors, finite = self._factors(squares, masses, present, clip_norm)
-            cleaned = [_cleaned(of_layer, finite) for of_layer in uses]
+            for layer, uses in zip(self._layers, noted, strict=True):
+                with_gradients = [(a, next(backward)) for a, _ in uses]
+                kept.append(keep(layer, with_gradients, numbers_left))
+                if isinstance(kept[-1], RowGradients):
+                    numbers_left -= row_numbers(layer, with_gradients)
+            squares = masses = added([part.squares for part in kept])
+            if any(part.masses is not part.squares for part in kept):
+                masses = added([part.masses for part in kept])
+            factors = self._factors(squares, masses, present, clip_norm)
 
         def make() -> Iterator[torch.Tensor]:
-            for layer, of_layer in zip(self._layers, cleaned, strict=True):
-                yield from LAYER_RULES[type(layer)].weighted_sums(layer, of_layer, factors)
+            for part in kept:
+                yield from part.sums(factors)
 
-        return Part(make, sum(a.nbytes + d.nbytes for of_layer in cleaned for a, d in of_layer))
+        return Part(make, sum(part.size_bytes for part in kept))
 
     def _factors(
         self, squares: torch.Tensor, masses: torch.Tensor, present: torch.Tensor, clip_norm: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each row's factor, and which rows are finite; the factor of the others is zero."""
-        finite = torch.isfinite(squares) & torch.isfinite(masses)
-        norms = torch.where(finite, squares, torch.ones_like(squares)).sqrt()
-        masses = torch.where(finite, masses, torch.ones_like(masses)).sqrt()
+    ) -> torch.Tensor:
+        """Each row's factor; zero for those that are not finite."""
+        norms = squares.sqrt()
         if self.clipping is Clipping.AUTOMATIC:
-            factors = clip_norm / (norms + STABILITY)
+            factors = clip_norm / norms.add_(STABILITY)
         else:
-            factors = clip_norm / norms.clamp(min=clip_norm)
-        heaviest = LARGEST_MASS * clip_norm
-        return present * finite * torch.minimum(factors, heaviest / masses.clamp(min=heaviest * 1e-9)), finite
+            factors = (clip_norm / norms).clamp_(max=1.0)
+        if masses is not squares:
+            factors = torch.minimum(factors, LARGEST_MASS * clip_norm / masses.sqrt())
+        return torch.nan_to_num_(factors, nan=0.0).mul_(present)
 
     def _part_by_rows(
         self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
@@ -201,15 +217,15 @@ class ClippedSum:
             return self.loss.per_row(output, label.unsqueeze(0)).sum()
 
         gradients = vmap(grad(of_row), in_dims=(None, 0, 0), randomness="different")
-        total = torch.zeros(self.parameters, dtype=torch.float64)
-        size = max(1, CHUNK_ELEMENTS // self.parameters)
+        total, features = torch.zeros(self.parameters, dtype=torch.float64), features.to(self.real)
+        size = max(1, min(BLOCK_ROWS, CHUNK_ELEMENTS // self.parameters))
         for at in range(0, len(features), size):
             part = slice(at, at + size)
             found = gradients(parameters, features[part], labels[part])
             rows = torch.cat([found[name].flatten(1) for name in parameters], dim=1)
-            squares = rows.square().sum(1)
-            factors, finite = self._factors(squares, squares, present[part], clip_norm)
-            total += factors @ _zeroed(rows, finite)
+            kept = RowGradients([[rows]])
+            (added,) = kept.sums(self._factors(kept.squares, kept.masses, present[part], clip_norm))
+            total += added
         return Part(lambda: iter([total]), total.nbytes)
 
 
@@ -221,12 +237,3 @@ def _without_subnormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
-
-
-def _cleaned(uses: list[Use], keep: torch.Tensor) -> list[Use]:
-    return [(_zeroed(a, keep), _zeroed(d, keep)) for a, d in uses]
-
-
-def _zeroed(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """Rows outside ``keep`` as zeros: a factor of zero does not remove a NaN."""
-    return torch.where(keep.reshape(-1, *(1 for _ in values.shape[1:])), values, 0)

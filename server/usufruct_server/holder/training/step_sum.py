@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from usufruct_server.holder.training.per_sample import Part
@@ -23,7 +24,8 @@ _KEPT_BYTES_PER_VALUE = 4
 class StepSum:
     """A sum of micro-batches.
 
-    Memory: what is kept is at most half as large as the sum, which takes its place where it would be larger.
+    Memory: what is kept, if it is of more than one micro-batch, is at most half as large as the sum, which takes its place
+    where it would be larger.
 
     Args:
         count: how many values the sum has.
@@ -36,13 +38,14 @@ class StepSum:
 
     def add(self, part: Part) -> None:
         """Adds a micro-batch."""
-        self._parts.append(part)
-        if sum(part.size_bytes for part in self._parts) > _KEPT_BYTES_PER_VALUE * self._count:
-            total, at = np.zeros(self._count) if self._total is None else self._total, 0
+        kept = sum(part.size_bytes for part in self._parts)
+        if self._parts and kept + part.size_bytes > _KEPT_BYTES_PER_VALUE * self._count:
+            total, at = np.empty(self._count) if self._total is None else self._total, 0
             for piece in self._pieces():
                 total[at : at + piece.size] = piece
                 at += piece.size
             self._total, self._parts = total, []
+        self._parts.append(part)
 
     def chunks(self) -> Iterator[NDArray[np.float64]]:
         """The sum, float64, finite, in order; a chunk is valid until the next one.
@@ -51,7 +54,8 @@ class StepSum:
         other and not a failure that tells of the rows.
         """
         for chunk in _of_one_size(self._pieces(), CHUNK_VALUES):
-            yield np.nan_to_num(chunk, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+            torch.nan_to_num_(torch.from_numpy(chunk), nan=0.0, posinf=0.0, neginf=0.0)
+            yield chunk
 
     def _pieces(self) -> Iterator[NDArray[np.float64]]:
         """The sum in pieces of any lengths; the same rounding whether something was added up before or not."""
