@@ -163,6 +163,8 @@ class ClippedSum:
             clip_norm: L2 bound of one row's gradient over all parameters.
         """
         with _without_subnormals():
+            if features.is_floating_point():
+                features = features.to(self.real)
             by = self._part_by_rows if self.by_rows else self._part_by_book_keeping
             return by(features, labels, present, clip_norm)
 
@@ -170,7 +172,7 @@ class ClippedSum:
         self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
     ) -> Part:
         self._uses.clear()
-        losses = self.loss.per_row(self.module(features.to(self.real)), labels)
+        losses = self.loss.per_row(self.module(features), labels)
         noted = [self._uses[layer] for layer in self._layers]
         self._uses.clear()
         outputs = [output for uses in noted for _, output in uses]
@@ -217,7 +219,7 @@ class ClippedSum:
             return self.loss.per_row(output, label.unsqueeze(0)).sum()
 
         gradients = vmap(grad(of_row), in_dims=(None, 0, 0), randomness="different")
-        total, features = torch.zeros(self.parameters, dtype=torch.float64), features.to(self.real)
+        total = torch.zeros(self.parameters, dtype=torch.float64)
         size = max(1, min(BLOCK_ROWS, CHUNK_ELEMENTS // self.parameters))
         for at in range(0, len(features), size):
             part = slice(at, at + size)
