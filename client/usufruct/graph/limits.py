@@ -14,8 +14,8 @@ class GraphLimits:
 
     Attributes:
         parameters: trainable numbers. A holder took twice their float32 size, above its start, for rounds of one step
-            on 10^8 in linear layers (measured). Several steps take two models more, with momentum four; layers other
-            than linear ones and look-ups are there in float64 as well, and models that run row by row several times.
+            on 10^8 in linear layers (measured). Several steps take three models more, with momentum five; models that run
+            row by row several times as much.
         nodes: steps of the computation.
         modules: layers.
         integer: absolute value of any integer argument.
@@ -57,7 +57,7 @@ class GraphBounds:
 
     Attributes:
         parameters: trainable numbers.
-        activation_bytes: all values of one physical batch, at eight bytes a number (the trainer computes in float64).
+        activation_bytes: all values of one physical batch, at eight bytes a number (a float32 and its gradient).
         flops: matrix-product operations of one forward and backward pass (three times the forward pass).
         outputs: width of the output.
         by_rows: whether an operation has no proof of isolation, so that the trainer runs every row by itself.

@@ -1,17 +1,17 @@
-"""Clipped sums of per-sample gradients by book-keeping: one backward pass, no per-sample gradient in memory.
+"""Clipped sums of per-sample gradients by book-keeping: one backward pass, few or no per-sample gradients in memory.
 
 For every layer with parameters the forward pass keeps its input, the backward pass gives the gradient by its output.
-From the two, ``layer_rules`` takes each row's norm, and then the weighted sum, without a gradient per row (Bu et al.
-2023). Where a layer has no rule, or a function no proof of isolation, ``torch.func.vmap`` runs every row as a batch
-of its own: no row can then reach another, whatever the graph does with its batch of one.
+From the two, ``kept_layers`` takes each row's norm, and then the weighted sum (Bu et al. 2023). Where a layer has no
+rule, or a function no proof of isolation, ``torch.func.vmap`` runs every row as a batch of its own: no row can then
+reach another, whatever the graph does with its batch of one.
 
-Everything runs in float64: norms in float32 err by up to 1e-4 and sums by more (soundness rule 9).
+The model runs in float32, and so do products over few rows; norms and sums over more are float64 (soundness rule 9).
 
-*Guarantee*: adding or removing one row changes the result by at most ``clip_norm``·(1 + 1e-9) in L2 norm, besides the
-rounding of the sum, whatever the weights, rows and model, provided that the model keeps rows apart
-(``usufruct.graph.isolation``). The rounding is at most n·2⁻⁵²·m·``LARGEST_MASS``·``clip_norm`` for m rows and n terms of
-a sum: under 1e-5·``clip_norm`` for a micro-batch of 64 rows of 512 places. Rows whose gradient is not finite count as
-zero, before the sum: a NaN passes through clipping.
+*Guarantee*: adding or removing one row, the others staying in their places, changes the result by at most
+``clip_norm``·(1 + ``kept_layers.ADDED_BY_ROUNDING``) in L2 norm, besides the rounding of float64 sums, whatever the
+weights, rows and model, provided that the model keeps rows apart (``usufruct.graph.isolation``). That rounding is at most
+n·2⁻⁵²·m·``LARGEST_MASS``·``clip_norm`` for m rows and n terms of a sum: under 1e-5·``clip_norm`` for a micro-batch of 64
+rows of 512 places. Rows whose gradient is not finite count as zero, before the sum: a NaN passes through clipping.
 """
 
 from __future__ import annotations
@@ -87,10 +87,11 @@ class ClippedSum:
     """Computes clipped sums for one model and one loss.
 
     Args:
-        module: from ``usufruct.graph.rebuild``; it computes in float64 from now on and gets hooks, so use it for nothing
-            else. Its large matrices stay where and what they are (:mod:`.shared_weights`).
+        module: from ``usufruct.graph.rebuild``; it computes in ``real`` from now on and gets hooks, so use it for nothing
+            else.
         loss: of the job.
         clipping: flat, or automatic.
+        real: float32, or float64 for whom the last bits are worth twice the time.
     Attributes:
         parameters: how many numbers the model has.
     """
