@@ -43,7 +43,7 @@ class NoiseTable:
         total_variation: proven bound on the distance between one draw and the law, given uniform bits.
         first, second: the cumulative law of ``|X|``, entry k is P(|X| <= k) in units of 2^-127: its upper 63 and its
             lower 64 bits. Shape ``(entries,)``, the last entry is one.
-        guide: for each value of the leading bits of a word, the first entry that can exceed it.
+        guide: for each value of the leading bits of a word, how many entries are below all words that have it.
 
     A table holds no secret and no state. It can be neither copied nor pickled: what comes out of a file has passed no
     check.
@@ -100,7 +100,7 @@ class NoiseTable:
         first, second = np.ascontiguousarray(halves[:, 1]), np.ascontiguousarray(halves[:, 0])
         bits = min(_MAXIMUM_GUIDE_BITS, max(8, len(lower).bit_length() + 1))
         cells = np.arange(1 << bits, dtype=np.uint64) << np.uint64(63 - bits)
-        guide = np.searchsorted(first, cells, side="right").astype(np.int32)
+        guide = np.searchsorted(first, cells, side="left").astype(np.int32)
         for array in (first, second, guide):
             array.flags.writeable = False
         return cls(law, variance, variation, first, second, guide)
@@ -133,7 +133,7 @@ class NoiseTable:
             block[:] = self.invert(fresh_words(block.size), fresh_words)
         return samples
 
-    def invert(self, words: Words, more: Callable[[int], Words]) -> NDArray[np.int64]:
+    def invert(self, words: Words, more: Callable[[int], Words]) -> NDArray[np.int32]:
         """One sample for each uniform word: bit 0 is the sign, the others the leading 63 bits of a 127-bit number U;
         ``|X|`` is how many entries are at most U.
 
@@ -142,21 +142,25 @@ class NoiseTable:
                 entry, so that they decide; that they are drawn late changes nothing in the law.
         """
         leading = words >> np.uint64(1)
-        magnitude = self.guide[leading >> np.uint64(64 - len(self.guide).bit_length())]
-        passed = self.first[magnitude] <= leading
-        magnitude += passed
-        late = np.flatnonzero(passed)
-        late = late[self.first[magnitude[late]] <= leading[late]]
-        magnitude[late] = np.searchsorted(self.first, leading[late], side="right")
-        # Index -1 is the last entry, 2^63: no word equals it.
-        tied = np.flatnonzero(self.first[magnitude - 1] == leading)
-        if tied.size:
-            self._decide(tied, leading, magnitude, more(tied.size))
-        negative = (words & np.uint64(1)).astype(np.int64)
-        samples: NDArray[np.int64] = magnitude.astype(np.int64)
-        samples ^= -negative
-        samples += negative
-        return samples
+        cells = words >> np.uint64(65 - len(self.guide).bit_length())
+        magnitude = self.guide.take(cells.view(np.int64))
+        at = np.flatnonzero(self.first.take(magnitude) <= leading)
+        if at.size:  # the entry that the guide names is passed, perhaps some more, and the last may equal the word
+            among = leading[at]
+            found = magnitude[at] + 1
+            late = np.flatnonzero(self.first.take(found) <= among)
+            found[late] = np.searchsorted(self.first, among[late], side="right")
+            magnitude[at] = found
+            tied = at[self.first.take(found - 1) == among]
+            if tied.size:
+                self._decide(tied, leading, magnitude, more(tied.size))
+        # 1 for the sign bit 0, -1 for 1
+        sign = words.astype(np.int32)
+        sign &= 1
+        sign <<= 1
+        np.subtract(1, sign, out=sign)
+        magnitude *= sign
+        return magnitude
 
     def _decide(
         self, tied: NDArray[np.int64], leading: Words, magnitude: NDArray[np.int32], low: Words
