@@ -110,7 +110,8 @@ def make_plan(
         max_grad_norm_micro=_scaled(privacy.max_grad_norm, MICRO),
         noise_multiplier_micro=0,
         delta_pico=_scaled(privacy.delta, PICO),
-        micro_batch_size=MICRO_BATCH_SIZE,
+        # where a dataset has fewer rows, the others would be padding
+        micro_batch_size=min(MICRO_BATCH_SIZE, max(dataset.nominal_size for dataset in cohort)),
     )
     least = _least_cohort(cohort)
     if plan.noise_mode is NoiseMode.DISTRIBUTED:

@@ -44,6 +44,7 @@ class NoiseTable:
         first, second: the cumulative law of ``|X|``, entry k is P(|X| <= k) in units of 2^-127: its upper 63 and its
             lower 64 bits. Shape ``(entries,)``, the last entry is one.
         guide: for each value of the leading bits of a word, how many entries are below all words that have it.
+        coarse: the upper 32 bits of ``first``: nearly every draw is decided by these, and they fit a cache twice as well.
 
     A table holds no secret and no state. It can be neither copied nor pickled: what comes out of a file has passed no
     check.
@@ -55,6 +56,7 @@ class NoiseTable:
     first: Words
     second: Words
     guide: NDArray[np.int32]
+    coarse: NDArray[np.uint32]
 
     @classmethod
     def enclosed(
@@ -101,9 +103,10 @@ class NoiseTable:
         bits = min(_MAXIMUM_GUIDE_BITS, max(8, len(lower).bit_length() + 1))
         cells = np.arange(1 << bits, dtype=np.uint64) << np.uint64(63 - bits)
         guide = np.searchsorted(first, cells, side="left").astype(np.int32)
-        for array in (first, second, guide):
+        coarse = (first >> np.uint64(32)).astype(np.uint32)
+        for array in (first, second, guide, coarse):
             array.flags.writeable = False
-        return cls(law, variance, variation, first, second, guide)
+        return cls(law, variance, variation, first, second, guide, coarse)
 
     @property
     def log2_total_variation(self) -> float:
@@ -113,7 +116,7 @@ class NoiseTable:
     @property
     def size_bytes(self) -> int:
         """Memory that the table takes."""
-        return self.first.nbytes + self.second.nbytes + self.guide.nbytes
+        return sum(array.nbytes for array in (self.first, self.second, self.guide, self.coarse))
 
     def draw(self, count: int) -> NDArray[np.int64]:
         """``count`` independent samples, shape ``(count,)``, under keys of this call alone.
@@ -144,10 +147,12 @@ class NoiseTable:
         leading = words >> np.uint64(1)
         cells = words >> np.uint64(65 - len(self.guide).bit_length())
         magnitude = self.guide.take(cells.view(np.int64))
-        at = np.flatnonzero(self.first.take(magnitude) <= leading)
-        if at.size:  # the entry that the guide names is passed, perhaps some more, and the last may equal the word
+        upper = (leading >> np.uint64(32)).astype(np.uint32)
+        at = np.flatnonzero(self.coarse.take(magnitude) <= upper)
+        if at.size:  # the entry that the guide names is likely passed, perhaps some more; the last may equal the word
             among = leading[at]
-            found = magnitude[at] + 1
+            found = magnitude[at]
+            found += self.first.take(found) <= among
             late = np.flatnonzero(self.first.take(found) <= among)
             found[late] = np.searchsorted(self.first, among[late], side="right")
             magnitude[at] = found
