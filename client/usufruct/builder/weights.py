@@ -101,7 +101,10 @@ def load_vector(model: nn.Module, model_graph: ModelGraph, names: Names, vector:
     with torch.no_grad():
         for slot, parameter in zip(slots, parameters, strict=True):
             part = vector[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            parameter.copy_(torch.from_numpy(np.array(part)))
+            if parameter.device.type == "cpu" and parameter.dtype == torch.float32:
+                parameter.detach().numpy()[...] = part  # PyTorch would have idle threads spin after every large copy
+            else:
+                parameter.copy_(torch.from_numpy(np.array(part)))
 
 
 def check_same_model(model: Any, model_graph: ModelGraph, names: Sequence[tuple[str, str]]) -> None:
