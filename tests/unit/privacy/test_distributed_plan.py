@@ -188,8 +188,8 @@ def test_calibration_takes_the_least_noise_and_fills_the_field() -> None:
 
 @pytest.mark.parametrize("parameters", [1, 14, 1000])
 def test_a_scale_is_no_finer_than_rounding_asks_for(parameters: int) -> None:
-    """A small model would fit a scale a thousand times as fine, for which the tables of noise would be as many times larger."""
-    noise = integer_noise_for({6: CAP}, **{**COHORT, "parameter_count": parameters})
+    """A small sum would fit a scale a hundred times as fine, for which the tables of noise would be as many times larger."""
+    noise = integer_noise_for({6: CAP}, **{**COHORT, "parameter_count": parameters, "largest_batch": 4})
     steps = noise.scale_micro / 10**6
     assert steps == pytest.approx(FINEST_PER_ROOT * math.sqrt(padded_dimension(parameters)), rel=1e-6)
     assert padded_dimension(parameters) / 4 < 1e-4 * steps**2, "what rounding adds to the squared norm"
