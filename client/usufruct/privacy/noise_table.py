@@ -1,7 +1,7 @@
 """Integer noise by table: the law of a symmetric integer X to within a total variation that the table states.
 
 A table holds the cumulative law of ``|X|`` in units of 2^-127; a draw takes one sign bit and compares 127 uniform bits
-with it, as integers. No float decides an entry or a draw.
+with it, as integers, of which it asks for 31 first and for the others where these do not decide. No float decides an entry or a draw.
 """
 
 from __future__ import annotations
@@ -133,32 +133,30 @@ class NoiseTable:
         samples = np.empty(count, dtype=np.int64)
         for start in range(0, count, BLOCK_WORDS):
             block = samples[start : start + BLOCK_WORDS]
-            block[:] = self.invert(fresh_words(block.size), fresh_words)
+            words = fresh_words(-(-block.size // 2)).view("<u4")
+            block[:] = self.invert(words[: block.size], fresh_words)
         return samples
 
-    def invert(self, words: Words, more: Callable[[int], Words]) -> NDArray[np.int32]:
-        """One sample for each uniform word: bit 0 is the sign, the others the leading 63 bits of a 127-bit number U;
+    def invert(self, words: NDArray[np.uint32], more: Callable[[int], Words]) -> NDArray[np.int32]:
+        """One sample for each uniform word: bit 0 is the sign, the others the leading 31 bits of a 127-bit number U;
         ``|X|`` is how many entries are at most U.
 
         Args:
-            more: gives further words. The lower 64 bits of U are asked for only where the upper 63 equal those of an
-                entry, so that they decide; that they are drawn late changes nothing in the law.
+            more: gives further words, of 64 bits. The other bits of U are asked for only where its leading ones equal those of
+                an entry, so that they decide; that they are drawn late changes nothing in the law.
         """
-        leading = words >> np.uint64(1)
-        cells = words >> np.uint64(65 - len(self.guide).bit_length())
-        magnitude = self.guide.take(cells.view(np.int64))
-        upper = (leading >> np.uint64(32)).astype(np.uint32)
-        at = np.flatnonzero(self.coarse.take(magnitude) <= upper)
-        if at.size:  # the entry that the guide names is likely passed, perhaps some more; the last may equal the word
-            among = leading[at]
-            found = magnitude[at]
-            found += self.first.take(found) <= among
-            late = np.flatnonzero(self.first.take(found) <= among)
-            found[late] = np.searchsorted(self.first, among[late], side="right")
+        leading = words >> np.uint32(1)
+        magnitude = self.guide.take(words >> np.uint32(33 - len(self.guide).bit_length()))
+        at = np.flatnonzero(self.coarse.take(magnitude) <= leading)
+        if at.size:  # the entry that the guide names is passed or equal, and perhaps some more
+            among, found = leading[at], magnitude[at]
+            found += self.coarse.take(found) < among
+            late = np.flatnonzero(self.coarse.take(found) < among)
+            found[late] = np.searchsorted(self.coarse, among[late], side="left")
+            equal = np.flatnonzero(self.coarse.take(found) == among)
+            if equal.size:
+                found[equal] = self._decided(among[equal], more)
             magnitude[at] = found
-            tied = at[self.first.take(found - 1) == among]
-            if tied.size:
-                self._decide(tied, leading, magnitude, more(tied.size))
         # 1 for the sign bit 0, -1 for 1
         sign = words.astype(np.int32)
         sign &= 1
@@ -167,14 +165,16 @@ class NoiseTable:
         magnitude *= sign
         return magnitude
 
-    def _decide(
-        self, tied: NDArray[np.int64], leading: Words, magnitude: NDArray[np.int32], low: Words
-    ) -> None:
-        """The second stage: entries with equal upper bits are compared by their lower ones."""
-        for at, word in zip(tied, low, strict=True):
-            begin = int(np.searchsorted(self.first, leading[at], side="left"))
-            end = int(magnitude[at])
-            magnitude[at] = begin + int(np.searchsorted(self.second[begin:end], word, side="right"))
+    def _decided(self, leading: NDArray[np.uint32], more: Callable[[int], Words]) -> NDArray[np.int64]:
+        """How many entries are at most U, by its leading 31 bits and 96 further ones: 32, and 64 where these leave it open."""
+        upper = leading.astype(np.uint64) << np.uint64(32)
+        upper += more(leading.size) >> np.uint64(32)
+        counts: NDArray[np.int64] = np.searchsorted(self.first, upper, side="right")
+        tied = np.flatnonzero(self.first[counts - 1] == upper)  # index -1 is the last entry, 2^63: no U equals it
+        for at, word in zip(tied, more(tied.size) if tied.size else (), strict=True):
+            begin, end = np.searchsorted(self.first, upper[at], side="left"), counts[at]
+            counts[at] = begin + np.searchsorted(self.second[begin:end], word, side="right")
+        return counts
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("A noise table is built where it is used; it is neither copied nor pickled.")
