@@ -1,5 +1,5 @@
-"""The zygote's and the trainer child's process: ``python -m usufruct_server.holder.training.child``, started by
-:class:`zygote.Zygote`, whose orders it takes from the socket whose descriptor is its only argument.
+"""The zygote's and the trainer child's process, started by :class:`zygote.Zygote` as :data:`zygote.PROGRAM`; it takes its
+orders from the socket whose descriptor is its only argument.
 
 A child is one process for one leg of one job. It speaks ``messages`` over the socket that came with the order to fork
 it, and ends when that socket closes. It holds the only copy of the rows in the clear; what it sends are updates that already
@@ -13,6 +13,7 @@ nothing that a fork copies: every draw of noise has a fresh key of the system's.
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import os
@@ -244,6 +245,8 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     torch.set_num_threads(1)
     _warm_up()
+    gc.freeze()  # what was loaded is there for good: no child looks through it, which would copy its memory
+    gc.enable()
     children, text, connections = Children(), b"", list[int]()
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 64)
@@ -256,7 +259,3 @@ def main() -> None:
                 children.fork(order, socket.socket(fileno=connections.pop(0)), control)
             else:
                 children.end(order["end"])
-
-
-if __name__ == "__main__":
-    main()
