@@ -102,7 +102,9 @@ def load_vector(model: nn.Module, model_graph: ModelGraph, names: Names, vector:
         for slot, parameter in zip(slots, parameters, strict=True):
             part = vector[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             if parameter.device.type == "cpu" and parameter.dtype == torch.float32:
-                parameter.detach().numpy()[...] = part  # PyTorch would have idle threads spin after every large copy
+                parameter.detach().numpy()[...] = (
+                    part  # PyTorch would have idle threads spin after every large copy
+                )
             else:
                 parameter.copy_(torch.from_numpy(np.array(part)))
 

@@ -47,11 +47,15 @@ def zeros_made_here(parameters: EncryptionParameters, public_key_bytes: bytes) -
     Raises:
         InvalidInput: ``PUBLIC_KEY_INVALID``; every coefficient is checked.
     """
-    return _under(parameters, public_key_bytes).take
+    public_key = public_key_from_bytes(parameters, public_key_bytes)
+    made: list[ZeroEncryption] = []
 
+    def take() -> Coefficients:
+        if not made:  # only now: a maker's preparation takes as long as fifteen blocks
+            made.append(ZeroEncryption(parameters, public_key))
+        return made[0].take()
 
-def _under(parameters: EncryptionParameters, public_key_bytes: bytes) -> ZeroEncryption:
-    return ZeroEncryption(parameters, public_key_from_bytes(parameters, public_key_bytes))
+    return take
 
 
 def command_line(
@@ -85,7 +89,8 @@ def _serve(
             round_number, more, key_bytes = ORDER.unpack(order)
             credits += more
             if key_bytes:
-                zeros = _under(parameters, _receive(control, key_bytes, wait=True))
+                key = public_key_from_bytes(parameters, _receive(control, key_bytes, wait=True))
+                zeros = ZeroEncryption(parameters, key)
                 credits, slot = more, 0
             elif not more:
                 credits, zeros = 0, None

@@ -170,7 +170,9 @@ class NoiseTable:
         upper = leading.astype(np.uint64) << np.uint64(32)
         upper += more(leading.size) >> np.uint64(32)
         counts: NDArray[np.int64] = np.searchsorted(self.first, upper, side="right")
-        tied = np.flatnonzero(self.first[counts - 1] == upper)  # index -1 is the last entry, 2^63: no U equals it
+        tied = np.flatnonzero(
+            self.first[counts - 1] == upper
+        )  # index -1 is the last entry, 2^63: no U equals it
         for at, word in zip(tied, more(tied.size) if tied.size else (), strict=True):
             begin, end = np.searchsorted(self.first, upper[at], side="left"), counts[at]
             counts[at] = begin + np.searchsorted(self.second[begin:end], word, side="right")

@@ -122,7 +122,9 @@ def test_a_draw_counts_the_entries_at_most_the_uniform_number() -> None:
         samples = table.invert(first, further_bits)
         expected = [sum(bound <= number for bound in bounds) for number in numbers]
         assert samples.tolist() == [-magnitude if sign else magnitude for magnitude in expected]
-        assert asked == [len(of_31), len(of_63)], "further bits are asked for where they decide, and only there"
+        assert asked == [len(of_31), len(of_63)], (
+            "further bits are asked for where they decide, and only there"
+        )
         assert len(of_63) < len(of_31) < len(numbers) - 400
 
 

@@ -335,6 +335,20 @@ def test_nothing_is_drawn_without_the_weights_of_the_very_attempt(zygote: Zygote
                 trainer.run(1, 0, timeout_seconds=20)
 
 
+def test_what_fails_while_the_child_trains_ends_the_child(zygote: Zygote, task: TrainerTask) -> None:
+    """Its answer would be taken for that of the next request."""
+    done: list[int] = []
+    with zygote.spawn() as trainer:
+        trainer.start(task)
+        _check(trainer, WEIGHTS, 1, 0, timeout_seconds=20)
+        assert trainer.run(1, 0, 20, meanwhile=lambda: done.append(1)) == PARAMETERS
+        assert done == [1]
+        _check(trainer, WEIGHTS, 1, 1, timeout_seconds=20)
+        with pytest.raises(ZeroDivisionError):
+            trainer.run(1, 1, 20, meanwhile=lambda: done.append(1 // 0))
+        assert not trainer.alive
+
+
 def test_weights_that_are_refused_leave_none_behind_not_those_before(
     zygote: Zygote, task: TrainerTask
 ) -> None:

@@ -39,9 +39,7 @@ class StoredUpload:
     size_bytes: int
     path: Path
 
-    def commitment(
-        self, chunking: Chunking, see: Callable[[Bytes], None] = lambda chunk: None
-    ) -> Commitment:
+    def commitment(self, chunking: Chunking, see: Callable[[Bytes], None] = lambda chunk: None) -> Commitment:
         """The leaves of the file, read through once, a chunk at a time.
 
         Args:

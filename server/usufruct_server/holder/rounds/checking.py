@@ -69,7 +69,9 @@ class Checking:
                 sum_digest=challenge.sum_root, document_hash=asked[1],
             )  # fmt: skip
         linear_check = LinearCheck(challenge, to_sum.uploads)
-        stored.commitment(to_sum.uploads, linear_check.add)  # a damaged file would give values that accuse the aggregator
+        stored.commitment(
+            to_sum.uploads, linear_check.add
+        )  # a damaged file would give values that accuse the aggregator
         values = linear_check.result()
         signature = sign_check(
             self._operator, view_hash=view.hash, sum_root=challenge.sum_root, seed=challenge.seed,

@@ -143,7 +143,14 @@ class Trainer:
         header = {"request": "weights", "round": round, "attempt": attempt, "weights_bytes": weights_bytes}
         self._ask(header, "weights", timeout_seconds, block.descriptor)
 
-    def run(self, round: int, attempt: int, timeout_seconds: float, rotation_seed: bytes = b"") -> int:
+    def run(
+        self,
+        round: int,
+        attempt: int,
+        timeout_seconds: float,
+        rotation_seed: bytes = b"",
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> int:
         """Trains one round from the weights that were checked last. Draws noise, so charge the ledger first.
 
         The integers of :class:`released.Release` are in the attempt's block afterwards, in the place of the weights. The
@@ -153,6 +160,7 @@ class Trainer:
             round, attempt: as charged, and as the weights were checked for.
             timeout_seconds: afterwards the child is killed.
             rotation_seed: of the attempt, 32 public bytes; needed with `distributed` noise.
+            meanwhile: done here while the child trains. What it raises is raised, and ends the child.
         Returns:
             How many integers there are.
         Raises:
@@ -160,7 +168,7 @@ class Trainer:
                 charged stays charged.
         """
         header = {"request": "run", "round": round, "attempt": attempt, "rotation_seed": rotation_seed.hex()}
-        return int(self._ask(header, "update", timeout_seconds)["values"])
+        return int(self._ask(header, "update", timeout_seconds, meanwhile=meanwhile)["values"])
 
     def stop(self) -> None:
         """Ends the child and removes its scratch directory. May be called again, from any thread."""
@@ -180,13 +188,19 @@ class Trainer:
     # -- one question, one answer --
 
     def _ask(
-        self, header: dict[str, Any], expected: str, timeout_seconds: float, descriptor: int | None = None
+        self,
+        header: dict[str, Any],
+        expected: str,
+        timeout_seconds: float,
+        descriptor: int | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
         deadline_seconds = time.monotonic() + timeout_seconds
         with self._lock:
             self._await_ready(deadline_seconds)
             try:
                 send(self._connection, header, descriptor, deadline_seconds)
+                self._do(meanwhile)
                 answer = receive(self._connection, deadline_seconds)
             except ConnectionEnded as error:
                 raise self._failed(f"no answer to {header['request']!r} ({error})") from error
@@ -198,6 +212,13 @@ class Trainer:
                     f"{header['request']!r} failed ({answer.get('where', 'unexpected answer')})"
                 )
             return answer
+
+    def _do(self, meanwhile: Callable[[], None]) -> None:
+        try:
+            meanwhile()
+        except BaseException:
+            self._failed("is not waited for")  # its answer would be taken for that of another request
+            raise
 
     def _await_ready(self, deadline_seconds: float) -> None:
         if self._pid:
