@@ -54,12 +54,14 @@ class RoundStep(_message.Message):
     def __init__(self, submit: _Optional[_Union[Submit, _Mapping]] = ..., check: _Optional[_Union[Check, _Mapping]] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("roster", "view_signature")
+    __slots__ = ("roster", "view_signature", "next_public_key")
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     VIEW_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     roster: _containers.RepeatedCompositeFieldContainer[RosterMember]
     view_signature: bytes
-    def __init__(self, roster: _Optional[_Iterable[_Union[RosterMember, _Mapping]]] = ..., view_signature: _Optional[bytes] = ...) -> None: ...
+    next_public_key: bytes
+    def __init__(self, roster: _Optional[_Iterable[_Union[RosterMember, _Mapping]]] = ..., view_signature: _Optional[bytes] = ..., next_public_key: _Optional[bytes] = ...) -> None: ...
 
 class RosterMember(_message.Message):
     __slots__ = ("dataset_id", "mask_key", "ready_signature")

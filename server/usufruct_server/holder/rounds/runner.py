@@ -263,6 +263,7 @@ class RoundRunner:
             charged.zeros.stop()
             body.block.close()
         del masks  # what hides the update is needed no more
+        self._pools.begin_ahead(job, attempt.next_public_key)
         self._submission.send(attempt, view, stored, commitment)
 
     def _note_charge(self, attempt: Attempt) -> None:
