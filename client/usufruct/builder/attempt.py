@@ -116,19 +116,13 @@ class Attempt:
         self._view = view
         return view
 
-    def submit(self, next_public_key: bytes = b"") -> rounds_pb2.RoundStep:
-        """What every holder of the roster is told: who is in it, and the signed view.
-
-        Args:
-            next_public_key: of the attempt after this one, if there is a key for it.
-        """
+    def submit(self) -> rounds_pb2.RoundStep:
+        """What every holder of the roster is told: who is in it, and the signed view."""
         view = self.fixed_view
         roster = [self._ready[dataset_id] for dataset_id in view.datasets]
         return rounds_pb2.RoundStep(
             submit=rounds_pb2.Submit(
-                roster=roster,
-                view_signature=signatures.sign_view(self._account, view.hash),
-                next_public_key=next_public_key,
+                roster=roster, view_signature=signatures.sign_view(self._account, view.hash)
             )
         )
 

@@ -125,8 +125,6 @@ class RoundDriver:
         operators = {dataset_id: self._spec.leg(dataset_id).operator for dataset_id in asked}
         deadline = began + seconds + SLACK_SECONDS
         with Flight(attempt, asked, operators, self._aggregator, on_event, deadline) as flight:
-            if self._next_key is None and attempt.offer.round < self._spec.plan.rounds:
-                self._next_key = RoundKey.generate(self._parameters)  # while the holders train
             needed = self.needed if attempt.view is None else len(asked)
             roster = flight.ready(needed, began + READY_SHARE * seconds, patient)
             view = attempt.fix_view(roster)
@@ -136,16 +134,20 @@ class RoundDriver:
             flight.leave_out(left_out)
             to_sum = self._to_sum(view)
             self._aggregator.open_round(to_sum, seconds)
-            flight.tell(attempt.submit(self._next_key.public_key_bytes if self._next_key else b""))
+            flight.tell(attempt.submit())
             stages.end("ready")
             flight.start_sum(to_sum, seconds)
+            if self._next_key is None and attempt.offer.round < self._spec.plan.rounds:
+                self._next_key = RoundKey.generate(self._parameters)  # while the holders encrypt
             encrypted = flight.said(ENCRYPTED)
             stages.end("encrypted")
             with flight.sum() as fetched:
                 stages.end("summed")
                 compare_uploads(fetched, to_sum, encrypted)
                 challenge = attempt.challenge(fetched)
-                flight.tell(check_step(challenge, fetched))
+                flight.tell(
+                    check_step(challenge, fetched, self._next_key.public_key_bytes if self._next_key else b"")
+                )
                 checked = check(challenge, fetched, to_sum, lambda: flight.said(CHECKED))
                 stages.end("checked")
                 if self._verify_chunks:

@@ -83,10 +83,21 @@ def compare_uploads(
             )
 
 
-def check_step(challenge: Challenge, fetched: FetchedSum) -> rounds_pb2.RoundStep:
-    """The challenge, as every holder of the roster is sent it."""
+def check_step(
+    challenge: Challenge, fetched: FetchedSum, next_public_key: bytes = b""
+) -> rounds_pb2.RoundStep:
+    """The challenge, as every holder of the roster is sent it.
+
+    Args:
+        next_public_key: of the attempt after this one, if there is a key for it.
+    """
     return rounds_pb2.RoundStep(
-        check=rounds_pb2.Check(seed=challenge.seed, sum_root=challenge.sum_root, uploads=fetched.uploads)
+        check=rounds_pb2.Check(
+            seed=challenge.seed,
+            sum_root=challenge.sum_root,
+            uploads=fetched.uploads,
+            next_public_key=next_public_key,
+        )
     )
 
 

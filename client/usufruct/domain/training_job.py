@@ -13,6 +13,8 @@ SPEC_VERSION = 1
 NANO = 10**9
 MICRO = 10**6
 PICO = 10**12
+VALUE_BITS = (8, 12, 16)
+"""Of a holder's value with local noise."""
 
 
 class NoiseMode(IntEnum):
@@ -205,7 +207,7 @@ def _check_local(spec: TrainingJobSpec) -> None:
     )
     for field in ("min_honest", "max_colluding", "scale_micro", "share_noise", "clamp"):
         _need(getattr(plan, field) == 0, f"plan.{field}", "must be 0 with local noise")
-    _need(encryption.value_bits in (8, 12, 16), "encryption.value_bits", "must be 8, 12 or 16")
+    _need(encryption.value_bits in VALUE_BITS, "encryption.value_bits", "must be 8, 12 or 16")
     _need(
         0 < encryption.update_range_nano <= 10**6 * NANO, "encryption.update_range_nano", "must be positive"
     )

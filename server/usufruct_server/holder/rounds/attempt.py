@@ -23,9 +23,6 @@ class Attempt:
 
     *Guarantee*: it is given at most one view, and none once it has been given up.
 
-    Attributes:
-        next_public_key: of the builder's next attempt, as it said with the roster; a valid one, or empty.
-
     Args:
         mask_key: the public mask key of this holder, 32 bytes.
         mask: its secret half; None for an attempt whose upload is stored, which needs it no more.
@@ -43,7 +40,6 @@ class Attempt:
     ) -> None:
         self.job, self.offer, self.deadline = job, offer, deadline
         self.mask_key, self.mask = mask_key, mask
-        self.next_public_key = b""
         self.seen: list[RoundStatus] = []
         self.error: UsufructError | None = None
         self._status = RoundStatus(RoundProgress.CHARGED, offer.hash, attempts_charged)

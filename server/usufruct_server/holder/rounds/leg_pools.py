@@ -48,7 +48,7 @@ class LegPools:
         """Has zeros made for an attempt that is still to come, in the time that this one leaves; empty for none.
 
         Args:
-            next_public_key: a valid one. If the next attempt has another, what was made is forgotten.
+            next_public_key: what is no key is ignored. If the next attempt has another, what was made is forgotten.
         """
         if not next_public_key:
             return

@@ -115,7 +115,7 @@ class RoundRunner:
             with self._refusals(caller, request):
                 answer = self._checking.answer(attempt, step.check)
             yield answer
-        self._begin_ahead(job, attempt)
+        self._begin_ahead(job, attempt, step.check.next_public_key)
 
     def status(self, caller: str, job_id: bytes, dataset_id: int, attempt: int) -> RoundStatus:
         """How far an attempt has come, up to SUBMITTED, for a builder that lost the stream.
@@ -272,11 +272,11 @@ class RoundRunner:
         self._store.update_leg(*attempt.job.key, last_round=attempt.offer.round)
         attempt.tell(RoundProgress.CHARGED)
 
-    def _begin_ahead(self, job: GrantedJob, ended: Attempt) -> None:
+    def _begin_ahead(self, job: GrantedJob, ended: Attempt, next_public_key: bytes) -> None:
         """Has zeros made for the builder's next attempt while it opens and applies the sum of this one."""
         with self._legs.lock(job.key):
             if self._live(job.key) in (None, ended):
-                self._pools.begin_ahead(job, ended.next_public_key)
+                self._pools.begin_ahead(job, next_public_key)
 
     def _record_charge(self, attempt: Attempt) -> None:
         job = attempt.job

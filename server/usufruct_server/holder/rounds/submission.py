@@ -16,7 +16,6 @@ from usufruct.domain.usage_record import UsageKind
 from usufruct.encryption import parameter_set
 from usufruct.encryption.commitment import Commitment
 from usufruct.encryption.masks import MaskStream
-from usufruct.encryption.public_key import public_key_from_bytes
 from usufruct.encryption.update import ValueSource, write_upload
 from usufruct.encryption.zeros import ZeroPool
 from usufruct.errors import Refused, RoundFailed
@@ -60,16 +59,12 @@ class Submission:
         """Checks the builder's roster, and gives the attempt its view, durably.
 
         Raises:
-            InvalidInput, Refused, RoundFailed: see :func:`checked_view`; PUBLIC_KEY_INVALID for a mask key or a next public
-                key that is none;
+            InvalidInput, Refused, RoundFailed: see :func:`checked_view`; PUBLIC_KEY_INVALID for a mask key that is none;
                 ROUND_VIEW_CHANGED; ATTEMPT_LOST. Nothing is lost that was not before.
         """
         job, offer = attempt.job, attempt.offer
         view = checked_view(offer, attempt.mask_key, job, submit, self._policy)
         parameters = parameter_set(job.spec.encryption.parameters)
-        if submit.next_public_key:
-            public_key_from_bytes(parameters, submit.next_public_key)
-        attempt.next_public_key = submit.next_public_key
 
         def keep() -> MaskStream | None:
             job_id, dataset_id = job.key
