@@ -26,7 +26,7 @@ from round_network import STAGES, Rounds
 
 HOLDERS = 3
 SIZES = {"1e5": 10**5, "1e6": 10**6, "1e7": 10**7}
-ROUNDS = {"1e5": 9, "1e6": 7, "1e7": 3}
+ROUNDS = {"1e5": 20, "1e6": 20, "1e7": 5}
 COHORTS = (2, 4, 8, 16, 32)
 MIB = 1 << 20
 
