@@ -1,0 +1,252 @@
+"""The audits of a trainer: each gives a finding with a level, the probability with which it alarms though all is well.
+
+Everything is seen from outside: rows in a file, a builder's weights, and the integers that come back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from audited_cohort import VALUE_BITS, AuditedCohort, Model, Plan
+from canaries import Canaries
+from lower_bounds import epsilon_of_noise, noise_at_most, one_run_epsilon
+from scipy import stats
+
+from usufruct.privacy import (
+    DistributedPlan,
+    IntegerNoise,
+    LocalPlan,
+    integer_noise_for,
+    loss_for_epsilon_micro,
+    noise_multiplier_for,
+)
+from usufruct_server.holder.training.zygote import Zygote
+
+MODES = ("local", "distributed")
+DELTA = 1e-5
+CLAIMS = {1.0: 16, 2.0: 8, 4.0: 5}
+"""The epsilons that are audited, and the dataset's order that suits each."""
+ROUNDS = 2
+CLIP_MICRO = 50_000
+"""A canary's gradient is some ten times as long."""
+HONEST, COLLUDING = 2, 1
+GUESSED_SHARE = 0.4
+"""Of the canaries, in one run; fixed beforehand. The surest fifth on either side."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an audit found.
+
+    Attributes:
+        audit: what was looked at.
+        seen, bound: what was measured and what it must not exceed, both in words or figures.
+        alarm: whether it does.
+        level: probability of an alarm at a trainer that does what its plan says, at most; 0 where nothing is random.
+    """
+
+    audit: str
+    seen: str
+    bound: str
+    alarm: bool
+    level: float
+
+
+def plan_for(mode: str, epsilon: float, sample_rate: float, canaries: Canaries) -> Plan:
+    """A job of two rounds that claims ``epsilon`` at 1e-5, for a dataset of the canaries' number."""
+    order, count = CLAIMS[epsilon], canaries.count
+    cap = loss_for_epsilon_micro(epsilon, order, DELTA)
+    if mode == "local":
+        noise = noise_multiplier_for(
+            cap, order=order, sample_rate=sample_rate, steps_per_round=1, attempts=ROUNDS
+        )
+        return LocalPlan(
+            sample_rate, CLIP_MICRO / 10**6, noise, 1, ROUNDS, 0, 64, count, order, DELTA
+        )
+    integers = integer_noise_for(
+        {order: cap},
+        sample_rate=sample_rate,
+        max_grad_norm_micro=CLIP_MICRO,
+        parameter_count=canaries.model.parameters,
+        holders=HONEST + COLLUDING,
+        min_honest=HONEST,
+        attempts=ROUNDS,
+        largest_batch=sample_rate * count,
+        alignment=min(1.0, 2 / math.sqrt(sample_rate * count)),  # the canaries are orthogonal
+    )
+    return distributed_plan(canaries.model.parameters, integers, sample_rate, count, order)
+
+
+def distributed_plan(
+    parameters: int, noise: IntegerNoise, sample_rate: float, nominal_size: int, order: int
+) -> DistributedPlan:
+    """A job of two rounds over the audited cohort."""
+    return DistributedPlan(
+        sample_rate, CLIP_MICRO, parameters, HONEST + COLLUDING, HONEST, COLLUDING, noise, ROUNDS, 0, 64,
+        nominal_size, order, DELTA,
+    )  # fmt: skip
+
+
+class Auditor:
+    """Runs audits against the trainer that this process would start.
+
+    Args:
+        zygote: forks the audited children.
+        folder: for holders' files.
+        level: of each finding.
+        canaries: how many rows an audit plants.
+    """
+
+    def __init__(self, zygote: Zygote, folder: Path, level: float, canaries: int) -> None:
+        self._zygote, self._folder, self._level = zygote, folder, level
+        self._canaries = Canaries.of(canaries)
+
+    def _cohort(self, plan: Plan, model: Model, reach: float = 1.0) -> AuditedCohort:
+        return AuditedCohort(self._zygote, self._folder, model, plan, reach)
+
+    # -- epsilon ---------------------------------------------------------------------------------------------------
+
+    def one_run(self, mode: str, epsilon: float, executed: Plan | None = None) -> Finding:
+        """One job, on those canaries for which a coin came up; then the auditor guesses the coins.
+
+        Args:
+            executed: another plan than the one whose claim is audited: what a broken trainer would do.
+        """
+        canaries = self._canaries
+        plan = plan_for(mode, epsilon, 1.0, canaries)
+        coins = np.random.default_rng().integers(0, 2, canaries.count).astype(bool)
+        with self._cohort(executed or plan, canaries.model) as cohort:
+            cohort.start([canaries.rows(coins)])
+            scores = sum(canaries.scores(opened) for opened in cohort.opened(ROUNDS))
+        side = int(GUESSED_SHARE * canaries.count) // 2
+        by_score = np.argsort(scores)
+        correct = int(np.sum(coins[by_score[-side:]]) + np.sum(~coins[by_score[:side]]))
+        proven = one_run_epsilon(canaries.count, 2 * side, correct, DELTA, self._level)
+        return self._epsilon(f"one run, {mode}, epsilon {epsilon:g}", proven, plan)
+
+    def two_run(self, mode: str, epsilon: float, executed: Plan | None = None) -> Finding:
+        """Two jobs, one with the canaries and one without; a threshold at half a canary tells the worlds apart."""
+        canaries = self._canaries
+        plan = plan_for(mode, epsilon, 0.5, canaries)
+        above = {}
+        with self._cohort(executed or plan, canaries.model) as cohort:
+            for present in (False, True):
+                cohort.start([canaries.rows()] if present else [])
+                scores = np.concatenate([canaries.scores(opened) for opened in cohort.opened(ROUNDS)])
+                above[present] = (int(np.sum(scores > plan.max_grad_norm / 2)), scores.size)
+        noise = noise_at_most(above[False], above[True], plan.sample_rate, self._level)
+        proven = epsilon_of_noise(noise, plan.sample_rate, ROUNDS, DELTA)
+        return self._epsilon(f"two runs, {mode}, epsilon {epsilon:g}", proven, plan)
+
+    def _epsilon(self, audit: str, proven: float, plan: Plan) -> Finding:
+        return Finding(audit, f"{proven:.3f}", f"{plan.epsilon:.3f}", proven > plan.epsilon, self._level)
+
+    # -- the noise -------------------------------------------------------------------------------------------------
+
+    def noise(self, mode: str, samples: int) -> Iterator[Finding]:
+        """Holders without rows send noise alone: its variance, and its law.
+
+        Variance by chi-square. The law by Kolmogorov and Smirnov against the normal one, after smoothing by one integer: the
+        noise has a deviation of 500 integers or more and an excess kurtosis below 10^-5, which moves the distribution
+        function by less than 10^-6; what 10^7 samples resolve is 10^-3.
+        """
+        plan, step = _noise_plan(mode, self._canaries.model)
+        drawn: list[np.ndarray] = []
+        with self._cohort(plan, self._canaries.model, reach=0.0) as cohort:
+            cohort.start([])
+            while sum(part.size for part in drawn) < samples:
+                drawn += _noise_alone(cohort)
+        values = np.concatenate(drawn)
+        square, count = float(np.sum(values**2)), values.size
+        shown = f"deviation {100 * (math.sqrt(square / count) - 1):+.4f} % off in {count:,} samples"
+        yield self._probability(f"variance of the noise, {mode}", shown, _two_sided(stats.chi2(count), square))
+        values += np.random.default_rng().uniform(-step / 2, step / 2, count)
+        test = stats.kstest(values, "norm")
+        yield self._probability(
+            f"law of the noise, {mode}", f"distance {test.statistic:.5f}", float(test.pvalue)
+        )
+
+    def repeats(self, mode: str) -> Finding:
+        """Noise of children of one image, of a process that was started again, and of their later rounds: every pair is
+        uncorrelated; by Bonferroni over the pairs. The product of independent normal vectors of length n is normal, of
+        variance n, at such an n."""
+        plan, _ = _noise_plan(mode, self._canaries.model)
+        drawn: list[np.ndarray] = []
+        restarted = Zygote()
+        try:
+            for zygote in (self._zygote, self._zygote, restarted):
+                with AuditedCohort(zygote, self._folder, self._canaries.model, plan, 0.0) as cohort:
+                    cohort.start([])
+                    drawn += [*_noise_alone(cohort), *_noise_alone(cohort)]
+        finally:
+            restarted.close()
+        pairs = [*itertools.combinations(drawn, 2)]
+        largest = max(abs(float(left @ right)) / math.sqrt(left.size) for left, right in pairs)
+        p_value = min(1.0, len(pairs) * 2 * float(stats.norm.sf(largest)))
+        return self._probability(f"repeated noise, {mode}", f"{len(pairs)} pairs of releases", p_value)
+
+    # -- sampling and clipping -------------------------------------------------------------------------------------
+
+    def sampling(self, mode: str, rounds: int) -> Iterator[Finding]:
+        """Rows that are all one row, and next to no noise: an opened sum counts how many were drawn, each at the clip.
+
+        The counts must be whole numbers, and binomial in total and in their spread.
+        """
+        canaries, size, rate = self._canaries, 400, 0.25
+        plan = replace(_faint(mode, canaries.model, size), sample_rate=rate)
+        with self._cohort(plan, canaries.model, reach=size * plan.max_grad_norm) as cohort:
+            cohort.start([canaries.copies(size)])
+            exact = np.array([canaries.scores(opened)[0] for opened in cohort.opened(rounds)]) / plan.clip_norm
+        counts = np.rint(exact)
+        off = float(np.abs(exact - counts).max())
+        yield Finding(f"clipping of rows, {mode}", f"{off:.3f} off a whole number of rows", "0.25", off > 0.25, 0.0)
+        drawn, rows = int(np.clip(counts.sum(), 0, rounds * size)), rounds * size
+        yield self._probability(
+            f"size of the sample, {mode}",
+            f"mean {counts.mean():.2f} for {rate * size:g}",
+            float(stats.binomtest(drawn, rows, rate).pvalue),
+        )
+        spread = float(np.sum((counts - size * rate) ** 2)) / (size * rate * (1 - rate))
+        yield self._probability(
+            f"spread of the sample, {mode}",
+            f"{spread / rounds:.3f} of the binomial variance",
+            _two_sided(stats.chi2(rounds), spread),
+        )
+
+    def _probability(self, audit: str, shown: str, p_value: float) -> Finding:
+        return Finding(audit, f"{shown}, p = {p_value:.2g}", f"p >= {self._level:.2g}", p_value < self._level, self._level)
+
+
+def _two_sided(law: Any, value: float) -> float:
+    return float(min(1.0, 2 * min(law.cdf(value), law.sf(value))))
+
+
+def _noise_plan(mode: str, model: Model) -> tuple[Plan, float]:
+    """A plan for a job without rows, and one of its integers in deviations of its noise."""
+    if mode == "local":
+        return LocalPlan(1.0, CLIP_MICRO / 10**6, 1.0, 1, ROUNDS, 0, 2, 2, 6, DELTA), 10 / (1 << (VALUE_BITS - 1))
+    noise = IntegerNoise(scale_micro=20_000 * 10**6, share_noise=1_000_000, clamp=60_000)
+    return distributed_plan(model.parameters, noise, 1.0, 2, 6), 1e-3
+
+
+def _noise_alone(cohort: AuditedCohort) -> list[np.ndarray]:
+    """One round of holders without rows: each one's noise, in deviations."""
+    released = cohort.releases(bytes(32))
+    if isinstance(cohort.plan, LocalPlan):
+        deviation = cohort.plan.noise_standard_deviation
+        return [cohort.local_sum(codes) / deviation for codes in released]
+    return [share / math.sqrt(cohort.plan.noise.share_noise) for share in released]
+
+
+def _faint(mode: str, model: Model, rows: int) -> Plan:
+    """A plan with next to no noise, of no use to anybody but an auditor: a hundredth of a row."""
+    if mode == "local":
+        return LocalPlan(1.0, CLIP_MICRO / 10**6, 0.01, 1, ROUNDS, 0, 64, rows, 6, DELTA)
+    # a row is 1,000 integers long, so that rounding and noise together are some thousandths of it
+    return distributed_plan(model.parameters, IntegerNoise(20_000 * 10**6, 1, 200_000), 1.0, rows, 6)
