@@ -94,6 +94,8 @@ class AuditedCohort:
             self._range = 1.0
         self._stack = ExitStack()
         self.children = [self._stack.enter_context(zygote.spawn()) for _ in range(self.holders)]
+        self._no_rows = Rows.none(model.width)
+        self._held: list[Rows | None] = [None] * self.holders
         self._round = 0
 
     def __enter__(self) -> AuditedCohort:
@@ -105,16 +107,16 @@ class AuditedCohort:
         self._stack.close()
 
     def start(self, data: Sequence[Rows]) -> None:
-        """Begins a job on these holders' data; further holders have none."""
-        more = [Rows.none(self._model.width)] * (self.holders - len(data))
-        for number, (child, rows) in enumerate(zip(self.children, [*data, *more], strict=True)):
-            path = rows.write(self._folder / f"{id(self)}-{number}.csv")
-            child.start(self.task(path), SECONDS)
-            path.unlink()
-        self._round = 0
+        """Begins a job on these holders' data; further holders have none. Who has the same as before goes on."""
+        for number, child in enumerate(self.children):
+            rows = data[number] if number < len(data) else self._no_rows
+            if self._held[number] is not rows:
+                path = rows.write(self._folder / f"{id(self)}-{number}.csv")
+                child.start(self._task(path), SECONDS)
+                path.unlink()
+                self._held[number] = rows
 
-    def task(self, path: Path) -> TrainerTask:
-        """What a child is told."""
+    def _task(self, path: Path) -> TrainerTask:
         card = DatasetCard(
             name="audited",
             task="audit",

@@ -78,7 +78,7 @@ def plan_for(mode: str, epsilon: float, sample_rate: float, canaries: Canaries) 
         min_honest=HONEST,
         attempts=ROUNDS,
         largest_batch=sample_rate * count,
-        alignment=min(1.0, 2 / math.sqrt(sample_rate * count)),  # the canaries are orthogonal
+        alignment=min(1.0, 250 / count),  # the canaries are orthogonal: a sum of n is sqrt(n) long
     )
     return distributed_plan(canaries.model.parameters, integers, sample_rate, count, order)
 
@@ -93,22 +93,24 @@ def distributed_plan(
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
 class Auditor:
     """Runs audits against the trainer that this process would start.
 
-    Args:
+    Attributes:
         zygote: forks the audited children.
         folder: for holders' files.
         level: of each finding.
-        canaries: how many rows an audit plants.
+        canaries: the rows that an audit plants.
     """
 
-    def __init__(self, zygote: Zygote, folder: Path, level: float, canaries: int) -> None:
-        self._zygote, self._folder, self._level = zygote, folder, level
-        self._canaries = Canaries.of(canaries)
+    zygote: Zygote
+    folder: Path
+    level: float
+    canaries: Canaries
 
     def _cohort(self, plan: Plan, model: Model, reach: float = 1.0) -> AuditedCohort:
-        return AuditedCohort(self._zygote, self._folder, model, plan, reach)
+        return AuditedCohort(self.zygote, self.folder, model, plan, reach)
 
     # -- epsilon ---------------------------------------------------------------------------------------------------
 
@@ -118,7 +120,7 @@ class Auditor:
         Args:
             executed: another plan than the one whose claim is audited: what a broken trainer would do.
         """
-        canaries = self._canaries
+        canaries = self.canaries
         plan = plan_for(mode, epsilon, 1.0, canaries)
         coins = np.random.default_rng().integers(0, 2, canaries.count).astype(bool)
         with self._cohort(executed or plan, canaries.model) as cohort:
@@ -127,12 +129,12 @@ class Auditor:
         side = int(GUESSED_SHARE * canaries.count) // 2
         by_score = np.argsort(scores)
         correct = int(np.sum(coins[by_score[-side:]]) + np.sum(~coins[by_score[:side]]))
-        proven = one_run_epsilon(canaries.count, 2 * side, correct, DELTA, self._level)
+        proven = one_run_epsilon(canaries.count, 2 * side, correct, DELTA, self.level)
         return self._epsilon(f"one run, {mode}, epsilon {epsilon:g}", proven, plan)
 
     def two_run(self, mode: str, epsilon: float, executed: Plan | None = None) -> Finding:
         """Two jobs, one with the canaries and one without; a threshold at half a canary tells the worlds apart."""
-        canaries = self._canaries
+        canaries = self.canaries
         plan = plan_for(mode, epsilon, 0.5, canaries)
         above = {}
         with self._cohort(executed or plan, canaries.model) as cohort:
@@ -140,12 +142,12 @@ class Auditor:
                 cohort.start([canaries.rows()] if present else [])
                 scores = np.concatenate([canaries.scores(opened) for opened in cohort.opened(ROUNDS)])
                 above[present] = (int(np.sum(scores > plan.max_grad_norm / 2)), scores.size)
-        noise = noise_at_most(above[False], above[True], plan.sample_rate, self._level)
+        noise = noise_at_most(above[False], above[True], plan.sample_rate, self.level)
         proven = epsilon_of_noise(noise, plan.sample_rate, ROUNDS, DELTA)
         return self._epsilon(f"two runs, {mode}, epsilon {epsilon:g}", proven, plan)
 
     def _epsilon(self, audit: str, proven: float, plan: Plan) -> Finding:
-        return Finding(audit, f"{proven:.3f}", f"{plan.epsilon:.3f}", proven > plan.epsilon, self._level)
+        return Finding(audit, f"{proven:.3f}", f"{plan.epsilon:.3f}", proven > plan.epsilon, self.level)
 
     # -- the noise -------------------------------------------------------------------------------------------------
 
@@ -156,9 +158,9 @@ class Auditor:
         noise has a deviation of 500 integers or more and an excess kurtosis below 10^-5, which moves the distribution
         function by less than 10^-6; what 10^7 samples resolve is 10^-3.
         """
-        plan, step = _noise_plan(mode, self._canaries.model)
+        plan, step = _noise_plan(mode, self.canaries.model)
         drawn: list[np.ndarray] = []
-        with self._cohort(plan, self._canaries.model, reach=0.0) as cohort:
+        with self._cohort(plan, self.canaries.model, reach=0.0) as cohort:
             cohort.start([])
             while sum(part.size for part in drawn) < samples:
                 drawn += _noise_alone(cohort)
@@ -172,20 +174,16 @@ class Auditor:
             f"law of the noise, {mode}", f"distance {test.statistic:.5f}", float(test.pvalue)
         )
 
-    def repeats(self, mode: str) -> Finding:
-        """Noise of children of one image, of a process that was started again, and of their later rounds: every pair is
+    def repeats(self, mode: str, *restarted: Zygote) -> Finding:
+        """Noise of children of one image, of processes that were started again, and of their later rounds: every pair is
         uncorrelated; by Bonferroni over the pairs. The product of independent normal vectors of length n is normal, of
         variance n, at such an n."""
-        plan, _ = _noise_plan(mode, self._canaries.model)
+        plan, _ = _noise_plan(mode, self.canaries.model)
         drawn: list[np.ndarray] = []
-        restarted = Zygote()
-        try:
-            for zygote in (self._zygote, self._zygote, restarted):
-                with AuditedCohort(zygote, self._folder, self._canaries.model, plan, 0.0) as cohort:
-                    cohort.start([])
-                    drawn += [*_noise_alone(cohort), *_noise_alone(cohort)]
-        finally:
-            restarted.close()
+        for zygote in (self.zygote, self.zygote, *restarted):
+            with AuditedCohort(zygote, self.folder, self.canaries.model, plan, 0.0) as cohort:
+                cohort.start([])
+                drawn += [*_noise_alone(cohort), *_noise_alone(cohort)]
         pairs = [*itertools.combinations(drawn, 2)]
         largest = max(abs(float(left @ right)) / math.sqrt(left.size) for left, right in pairs)
         p_value = min(1.0, len(pairs) * 2 * float(stats.norm.sf(largest)))
@@ -198,7 +196,7 @@ class Auditor:
 
         The counts must be whole numbers, and binomial in total and in their spread.
         """
-        canaries, size, rate = self._canaries, 400, 0.25
+        canaries, size, rate = self.canaries, 400, 0.25
         plan = replace(_faint(mode, canaries.model, size), sample_rate=rate)
         with self._cohort(plan, canaries.model, reach=size * plan.max_grad_norm) as cohort:
             cohort.start([canaries.copies(size)])
@@ -220,7 +218,7 @@ class Auditor:
         )
 
     def _probability(self, audit: str, shown: str, p_value: float) -> Finding:
-        return Finding(audit, f"{shown}, p = {p_value:.2g}", f"p >= {self._level:.2g}", p_value < self._level, self._level)
+        return Finding(audit, f"{shown}, p = {p_value:.2g}", f"p >= {self.level:.2g}", p_value < self.level, self.level)
 
 
 def _two_sided(law: Any, value: float) -> float:

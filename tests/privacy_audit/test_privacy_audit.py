@@ -1,22 +1,29 @@
 """The short form of ``make audit-privacy``: the shipped trainer is audited, and so are trainers with less noise than claimed.
 
-Every finding alarms at a correct trainer with a probability of at most 10^-9.
+Every finding alarms at a correct trainer with a probability of at most 10^-9, but for those of one run. Theirs is 10^-3 by the
+theorem, which holds for the worst mechanism of that epsilon; for Gaussian noise of the plan's deviation it is below 10^-9
+(``test_one_run_has_a_margin``).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from audits import MODES, Auditor, Finding, plan_for
+from audited_cohort import Plan
+from audits import DELTA, GUESSED_SHARE, MODES, ROUNDS, Auditor, Finding, plan_for
 from canaries import Canaries
+from lower_bounds import one_run_probability
+from scipy import stats
 
-from usufruct.privacy import DistributedPlan
+from usufruct.privacy import LocalPlan
 from usufruct_server.holder.training.zygote import Zygote
 
-LEVEL, CANARIES = 1e-9, 1000
+LEVEL, ONE_RUN_LEVEL, CANARIES = 1e-9, 1e-3, Canaries.of(1000)
 
 
 @pytest.fixture(scope="module")
@@ -26,27 +33,54 @@ def auditor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Auditor]:
     zygote.close()
 
 
+@pytest.fixture(scope="module")
+def one_run_auditor(auditor: Auditor) -> Auditor:
+    """The theorem adds some delta a canary, so that it proves nothing at a level of 10^-9."""
+    return replace(auditor, level=ONE_RUN_LEVEL)
+
+
 def alarms(*findings: Finding) -> list[str]:
     return [f"{finding.audit}: {finding.seen}" for finding in findings if finding.alarm]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_the_releases_prove_no_more_than_the_plan_claims(auditor: Auditor, mode: str) -> None:
-    assert not alarms(auditor.two_run(mode, 2.0), auditor.one_run(mode, 4.0))
+def faint(plan: Plan) -> Plan:
+    """The plan with a sixteenth of its noise."""
+    if isinstance(plan, LocalPlan):
+        return replace(plan, noise_multiplier=plan.noise_multiplier / 16)
+    return replace(plan, noise=replace(plan.noise, share_noise=plan.noise.share_noise // 256))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_audits_see_too_little_noise(auditor: Auditor, mode: str) -> None:
-    """A sixth of the noise that the claim is for, by a plan of its own: both audits must refute the claim."""
-    findings = []
-    for audit, epsilon, rate in ((auditor.two_run, 2.0, 0.5), (auditor.one_run, 2.0, 1.0)):
-        honest = plan_for(mode, epsilon, rate, Canaries.of(CANARIES))
-        if isinstance(honest, DistributedPlan):
-            noise = replace(honest.noise, share_noise=honest.noise.share_noise // 64)
-            findings.append(audit(mode, epsilon, replace(honest, noise=noise)))
-        else:
-            findings.append(audit(mode, epsilon, replace(honest, noise_multiplier=honest.noise_multiplier / 8)))
-    assert len(alarms(*findings)) == 2
+def test_the_releases_prove_no_more_than_the_plan_claims(
+    auditor: Auditor, one_run_auditor: Auditor, mode: str
+) -> None:
+    assert not alarms(auditor.two_run(mode, 2.0), one_run_auditor.one_run(mode, 2.0))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_audits_see_too_little_noise(auditor: Auditor, one_run_auditor: Auditor, mode: str) -> None:
+    """A sixteenth of the noise that the claim is for, by a plan of its own: both audits must refute the claim."""
+    two = auditor.two_run(mode, 2.0, faint(plan_for(mode, 2.0, 0.5, CANARIES)))
+    one = one_run_auditor.one_run(mode, 2.0, faint(plan_for(mode, 2.0, 1.0, CANARIES)))
+    assert len(alarms(two, one)) == 2
+
+
+def test_one_run_has_a_margin() -> None:
+    """Guesses by the score under the noise that the plan adds, simulated 100,000 times for the surest fifths: the share that is
+    right, and the binomial chance of as many right guesses as would refute the claim."""
+    plan = plan_for("local", 2.0, 1.0, CANARIES)
+    assert isinstance(plan, LocalPlan)
+    generator, count = np.random.default_rng(0), 10**5
+    coins = generator.integers(0, 2, count).astype(bool)
+    scores = coins * ROUNDS + generator.normal(0, plan.noise_multiplier * math.sqrt(ROUNDS), count)
+    surest = np.argsort(scores)[-int(GUESSED_SHARE * count) // 2 :]
+    guesses = int(GUESSED_SHARE * CANARIES.count)
+    refuting = next(
+        n
+        for n in range(guesses // 2, guesses)
+        if one_run_probability(CANARIES.count, guesses, n, plan.epsilon, DELTA) <= ONE_RUN_LEVEL
+    )
+    assert stats.binom.sf(refuting - 1, guesses, coins[surest].mean()) < LEVEL
 
 
 @pytest.mark.parametrize("mode", MODES)
