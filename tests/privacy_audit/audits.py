@@ -16,6 +16,7 @@ import numpy as np
 from audited_cohort import VALUE_BITS, AuditedCohort, Model, Plan
 from canaries import Canaries
 from lower_bounds import epsilon_of_noise, noise_at_most, one_run_epsilon
+from reconstruction import IMPRINTED, imprint, imprint_model, inversion, inversion_model
 from scipy import stats
 
 from usufruct.privacy import (
@@ -26,6 +27,7 @@ from usufruct.privacy import (
     loss_for_epsilon_micro,
     noise_multiplier_for,
 )
+from usufruct.privacy.rotation import block_size
 from usufruct_server.holder.training.zygote import Zygote
 
 MODES = ("local", "distributed")
@@ -58,9 +60,9 @@ class Finding:
     level: float
 
 
-def plan_for(mode: str, epsilon: float, sample_rate: float, canaries: Canaries) -> Plan:
-    """A job of two rounds that claims ``epsilon`` at 1e-5, for a dataset of the canaries' number."""
-    order, count = CLAIMS[epsilon], canaries.count
+def plan_for(mode: str, epsilon: float, sample_rate: float, model: Model, count: int) -> Plan:
+    """A job of two rounds that claims ``epsilon`` at 1e-5, for a dataset of ``count`` rows."""
+    order = CLAIMS[epsilon]
     cap = loss_for_epsilon_micro(epsilon, order, DELTA)
     if mode == "local":
         noise = noise_multiplier_for(
@@ -73,14 +75,14 @@ def plan_for(mode: str, epsilon: float, sample_rate: float, canaries: Canaries) 
         {order: cap},
         sample_rate=sample_rate,
         max_grad_norm_micro=CLIP_MICRO,
-        parameter_count=canaries.model.parameters,
+        parameter_count=model.parameters,
         holders=HONEST + COLLUDING,
         min_honest=HONEST,
         attempts=ROUNDS,
         largest_batch=sample_rate * count,
         alignment=min(1.0, 250 / count),  # the canaries are orthogonal: a sum of n is sqrt(n) long
     )
-    return distributed_plan(canaries.model.parameters, integers, sample_rate, count, order)
+    return distributed_plan(model.parameters, integers, sample_rate, count, order)
 
 
 def distributed_plan(
@@ -121,7 +123,7 @@ class Auditor:
             executed: another plan than the one whose claim is audited: what a broken trainer would do.
         """
         canaries = self.canaries
-        plan = plan_for(mode, epsilon, 1.0, canaries)
+        plan = plan_for(mode, epsilon, 1.0, canaries.model, canaries.count)
         coins = np.random.default_rng().integers(0, 2, canaries.count).astype(bool)
         with self._cohort(executed or plan, canaries.model) as cohort:
             cohort.start([canaries.rows(coins)])
@@ -135,7 +137,7 @@ class Auditor:
     def two_run(self, mode: str, epsilon: float, executed: Plan | None = None) -> Finding:
         """Two jobs, one with the canaries and one without; a threshold at half a canary tells the worlds apart."""
         canaries = self.canaries
-        plan = plan_for(mode, epsilon, 0.5, canaries)
+        plan = plan_for(mode, epsilon, 0.5, canaries.model, canaries.count)
         above = {}
         with self._cohort(executed or plan, canaries.model) as cohort:
             for present in (False, True):
@@ -217,6 +219,32 @@ class Auditor:
             _two_sided(stats.chi2(rounds), spread),
         )
 
+    # -- reconstruction --------------------------------------------------------------------------------------------
+
+    def reconstruction(self, mode: str, attacks: int) -> Iterator[Finding]:
+        """Both attacks on jobs at epsilon 1: they must read nothing off. And on jobs with next to no noise: they must
+        succeed, or the first finding would be worth nothing."""
+        for name, model, attack, rows in (
+            ("imprint layer", imprint_model(), imprint, IMPRINTED),
+            ("gradient inversion", inversion_model(), inversion, 2),
+        ):
+            with self._cohort(_faint(mode, model, rows), model, reach=rows * CLIP_MICRO / 10**6) as cohort:
+                bare = attack(cohort, attacks)
+            shown = f"{100 * bare.recovered:.0f} % of the rows"
+            yield Finding(f"{name} without privacy, {mode}", shown, ">= 60 %", bare.recovered < 0.6, 0.0)
+            with self._cohort(plan_for(mode, 1.0, 1.0, model, rows), model) as cohort:
+                private = attack(cohort, attacks)
+            yield self._probability(
+                f"{name}, {mode}, epsilon 1", f"{100 * private.recovered:.0f} % of the rows", private.p_value
+            )
+            yield Finding(
+                f"rows by {name}, {mode}, epsilon 1",
+                f"{100 * private.recovered:.0f} %",
+                "0 %",
+                private.recovered > 0,
+                0.0,
+            )
+
     def _probability(self, audit: str, shown: str, p_value: float) -> Finding:
         return Finding(audit, f"{shown}, p = {p_value:.2g}", f"p >= {self.level:.2g}", p_value < self.level, self.level)
 
@@ -243,8 +271,9 @@ def _noise_alone(cohort: AuditedCohort) -> list[np.ndarray]:
 
 
 def _faint(mode: str, model: Model, rows: int) -> Plan:
-    """A plan with next to no noise, of no use to anybody but an auditor: a hundredth of a row."""
+    """A plan with next to no noise, of no use to anybody but an auditor: the least that a plan may have."""
     if mode == "local":
-        return LocalPlan(1.0, CLIP_MICRO / 10**6, 0.01, 1, ROUNDS, 0, 64, rows, 6, DELTA)
-    # a row is 1,000 integers long, so that rounding and noise together are some thousandths of it
-    return distributed_plan(model.parameters, IntegerNoise(20_000 * 10**6, 1, 200_000), 1.0, rows, 6)
+        return LocalPlan(1.0, CLIP_MICRO / 10**6, 1e-3, 1, ROUNDS, 0, 64, rows, 6, DELTA)
+    # so fine as the field allows: n rows are at most n rows long, and evenly over the block after the rotation
+    steps = min(10**6, 3 * 10**5 * math.sqrt(block_size(model.parameters)) / (6 * rows))
+    return distributed_plan(model.parameters, IntegerNoise(int(steps / CLIP_MICRO * 10**12), 1, 600_000), 1.0, rows, 6)
