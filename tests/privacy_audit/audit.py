@@ -1,0 +1,117 @@
+"""``make audit-privacy``: the shipped trainer, audited through its public interface; and the audits and tests, by planted bugs.
+
+    python tests/privacy_audit/audit.py [--quick] [--family-rate 0.05] [--json]
+
+Ends with an error where an audit alarms or a bug is not caught. Every finding's level is the family rate over the number of
+random findings (Bonferroni), so that a correct trainer is accused of anything with at most that probability.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from audits import CLAIMS, MODES, Auditor, Finding
+from canaries import Canaries
+from planted_bugs import BUGS, Catch, catch, copied_tree, failing_tests
+
+from usufruct_server.holder.training.zygote import Zygote
+
+RANDOM_FINDINGS = len(MODES) * (2 * len(CLAIMS) + 7)
+"""Per mode: one run and two runs at each claim; variance, law and repeats of the noise; size and spread of the sample; two
+attacks that reconstruct."""
+BUGS_FAMILY_RATE = 1e-3
+"""Of the audits of a broken copy: so low that no bug counts as seen by accident."""
+
+
+def main() -> int:
+    """Returns 0 where nothing alarmed and every bug was caught."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer samples, and no planted bugs")
+    parser.add_argument("--family-rate", type=float, default=0.05, help="of false alarms, over all audits")
+    parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
+    asked = parser.parse_args()
+    level, began = asked.family_rate / RANDOM_FINDINGS, time.monotonic()
+    print(
+        f"{RANDOM_FINDINGS} random findings at a level of {level:.2g} each: a family-wise false-alarm rate of "
+        f"{asked.family_rate:g} at most\n",
+        flush=True,
+    )
+    findings = []
+    for finding in audit(level, asked.quick):
+        findings.append(finding)
+        print(f"{'ALARM' if finding.alarm else 'ok':5}  {finding.audit:50} {finding.seen}  ({finding.bound})", flush=True)
+    assert sum(finding.level > 0 for finding in findings) == RANDOM_FINDINGS
+    alarms = [finding.audit for finding in findings if finding.alarm]
+    print(f"\n{len(findings)} findings, {len(alarms)} alarms: {time.monotonic() - began:.0f} s", flush=True)
+    catches = [] if asked.quick else [*plant()]
+    missed = [one.bug.name for one in catches if not one.caught]
+    if asked.json:
+        print(json.dumps(figures(asked.family_rate, findings, alarms, catches)))
+    return 1 if alarms or missed else 0
+
+
+def audit(level: float, quick: bool) -> Iterator[Finding]:
+    """Every audit, one after the other."""
+    zygote, restarted = Zygote(), Zygote()
+    samples, rounds, attacks, count = (10**6, 40, 3, 2000) if quick else (10**7, 200, 10, 5000)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            auditor = Auditor(zygote, Path(folder), level, Canaries.of(count))
+            for mode in MODES:
+                yield from auditor.noise(mode, samples)
+                yield auditor.repeats(mode, restarted)
+                yield from auditor.sampling(mode, rounds)
+                for epsilon in CLAIMS:
+                    yield auditor.one_run(mode, epsilon)
+                    yield auditor.two_run(mode, epsilon)
+                yield from auditor.reconstruction(mode, attacks)
+    finally:
+        zygote.close()
+        restarted.close()
+
+
+def plant() -> Iterator[Catch]:
+    """Each bug in turn, in a copy of the tree.
+
+    Raises:
+        RuntimeError: a test that is to catch a bug fails without it, too.
+    """
+    with tempfile.TemporaryDirectory() as folder, copied_tree(Path(folder)) as tree:
+        tests = sorted({test for bug in BUGS for test in bug.tests})
+        if failed := failing_tests(tree, tests):
+            raise RuntimeError(f"fails without any bug: {', '.join(failed)}")
+        print(f"\n{len(BUGS)} planted bugs; without one, their {len(tests)} tests pass\n", flush=True)
+        for bug in BUGS:
+            found = catch(tree, bug, BUGS_FAMILY_RATE)
+            print(f"{'caught' if found.caught else 'MISSED'}  {bug.name}", flush=True)
+            for test in found.tests:
+                print(f"          test   {test}")
+            for alarm in found.alarms:
+                print(f"          audit  {alarm}")
+            yield found
+
+
+def figures(
+    family_rate: float, findings: list[Finding], alarms: list[str], catches: list[Catch]
+) -> dict[str, Any]:
+    """What the line of JSON says."""
+    return {
+        "family_rate": family_rate,
+        "findings": [asdict(finding) for finding in findings],
+        "alarms": alarms,
+        "bugs": {
+            one.bug.name: {"caught": one.caught, "tests": one.tests, "audits": one.alarms} for one in catches
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
