@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,26 @@ from audits import CLAIMS, MODES, Auditor, Finding
 from canaries import Canaries
 from planted_bugs import BUGS, Catch, catch, copied_tree, failing_tests
 
+from usufruct.errors import UsufructError
 from usufruct_server.holder.training.zygote import Zygote
 
 RANDOM_FINDINGS = len(MODES) * (2 * len(CLAIMS) + 7)
 """Per mode: one run and two runs at each claim; variance, law and repeats of the noise; size and spread of the sample; two
 attacks that reconstruct."""
+ATTACKS = 10
+"""On opened sums, of each kind and mode."""
 BUGS_FAMILY_RATE = 1e-3
 """Of the audits of a broken copy: so low that no bug counts as seen by accident."""
 
 
 def main() -> int:
     """Returns 0 where nothing alarmed and every bug was caught."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer samples, and no planted bugs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer samples, no reconstruction and no planted bugs"
+    )
     parser.add_argument("--family-rate", type=float, default=0.05, help="of false alarms, over all audits")
     parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
     asked = parser.parse_args()
@@ -47,10 +54,17 @@ def main() -> int:
     findings = []
     for finding in audit(level, asked.quick):
         findings.append(finding)
-        print(f"{'ALARM' if finding.alarm else 'ok':5}  {finding.audit:50} {finding.seen}  ({finding.bound})", flush=True)
-    assert sum(finding.level > 0 for finding in findings) == RANDOM_FINDINGS
+        print(
+            f"{'ALARM' if finding.alarm else 'ok':5}  {finding.audit:50} {finding.seen}  ({finding.bound})",
+            flush=True,
+        )
+    assert sum(finding.level > 0 for finding in findings) <= RANDOM_FINDINGS
     alarms = [finding.audit for finding in findings if finding.alarm]
     print(f"\n{len(findings)} findings, {len(alarms)} alarms: {time.monotonic() - began:.0f} s", flush=True)
+    if alarms:
+        print(
+            "Run it again: a correct trainer is accused in two runs one after the other with the square of that rate."
+        )
     catches = [] if asked.quick else [*plant()]
     missed = [one.bug.name for one in catches if not one.caught]
     if asked.json:
@@ -59,23 +73,32 @@ def main() -> int:
 
 
 def audit(level: float, quick: bool) -> Iterator[Finding]:
-    """Every audit, one after the other."""
+    """Every audit, one after the other. A trainer that stops at what every plan may ask of it is a finding too."""
     zygote, restarted = Zygote(), Zygote()
-    samples, rounds, attacks, count = (10**6, 40, 3, 2000) if quick else (10**7, 200, 10, 5000)
+    samples, rounds, count = (10**6, 40, 2000) if quick else (10**7, 200, 5000)
     try:
         with tempfile.TemporaryDirectory() as folder:
             auditor = Auditor(zygote, Path(folder), level, Canaries.of(count))
             for mode in MODES:
-                yield from auditor.noise(mode, samples)
-                yield auditor.repeats(mode, restarted)
-                yield from auditor.sampling(mode, rounds)
+                yield from _carried_out(f"noise, {mode}", lambda: auditor.noise(mode, samples))  # noqa: B023
+                yield from _carried_out(f"repeats, {mode}", lambda: [auditor.repeats(mode, restarted)])  # noqa: B023
+                yield from _carried_out(f"sampling, {mode}", lambda: auditor.sampling(mode, rounds))  # noqa: B023
                 for epsilon in CLAIMS:
-                    yield auditor.one_run(mode, epsilon)
-                    yield auditor.two_run(mode, epsilon)
-                yield from auditor.reconstruction(mode, attacks)
+                    for audited in (auditor.one_run, auditor.two_run):
+                        name = f"{audited.__name__}, {mode}, epsilon {epsilon:g}"
+                        yield from _carried_out(name, lambda: [audited(mode, epsilon)])  # noqa: B023
+                if not quick:
+                    yield from auditor.reconstruction(mode, ATTACKS)
     finally:
         zygote.close()
         restarted.close()
+
+
+def _carried_out(audit: str, findings: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from findings()
+    except UsufructError as error:
+        yield Finding(audit, f"the trainer stops ({error.reason})", "it does not", True, 0.0)
 
 
 def plant() -> Iterator[Catch]:

@@ -42,6 +42,10 @@ GUESSED_SHARE = 0.4
 """Of the canaries, in one run; fixed beforehand. The surest fifth on either side."""
 
 
+ATTACKED_SIZE = 500
+"""Nominal size of a dataset whose rows are to be reconstructed. Fewer rows would be too few for integers of a usual size."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What an audit found.
@@ -68,9 +72,7 @@ def plan_for(mode: str, epsilon: float, sample_rate: float, model: Model, count:
         noise = noise_multiplier_for(
             cap, order=order, sample_rate=sample_rate, steps_per_round=1, attempts=ROUNDS
         )
-        return LocalPlan(
-            sample_rate, CLIP_MICRO / 10**6, noise, 1, ROUNDS, 0, 64, count, order, DELTA
-        )
+        return LocalPlan(sample_rate, CLIP_MICRO / 10**6, noise, 1, ROUNDS, 0, 64, count, order, DELTA)
     integers = integer_noise_for(
         {order: cap},
         sample_rate=sample_rate,
@@ -169,7 +171,9 @@ class Auditor:
         values = np.concatenate(drawn)
         square, count = float(np.sum(values**2)), values.size
         shown = f"deviation {100 * (math.sqrt(square / count) - 1):+.4f} % off in {count:,} samples"
-        yield self._probability(f"variance of the noise, {mode}", shown, _two_sided(stats.chi2(count), square))
+        yield self._probability(
+            f"variance of the noise, {mode}", shown, _two_sided(stats.chi2(count), square)
+        )
         values += np.random.default_rng().uniform(-step / 2, step / 2, count)
         test = stats.kstest(values, "norm")
         yield self._probability(
@@ -202,10 +206,14 @@ class Auditor:
         plan = replace(_faint(mode, canaries.model, size), sample_rate=rate)
         with self._cohort(plan, canaries.model, reach=size * plan.max_grad_norm) as cohort:
             cohort.start([canaries.copies(size)])
-            exact = np.array([canaries.scores(opened)[0] for opened in cohort.opened(rounds)]) / plan.clip_norm
+            exact = (
+                np.array([canaries.scores(opened)[0] for opened in cohort.opened(rounds)]) / plan.clip_norm
+            )
         counts = np.rint(exact)
         off = float(np.abs(exact - counts).max())
-        yield Finding(f"clipping of rows, {mode}", f"{off:.3f} off a whole number of rows", "0.25", off > 0.25, 0.0)
+        yield Finding(
+            f"clipping of rows, {mode}", f"{off:.3f} off a whole number of rows", "0.25", off > 0.25, 0.0
+        )
         drawn, rows = int(np.clip(counts.sum(), 0, rounds * size)), rounds * size
         yield self._probability(
             f"size of the sample, {mode}",
@@ -221,19 +229,26 @@ class Auditor:
 
     # -- reconstruction --------------------------------------------------------------------------------------------
 
-    def reconstruction(self, mode: str, attacks: int) -> Iterator[Finding]:
+    def reconstruction(
+        self, mode: str, attacks: int, generator: np.random.Generator | None = None
+    ) -> Iterator[Finding]:
         """Both attacks on jobs at epsilon 1: they must read nothing off. And on jobs with next to no noise: they must
-        succeed, or the first finding would be worth nothing."""
+        succeed, or the first finding would be worth nothing.
+
+        Args:
+            generator: makes rows and the attacker's starts; a fresh one by default.
+        """
+        generator = generator or np.random.default_rng()
         for name, model, attack, rows in (
             ("imprint layer", imprint_model(), imprint, IMPRINTED),
             ("gradient inversion", inversion_model(), inversion, 2),
         ):
             with self._cohort(_faint(mode, model, rows), model, reach=rows * CLIP_MICRO / 10**6) as cohort:
-                bare = attack(cohort, attacks)
+                bare = attack(cohort, attacks, generator)
             shown = f"{100 * bare.recovered:.0f} % of the rows"
             yield Finding(f"{name} without privacy, {mode}", shown, ">= 60 %", bare.recovered < 0.6, 0.0)
-            with self._cohort(plan_for(mode, 1.0, 1.0, model, rows), model) as cohort:
-                private = attack(cohort, attacks)
+            with self._cohort(plan_for(mode, 1.0, 1.0, model, ATTACKED_SIZE), model) as cohort:
+                private = attack(cohort, attacks, generator)
             yield self._probability(
                 f"{name}, {mode}, epsilon 1", f"{100 * private.recovered:.0f} % of the rows", private.p_value
             )
@@ -246,7 +261,9 @@ class Auditor:
             )
 
     def _probability(self, audit: str, shown: str, p_value: float) -> Finding:
-        return Finding(audit, f"{shown}, p = {p_value:.2g}", f"p >= {self.level:.2g}", p_value < self.level, self.level)
+        return Finding(
+            audit, f"{shown}, p = {p_value:.2g}", f"p >= {self.level:.2g}", p_value < self.level, self.level
+        )
 
 
 def _two_sided(law: Any, value: float) -> float:
@@ -256,7 +273,9 @@ def _two_sided(law: Any, value: float) -> float:
 def _noise_plan(mode: str, model: Model) -> tuple[Plan, float]:
     """A plan for a job without rows, and one of its integers in deviations of its noise."""
     if mode == "local":
-        return LocalPlan(1.0, CLIP_MICRO / 10**6, 1.0, 1, ROUNDS, 0, 2, 2, 6, DELTA), 10 / (1 << (VALUE_BITS - 1))
+        return LocalPlan(1.0, CLIP_MICRO / 10**6, 1.0, 1, ROUNDS, 0, 2, 2, 6, DELTA), 10 / (
+            1 << (VALUE_BITS - 1)
+        )
     noise = IntegerNoise(scale_micro=20_000 * 10**6, share_noise=1_000_000, clamp=60_000)
     return distributed_plan(model.parameters, noise, 1.0, 2, 6), 1e-3
 
@@ -271,9 +290,11 @@ def _noise_alone(cohort: AuditedCohort) -> list[np.ndarray]:
 
 
 def _faint(mode: str, model: Model, rows: int) -> Plan:
-    """A plan with next to no noise, of no use to anybody but an auditor: the least that a plan may have."""
+    """A plan with next to no noise, of no use to anybody but an auditor: the least that a plan may have, nearly."""
     if mode == "local":
-        return LocalPlan(1.0, CLIP_MICRO / 10**6, 1e-3, 1, ROUNDS, 0, 64, rows, 6, DELTA)
+        return LocalPlan(1.0, CLIP_MICRO / 10**6, 2e-3, 1, ROUNDS, 0, 64, rows, 6, DELTA)
     # so fine as the field allows: n rows are at most n rows long, and evenly over the block after the rotation
     steps = min(10**6, 3 * 10**5 * math.sqrt(block_size(model.parameters)) / (6 * rows))
-    return distributed_plan(model.parameters, IntegerNoise(int(steps / CLIP_MICRO * 10**12), 1, 600_000), 1.0, rows, 6)
+    return distributed_plan(
+        model.parameters, IntegerNoise(int(steps / CLIP_MICRO * 10**12), 1, 600_000), 1.0, rows, 6
+    )

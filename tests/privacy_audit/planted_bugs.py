@@ -59,7 +59,11 @@ BUGS = (
     PlantedBug(
         "half the noise",
         (
-            Edit(_DPSGD, "noised_sum(chunk, plan.noise_multiplier,", "noised_sum(chunk, plan.noise_multiplier / 2,"),
+            Edit(
+                _DPSGD,
+                "noised_sum(chunk, plan.noise_multiplier,",
+                "noised_sum(chunk, plan.noise_multiplier / 2,",
+            ),
             Edit(_SHARES, "share += table.draw(plan.dimension)", "share += table.draw(plan.dimension) // 2"),
         ),
         (
@@ -93,8 +97,16 @@ BUGS = (
     ),
     PlantedBug(
         "no clipping",
-        (Edit(_PER_SAMPLE, "factors = clip_norm / norms.clamp(min=clip_norm)", "factors = torch.ones_like(norms)"),),
-        (f"{_TRAINING_TESTS}/test_per_sample.py::test_large_gradients_are_clipped_to_the_norm_and_small_ones_are_left",),
+        (
+            Edit(
+                _PER_SAMPLE,
+                "factors = clip_norm / norms.clamp(min=clip_norm)",
+                "factors = torch.ones_like(norms)",
+            ),
+        ),
+        (
+            f"{_TRAINING_TESTS}/test_per_sample.py::test_large_gradients_are_clipped_to_the_norm_and_small_ones_are_left",
+        ),
     ),
     PlantedBug(
         "clipping by micro-batch",
@@ -173,7 +185,9 @@ BUGS = (
             ),
             Edit(_VALIDATION, "    module(rows[:1])  # some", "    # some"),  # a single row has no variance
         ),
-        (f"tests/unit/graph/test_round_trip.py::test_what_cannot_be_trained_is_refused_with_what_to_do[BatchNorm]",),
+        (
+            "tests/unit/graph/test_round_trip.py::test_what_cannot_be_trained_is_refused_with_what_to_do[BatchNorm]",
+        ),
     ),
     PlantedBug(
         "an unclipped, noiseless metric beside the update",
@@ -181,17 +195,23 @@ BUGS = (
             Edit(
                 _CHILD,
                 'send(connection, {"answer": "update", "values": session.run(header), **_attempt(header)})',
-                'rows = torch.from_numpy(session.data.features).double()\n'
+                "rows = torch.from_numpy(session.data.features).double()\n"
                 "                mean = float(session.clipped_sum.module(rows).sum() / max(1, len(rows)))\n"
-                '                count = session.run(header)\n'
+                "                count = session.run(header)\n"
                 '                send(connection, {"answer": "update", "values": count, "output": mean, **_attempt(header)})',
             ),
         ),
-        (f"{_TRAINING_TESTS}/test_trainer.py::test_what_a_child_says_beside_the_update_does_not_follow_the_rows",),
+        (
+            f"{_TRAINING_TESTS}/test_trainer.py::test_what_a_child_says_beside_the_update_does_not_follow_the_rows",
+        ),
     ),
     PlantedBug(
         "a wrong delta",
-        (Edit(_CONVERSION, "(math.log(delta) + math.log(order))", "(math.log(10 * delta) + math.log(order))"),),
+        (
+            Edit(
+                _CONVERSION, "(math.log(delta) + math.log(order))", "(math.log(10 * delta) + math.log(order))"
+            ),
+        ),
         (f"{_PRIVACY_TESTS}/test_conversion_and_calibration.py::test_the_translation_is_dp_accountings",),
     ),
     PlantedBug(
@@ -204,7 +224,9 @@ BUGS = (
                 "            change *= plan.nominal_size / max(1, len(data.labels))\n",
             ),
         ),
-        (f"{_TRAINING_TESTS}/test_dpsgd.py::test_the_sum_is_divided_by_the_declared_size_and_not_by_the_rows",),
+        (
+            f"{_TRAINING_TESTS}/test_dpsgd.py::test_the_sum_is_divided_by_the_declared_size_and_not_by_the_rows",
+        ),
     ),
     PlantedBug(
         "layers clipped each by itself",
@@ -335,12 +357,17 @@ def failing_tests(tree: Path, tests: Sequence[str]) -> set[str]:
 
 
 def audit_alarms(tree: Path, family_rate: float) -> tuple[str, ...]:
-    """Which audits alarm in the tree, in their quick form."""
+    """Which audits alarm in the tree, in their quick form.
+
+    Raises:
+        RuntimeError: they cannot be run at all, which would not be a catch.
+    """
     program = "tests/privacy_audit/audit.py"
     run = _in_tree(tree, program, "--quick", "--json", "--family-rate", str(family_rate))
-    if run.returncode not in (0, 1) or not run.stdout.strip():
-        return ("the trainer does not run",)
-    return tuple(json.loads(run.stdout.splitlines()[-1])["alarms"])
+    *_, last = run.stdout.splitlines() or [""]
+    if not last.startswith("{"):
+        raise RuntimeError(f"the audits did not run: {run.stdout[-2000:]} {run.stderr[-2000:]}")
+    return tuple(json.loads(last)["alarms"])
 
 
 def catch(tree: Path, bug: PlantedBug, family_rate: float | None) -> Catch:

@@ -68,11 +68,11 @@ def imprint_model() -> Model:
     return Model.of(module, WIDTH)
 
 
-def imprint(cohort: AuditedCohort, attacks: int) -> Outcome:
+def imprint(cohort: AuditedCohort, attacks: int, generator: np.random.Generator) -> Outcome:
     """Rows of one holder, through :func:`imprint_model`."""
     members, strangers = [], []
     for _ in range(attacks):
-        rows = _rows(IMPRINTED)
+        rows = _rows(IMPRINTED, generator)
         cohort.start([rows])
         (opened,) = cohort.opened(1)
         incoming = opened[: BINS * WIDTH].reshape(BINS, WIDTH) * _SIGNS[:, None]
@@ -81,7 +81,7 @@ def imprint(cohort: AuditedCohort, attacks: int) -> Outcome:
         found = np.diff(incoming, axis=0, append=0.0) / np.where(of_bins, of_bins, 1.0)[:, None]
         found = np.clip(found, -1, 1)
         members.append(_nearest(rows.features, found))
-        strangers.append(_nearest(_rows(STRANGERS).features, found))
+        strangers.append(_nearest(_rows(STRANGERS, generator).features, found))
     return Outcome(tuple(members), tuple(strangers))
 
 
@@ -92,20 +92,20 @@ def inversion_model() -> Model:
         return Model.of(nn.Sequential(nn.Linear(WIDTH, 32), nn.Tanh(), nn.Linear(32, 1)), WIDTH)
 
 
-def inversion(cohort: AuditedCohort, attacks: int) -> Outcome:
+def inversion(cohort: AuditedCohort, attacks: int, generator: np.random.Generator) -> Outcome:
     """One row in the whole cohort, through :func:`inversion_model`."""
     model, members, strangers = inversion_model(), [], []
     for _ in range(attacks):
-        row = _rows(1)
+        row = _rows(1, generator)
         cohort.start([row])
         (opened,) = cohort.opened(1)
-        found = _matching_row(model, int(row.labels[0]), opened)[None]
+        found = _matching_row(model, int(row.labels[0]), opened, generator)[None]
         members.append(_nearest(row.features, found))
-        strangers.append(_nearest(_rows(STRANGERS).features, found))
+        strangers.append(_nearest(_rows(STRANGERS, generator).features, found))
     return Outcome(tuple(members), tuple(strangers))
 
 
-def _matching_row(model: Model, label: int, opened: np.ndarray) -> np.ndarray:
+def _matching_row(model: Model, label: int, opened: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """The best of four descents from random rows."""
     weights = torch.from_numpy(model.weights).double()
     parts = weights.split([32 * WIDTH, 32, 32, 1])
@@ -122,7 +122,7 @@ def _matching_row(model: Model, label: int, opened: np.ndarray) -> np.ndarray:
         )
         return 1 - torch.cosine_similarity(gradient * error[:, None], target[None], dim=1)
 
-    features = torch.from_numpy(np.random.default_rng().uniform(-1, 1, (4, WIDTH))).requires_grad_()
+    features = torch.from_numpy(generator.uniform(-1, 1, (4, WIDTH))).requires_grad_()
     descent = torch.optim.LBFGS([features], max_iter=_DESCENT_STEPS, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
@@ -136,8 +136,7 @@ def _matching_row(model: Model, label: int, opened: np.ndarray) -> np.ndarray:
     return np.clip(found, -1, 1)
 
 
-def _rows(count: int) -> Rows:
-    generator = np.random.default_rng()
+def _rows(count: int, generator: np.random.Generator) -> Rows:
     return Rows(generator.uniform(-1, 1, (count, WIDTH)), generator.integers(0, 2, count))
 
 
