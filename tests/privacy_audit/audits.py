@@ -203,7 +203,7 @@ class Auditor:
         The counts must be whole numbers, and binomial in total and in their spread.
         """
         canaries, size, rate = self.canaries, 400, 0.25
-        plan = replace(_faint(mode, canaries.model, size), sample_rate=rate)
+        plan = replace(_faint(mode, canaries.model, size, 1e-2), sample_rate=rate)
         with self._cohort(plan, canaries.model, reach=size * plan.max_grad_norm) as cohort:
             cohort.start([canaries.copies(size)])
             exact = (
@@ -243,7 +243,7 @@ class Auditor:
             ("imprint layer", imprint_model(), imprint, IMPRINTED),
             ("gradient inversion", inversion_model(), inversion, 2),
         ):
-            with self._cohort(_faint(mode, model, rows), model, reach=rows * CLIP_MICRO / 10**6) as cohort:
+            with self._cohort(_faint(mode, model, rows, 1e-3), model, reach=rows * CLIP_MICRO / 10**6) as cohort:
                 bare = attack(cohort, attacks, generator)
             shown = f"{100 * bare.recovered:.0f} % of the rows"
             yield Finding(f"{name} without privacy, {mode}", shown, ">= 60 %", bare.recovered < 0.6, 0.0)
@@ -289,10 +289,10 @@ def _noise_alone(cohort: AuditedCohort) -> list[np.ndarray]:
     return [share / math.sqrt(cohort.plan.noise.share_noise) for share in released]
 
 
-def _faint(mode: str, model: Model, rows: int) -> Plan:
-    """A plan with next to no noise, of no use to anybody but an auditor: the least that a plan may have, nearly."""
+def _faint(mode: str, model: Model, rows: int, noise_multiplier: float) -> Plan:
+    """A plan with next to no noise, of no use to anybody but an auditor. With `distributed` noise it is rounding, mostly."""
     if mode == "local":
-        return LocalPlan(1.0, CLIP_MICRO / 10**6, 2e-3, 1, ROUNDS, 0, 64, rows, 6, DELTA)
+        return LocalPlan(1.0, CLIP_MICRO / 10**6, noise_multiplier, 1, ROUNDS, 0, 64, rows, 6, DELTA)
     # so fine as the field allows: n rows are at most n rows long, and evenly over the block after the rotation
     steps = min(10**6, 3 * 10**5 * math.sqrt(block_size(model.parameters)) / (6 * rows))
     return distributed_plan(

@@ -21,8 +21,9 @@ from audited_cohort import AuditedCohort, Model, Rows
 from scipy import stats
 from torch import nn
 
-WIDTH, CLOSE = 12, 0.05
-"""Features, each uniform in [-1, 1]; and a root mean square error over them: no row of this law is so close to another."""
+WIDTH, CLOSE = 12, 0.1
+"""Features, each uniform in [-1, 1]; and a root mean square error over them: another row of this law is so close with
+probability 10^-9."""
 BINS, IMPRINTED, STRANGERS = 64, 6, 200
 """Thresholds of an imprint layer, rows in the data, and rows that were not."""
 _SIGNS = np.resize([1.0, -1.0], BINS)

@@ -48,6 +48,13 @@ def test_the_noise_is_bounded_from_above_as_often_as_stated(sample_rate: float) 
     assert np.median(bounds) < 3.0
 
 
+def test_a_thousand_observations_without_an_error_prove_no_more_than_their_number() -> None:
+    """Clopper and Pearson at half of 5 % each: a rate up to 1 - 0.025^(1/1000) on either side."""
+    rate = 1 - 0.025 ** (1 / 1000)
+    expected = 1 / (2 * stats.norm.isf(rate))
+    assert noise_at_most((0, 1000), (1000, 1000), 1.0, 0.05) == pytest.approx(expected, rel=1e-9)
+
+
 def test_without_a_difference_nothing_is_proven() -> None:
     noise = noise_at_most((500, 1000), (500, 1000), 0.5, 1e-3)
     assert noise == math.inf

@@ -274,6 +274,7 @@ def test_what_a_child_says_beside_the_update_does_not_follow_the_rows(
 ) -> None:
     """A metric, a count, a warning: whatever came back beside the noised integers would have been paid by nobody."""
     answers: list[dict[str, object]] = []
+    weights = graph.pack_vector(TRACED.graph, np.linspace(-1, 1, PARAMETERS, dtype=np.float32))
 
     def heard(*arguments: object) -> dict[str, object]:
         answers.append(receive(*arguments))  # type: ignore[arg-type]
@@ -286,7 +287,7 @@ def test_what_a_child_says_beside_the_update_does_not_follow_the_rows(
         answers.clear()
         path = _file(folder / f"said{rows}.csv", persons=40, rows=rows)
         trainer.start(dataclasses.replace(task, data_path=path))
-        _run(trainer, WEIGHTS, 1, 0, timeout_seconds=20)
+        _run(trainer, weights, 1, 0, timeout_seconds=20)
         said.append([*answers])
     assert len(said[0]) == 3
     assert said[0] == said[1] == said[2]
