@@ -59,7 +59,7 @@ bench-round: setup   ## whole encrypted rounds between real processes, stage by 
 fuzz-rounds: setup   ## tamper with rounds and run their state machine for longer (ARGS="--manipulations 20000 --examples 500 --seed 7")
 	$(RUN) tests/integration/rounds/fuzz.py $(ARGS)
 
-audit-privacy: setup   ## audit the shipped trainer by what it releases, and plant 15 bugs (about 15 minutes; ARGS="--quick --json")
+audit-privacy: setup   ## audit the shipped trainer by what it releases, and plant 15 bugs (about 20 minutes; ARGS="--quick --json")
 	$(RUN) tests/privacy_audit/audit.py $(ARGS)
 
 check: setup contracts/node_modules/.ready   ## style, types, import layers, generated files

@@ -243,7 +243,9 @@ class Auditor:
             ("imprint layer", imprint_model(), imprint, IMPRINTED),
             ("gradient inversion", inversion_model(), inversion, 2),
         ):
-            with self._cohort(_faint(mode, model, rows, 1e-3), model, reach=rows * CLIP_MICRO / 10**6) as cohort:
+            with self._cohort(
+                _faint(mode, model, rows, 1e-3), model, reach=rows * CLIP_MICRO / 10**6
+            ) as cohort:
                 bare = attack(cohort, attacks, generator)
             shown = f"{100 * bare.recovered:.0f} % of the rows"
             yield Finding(f"{name} without privacy, {mode}", shown, ">= 60 %", bare.recovered < 0.6, 0.0)

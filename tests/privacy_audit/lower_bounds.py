@@ -56,7 +56,7 @@ def noise_at_most(
     Without the canary the statistic is N(0, s^2); with it, with probability ``sample_rate``, N(1, s^2). Of all tests with a
     false-positive rate a the best one finds the canary at a rate of ``(1-q) a + q Phi(Phi^-1(a) + 1/s)`` (Neyman and
     Pearson). Clopper-Pearson bounds on both rates, at half the level each, bound s from above. That is the two-run audit of
-    Nasr et al., *Tight Auditing of Differentially Private Machine Learning* (2023), section 4, for the subsampled Gaussian.
+    Nasr et al., *Tight Auditing of Differentially Private Machine Learning* (2023), for the subsampled Gaussian.
 
     Args:
         absent, present: how often the statistic was above a threshold fixed beforehand, and of how many independent
