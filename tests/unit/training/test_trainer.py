@@ -269,6 +269,30 @@ def test_a_holder_with_no_rows_and_one_with_one_class_answer_like_any_other(
         assert _run(trainer, WEIGHTS, 1, 0, timeout_seconds=20).shape == (PARAMETERS,)
 
 
+def test_what_a_child_says_beside_the_update_does_not_follow_the_rows(
+    trainer: Trainer, task: TrainerTask, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A metric, a count, a warning: whatever came back beside the noised integers would have been paid by nobody."""
+    answers: list[dict[str, object]] = []
+    weights = graph.pack_vector(TRACED.graph, np.linspace(-1, 1, PARAMETERS, dtype=np.float32))
+
+    def heard(*arguments: object) -> dict[str, object]:
+        answers.append(receive(*arguments))  # type: ignore[arg-type]
+        return answers[-1]
+
+    monkeypatch.setattr("usufruct_server.holder.training.trainer.receive", heard)
+    said = []
+    trainer.wait_ready()
+    for rows in (0, 1, 40):
+        answers.clear()
+        path = _file(folder / f"said{rows}.csv", persons=40, rows=rows)
+        trainer.start(dataclasses.replace(task, data_path=path))
+        _run(trainer, weights, 1, 0, timeout_seconds=20)
+        said.append([*answers])
+    assert len(said[0]) == 3
+    assert said[0] == said[1] == said[2]
+
+
 def test_the_child_is_confined_and_sees_nothing_of_the_servers_environment(
     trainer: Trainer, task: TrainerTask
 ) -> None:
