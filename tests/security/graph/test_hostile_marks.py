@@ -44,6 +44,7 @@ def shared(name: Any = "weight", owner: Any = 0, owner_name: Any = "weight") -> 
     return SharedParameter(name, owner, owner_name)
 
 
+WITHOUT_BIAS = (("in_features", WIDTH), ("out_features", CLASSES), ("bias", False))
 SQUARE, LAST = linear(WIDTH, WIDTH), linear(WIDTH, CLASSES)
 HONEST = chain(linear(WIDTH, WIDTH, frozen()), linear(WIDTH, WIDTH, shared("bias", 0, "bias")), LAST)
 HOSTILE: dict[str, ModelGraph] = {
@@ -66,6 +67,9 @@ HOSTILE: dict[str, ModelGraph] = {
     "a negative owner": chain(SQUARE, linear(WIDTH, WIDTH, shared(owner=-1)), LAST),
     "an owner that is no number": chain(SQUARE, linear(WIDTH, WIDTH, shared(owner=True)), LAST),
     "of another shape": chain(SQUARE, linear(WIDTH, CLASSES, shared())),
+    "of another shape, without a bias that would not fit": chain(
+        SQUARE, replace(linear(WIDTH, CLASSES, shared()), arguments=WITHOUT_BIAS)
+    ),
     "of another number of dimensions": chain(SQUARE, linear(WIDTH, WIDTH, shared("weight", 0, "bias")), LAST),
     "shared with what is frozen": chain(linear(WIDTH, WIDTH, frozen()), linear(WIDTH, WIDTH, shared()), LAST),
     "an owner's attribute": chain(SQUARE, linear(WIDTH, WIDTH, shared("weight", 0, "__dict__")), LAST),

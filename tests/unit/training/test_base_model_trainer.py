@@ -153,14 +153,14 @@ def test_a_damaged_or_missing_or_hostile_base_model_ends_before_a_row_is_used(
 ) -> None:
     whole = Path(base.path).read_bytes()
 
-    def with_file(data: bytes, digest: str = base.digest) -> TrainerTask:
-        (tmp_path / "file").write_bytes(data)
-        return replace(task, base_model=BaseModelFile(str(tmp_path / "file"), digest))
-
     flipped = whole[:-1] + bytes([whole[-1] ^ 1])
-    missing = replace(task, base_model=BaseModelFile(str(tmp_path / "none"), base.digest))
-    for damaged in (with_file(flipped), with_file(whole[:-4]), with_file(b""), missing):
-        assert _refused(trainer, damaged) == "BASE_MODEL_INVALID"
+    named = replace(task, base_model=BaseModelFile(str(tmp_path / "file"), base.digest))
+    assert _refused(trainer, named) == "BASE_MODEL_INVALID", "missing"
+    for damaged in (flipped, whole[:-4], b""):
+        (tmp_path / "file").write_bytes(damaged)
+        assert _refused(trainer, named) == "BASE_MODEL_INVALID"
+    (tmp_path / "file").write_bytes(whole)
+    trainer.start(named)
     tensors = dict(graph.base_of(MODEL).tensors)
     for value in (np.nan, np.inf, 2e4):
         worse = tensors | {"bert.pooler.bias": np.full(8, value, np.float32)}
