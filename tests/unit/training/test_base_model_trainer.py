@@ -83,11 +83,9 @@ def task(base: BaseModelFile) -> TrainerTask:
 
 
 @pytest.fixture(scope="module")
-def trainer() -> Iterator[Trainer]:
-    zygote = Zygote()
+def trainer(zygote: Zygote) -> Iterator[Trainer]:
     with zygote.spawn() as trainer:
         yield trainer
-    zygote.close()
 
 
 def _update(trainer: Trainer) -> np.ndarray:
