@@ -91,8 +91,8 @@ def trainer(zygote: Zygote) -> Iterator[Trainer]:
 def _update(trainer: Trainer) -> np.ndarray:
     block = SharedBlock(len(WEIGHTS) + (1 << 20))
     block.write(0, memoryview(WEIGHTS))
-    trainer.check_weights(block, len(WEIGHTS), 1, 1, 20)
-    update = block.values(0, trainer.run(1, 1, 20)).copy()
+    trainer.check_weights(block, len(WEIGHTS), 1, 1, 90)
+    update = block.values(0, trainer.run(1, 1, 90)).copy()
     block.close()
     return update
 
