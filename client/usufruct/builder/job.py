@@ -84,8 +84,10 @@ class JobHandle:
         names = self._record.parameter_names
         if model is None:
             model = model_weights.RestoredModel(self._graph, names)
+            if validation is not None and not model.complete:
+                raise model_weights.base_model_missing()
         else:
-            model_weights.check_same_model(model, self._graph, names)
+            model_weights.check_same_model(model, self._graph, names, self._record.frozen_digest)
         self.model: nn.Module = model
         self._optimizer = read_server_optimizer(self._record.server_optimizer)
         self._vector: model_weights.Vector

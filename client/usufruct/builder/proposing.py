@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from usufruct import graph
 from usufruct.builder import losses
 from usufruct.builder import weights as model_weights
+from usufruct.builder.base_models import digest_for, frozen_digest
 from usufruct.builder.datasets import Dataset
 from usufruct.builder.peers import meet_aggregator
 from usufruct.builder.planning import make_plan
@@ -46,6 +48,7 @@ def new_proposal(
     optimizer: SGD,
     privacy: Privacy,
     rounds: int,
+    base: str | Path | None,
     validation: Any,
     server_optimizer: ServerOptimizer | None,
     spare_attempts: int | None,
@@ -60,6 +63,7 @@ def new_proposal(
     at = PinnedEndpoint.parse(aggregator)
     aggregator_ref = AggregatorRef(at.endpoint, at.fingerprint)
     traced = trace_for(model, datasets, loss)
+    base_model = digest_for(model, traced, base)
     checked_validation = losses.read_validation(validation, traced.graph.input_shape[0])
     plan = make_plan(
         datasets,
@@ -90,6 +94,7 @@ def new_proposal(
         purpose=purpose or f"Train a model for {datasets[0].task}",
         deliver_by_seconds=max(int(time.time()), network.chain.block_time_seconds()) + deliver_within_seconds,
         round_timeout_seconds=round_timeout_seconds,
+        base_model=base_model,
     )
     spec_bytes = jobs.spec_to_bytes(spec)
     vector = graph.vector_from_model(model, traced)
@@ -101,6 +106,7 @@ def new_proposal(
         key_path=str(network.key_path or ""),
         builder=network.address,
         parameter_names=traced.parameter_names,
+        frozen_digest=frozen_digest(model),
         server_optimizer={} if server_optimizer is None else write_server_optimizer(server_optimizer),
     )
     checkpoint = model_weights.vector_to_checkpoint(traced.graph, traced.parameter_names, vector)

@@ -98,7 +98,10 @@ class AggregatorRef:
 
 @dataclass(frozen=True)
 class TrainingJobSpec:
-    """A training job. What grants name is the hash of its serialised bytes (``usufruct.wire.jobs``)."""
+    """A training job. What grants name is the hash of its serialised bytes (``usufruct.wire.jobs``).
+
+    ``base_model`` is the digest of the base model that the graph's frozen parameters are of; empty where all are trained.
+    """
 
     chain_id: int
     compute_access: str
@@ -116,6 +119,7 @@ class TrainingJobSpec:
     deliver_by_seconds: int
     round_timeout_seconds: int
     version: int = SPEC_VERSION
+    base_model: bytes = b""
 
     @cached_property
     def job_id(self) -> bytes:
@@ -149,6 +153,7 @@ def check_spec(spec: TrainingJobSpec) -> TrainingJobSpec:
     ids.address(spec.builder, "builder")
     ids.hash32(spec.nonce, "nonce")
     need(0 < len(spec.model_graph) <= 4 << 20, "model_graph", "must be between 1 byte and 4 MiB")
+    need(len(spec.base_model) in (0, 32), "base_model", "must be a SHA-256 digest, or empty")
     need(spec.optimizer.name == "sgd", "optimizer.name", "must be 'sgd'")
     need(
         0 < spec.optimizer.learning_rate_nano <= 1000 * NANO,

@@ -100,13 +100,6 @@ def task(folder: Path) -> TrainerTask:
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
-
-
-@pytest.fixture(scope="module")
 def trainer(zygote: Zygote) -> Iterator[Trainer]:
     with zygote.spawn() as trainer:
         yield trainer

@@ -31,7 +31,7 @@ import torch
 from usufruct import graph
 from usufruct.domain.dataset_card import read_card
 from usufruct.domain.preprocessing import feature_width
-from usufruct.errors import UsufructError
+from usufruct.errors import ConfigError, InvalidInput, UsufructError
 from usufruct.graph.model_graph import FLOAT32, not_allowed
 from usufruct.privacy.gaussian_noise import discrete_gaussian
 from usufruct_server.holder.training.block import VALUE_BYTES
@@ -40,7 +40,9 @@ from usufruct_server.holder.training.confinement import TrainerLimits, confine, 
 from usufruct_server.holder.training.dpsgd import rehearse
 from usufruct_server.holder.training.losses import checked_loss
 from usufruct_server.holder.training.messages import (
+    BaseModelFile,
     ConnectionEnded,
+    base_model_from_header,
     graph_from_header,
     receive,
     receive_descriptor,
@@ -70,7 +72,12 @@ class Session:
                 minimum=width,
             )
         loss = checked_loss(task.loss, bounds.outputs, len(task.card.label.classes))
-        self.clipped_sum = ClippedSum(graph.rebuild(task.graph, limits), loss)
+        module = graph.rebuild(task.graph, limits)
+        base = base_for(bounds, task.base_model)
+        if base is not None and task.base_model is not None:
+            check_base_model(base, task.base_model.digest)
+            graph.load_frozen(module, base)
+        self.clipped_sum = ClippedSum(module, loss)
         rehearse(self.clipped_sum, task.plan)
         self.release = Release(task, bounds.parameters)
         self.data = load_card_data(task.data_path, task.card)
@@ -109,9 +116,43 @@ def appraise(header: dict[str, Any]) -> int:
         UsufructError: GRAPH_NOT_ALLOWED or SPEC_INVALID.
     """
     limits = graph.GraphLimits(physical_batch=header["micro_batch_size"])
-    bounds = graph.validate(graph_from_header(header["graph"]), limits)
+    proposed = graph_from_header(header["graph"])
+    bounds = graph.validate(proposed, limits)
+    base = base_for(bounds, base_model_from_header(header["base_model"]))
+    if base is not None:
+        graph.frozen_values(proposed, base)
     checked_loss(header["loss"], bounds.outputs, header["classes"])
     return bounds.parameters
+
+
+def base_for(bounds: graph.GraphBounds, file: BaseModelFile | None) -> graph.BaseModel | None:
+    """The base model that a checked graph needs, mapped; None where nothing is frozen.
+
+    Raises:
+        InvalidInput: SPEC_INVALID: a graph with frozen parameters and no base model, or the other way round.
+        ConfigError: BASE_MODEL_INVALID.
+    """
+    if (bounds.frozen_parameters > 0) != (file is not None):
+        raise InvalidInput(
+            "A job names a base model where its graph has frozen parameters, and only there.",
+            reason="SPEC_INVALID",
+            field="base_model",
+        )
+    return None if file is None else graph.open_base_model(Path(file.path))
+
+
+def check_base_model(base: graph.BaseModel, digest: str) -> None:
+    """Whether every number of it is what the job names, and fit to compute with.
+
+    Raises:
+        ConfigError: BASE_MODEL_INVALID.
+    """
+    if base.digest.hex() != digest:
+        raise ConfigError(
+            "The file of the base model is damaged; add it again: usufruct holder base-model add.",
+            reason="BASE_MODEL_INVALID",
+        )
+    base.check_values()
 
 
 def serve(connection: socket.socket) -> None:

@@ -22,8 +22,10 @@ from usufruct.errors import RoundFailed, UsufructError
 from usufruct.graph.model_graph import ModelGraph
 from usufruct_server.holder.training.block import SharedBlock
 from usufruct_server.holder.training.messages import (
+    BaseModelFile,
     ConnectionEnded,
     TrainerTask,
+    base_model_to_header,
     graph_to_header,
     receive,
     send,
@@ -85,16 +87,19 @@ class Trainer:
         micro_batch_size: int,
         loss: str,
         classes: int,
+        base_model: BaseModelFile | None = None,
         timeout_seconds: float = START_SECONDS,
     ) -> int:
         """Has the child check a proposed graph and whether the loss fits it; no data are opened.
 
         A stranger's graph is built here and not in the server: whatever it costs or breaks, it is the child.
 
+        Args:
+            base_model: what the graph's frozen parameters are of; only that it has them is checked here.
         Returns:
-            How many parameters the graph has.
+            How many parameters of the graph are trained.
         Raises:
-            UsufructError: GRAPH_NOT_ALLOWED or SPEC_INVALID.
+            UsufructError: GRAPH_NOT_ALLOWED, SPEC_INVALID or BASE_MODEL_INVALID.
             TrainerFailed: no answer in time.
         """
         header = {
@@ -103,6 +108,7 @@ class Trainer:
             "micro_batch_size": micro_batch_size,
             "loss": loss,
             "classes": classes,
+            "base_model": base_model_to_header(base_model),
         }
         answer = self._ask(header, "appraised", timeout_seconds)
         return int(answer["parameters"])
@@ -121,8 +127,8 @@ class Trainer:
         """Gives the child its leg: it checks graph, loss and card, and reads the data. Before any charge.
 
         Raises:
-            UsufructError: with the reason of the refusal, such as GRAPH_NOT_ALLOWED, SPEC_INVALID, DATA_UNREADABLE or
-                PERSON_HAS_SEVERAL_ROWS. The child lives on.
+            UsufructError: with the reason of the refusal, such as GRAPH_NOT_ALLOWED, SPEC_INVALID, BASE_MODEL_INVALID,
+                DATA_UNREADABLE or PERSON_HAS_SEVERAL_ROWS. The child lives on.
             TrainerFailed: it did not answer in time.
         """
         self._ask({"request": "start", "task": task_to_header(task)}, "started", timeout_seconds)
