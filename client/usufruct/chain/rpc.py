@@ -95,8 +95,8 @@ class Rpc:
             numbers = [block if isinstance(block, int) else block.number for block in found]
             self._check_lag(min(numbers), max(numbers))
             # a block that every endpoint gave alike need not be asked for by its number
-            block = found[0] if all(other == found[0] for other in found) else min(numbers)
-            block = self.block(block) if isinstance(block, int) else block
+            newest = found[0] if all(other == found[0] for other in found) else min(numbers)
+            block = self.block(newest) if isinstance(newest, int) else newest
             if block is not None and self._follows(block):
                 return block
             if time.monotonic() > until:
