@@ -149,10 +149,16 @@ def make_plan(
         parameters = encryption_parameters(SignedSums(dp.FIELD_BITS), len(cohort), encryption.security_bits)
         encrypted = EncryptionPlan(parameters.name, 0, 0, parameter_count)
     else:
-        bits = (
-            fewest_value_bits(local, plan, legs) if encryption.value_bits is None else encryption.value_bits
+        asked = encryption.value_bits
+        # a small model leaves most of a block empty: there, more bits may take fewer bytes
+        parameters = min(
+            (
+                encryption_parameters(BoundedValues(enough), len(cohort), encryption.security_bits)
+                for enough in reversed(enough_value_bits(local, plan, legs) if asked is None else (asked,))
+            ),
+            key=lambda found: found.upload_bytes(parameter_count),
         )
-        parameters = encryption_parameters(BoundedValues(bits), len(cohort), encryption.security_bits)
+        bits = parameters.literal.value_bits or 0
         reach = update_range_nano(local, plan, legs)
         encrypted = EncryptionPlan(parameters.name, bits, reach, parameter_count)
     return JobPlan(local, plan, legs, encrypted, parameters, tuple(plans), least)
@@ -205,18 +211,22 @@ def update_range_nano(optimizer: LocalOptimizer, plan: TrainingPlan, legs: Seque
     return min(10**6 * NANO, max(1, math.ceil(widest * NANO)))
 
 
-def fewest_value_bits(optimizer: LocalOptimizer, plan: TrainingPlan, legs: Sequence[LegTerms]) -> int:
-    """The fewest bits of a value with which rounding stays small beside the noise; the most there are where none does.
+def enough_value_bits(
+    optimizer: LocalOptimizer, plan: TrainingPlan, legs: Sequence[LegTerms]
+) -> tuple[int, ...]:
+    """The bits of a value with which rounding stays small beside the noise, rising; the most there are where none does.
 
     A holder's value is rounded to steps of ``range / (2^(bits - 1) - 1)``, whose error has a variance of a twelfth of the step's
     square; over all holders that is to be at most :data:`ROUNDING_SHARE` of the variance that their noise has.
     """
     reach = update_range_nano(optimizer, plan, legs) / NANO
     noise = math.fsum(_weighted_update(optimizer, plan, leg)[1] ** 2 for leg in legs)
-    for bits in VALUE_BITS:
-        if len(legs) * dp.rounding_step(reach, bits) ** 2 / 12 <= ROUNDING_SHARE * noise:
-            return bits
-    return VALUE_BITS[-1]
+    enough = [
+        bits
+        for bits in VALUE_BITS
+        if len(legs) * dp.rounding_step(reach, bits) ** 2 / 12 <= ROUNDING_SHARE * noise
+    ]
+    return tuple(enough) or VALUE_BITS[-1:]
 
 
 def _weighted_update(optimizer: LocalOptimizer, plan: TrainingPlan, leg: LegTerms) -> tuple[float, float]:

@@ -167,6 +167,7 @@ def test_values_have_as_few_bits_as_keep_rounding_small_beside_the_noise(
     job = plan_for(
         [dataset(number, rows) for number in (1, 2, 3)],
         optimizer=SGD(lr=0.5, sample_rate=0.5, local_steps=1),
+        parameter_count=10**6,
     )
     assert job.encryption.value_bits == expected
     plan, reach = job.plan, job.encryption.update_range_nano / NANO
@@ -182,6 +183,15 @@ def test_values_have_as_few_bits_as_keep_rounding_small_beside_the_noise(
     fewer = [bits for bits in VALUE_BITS if bits < expected]
     assert share(expected) < 1.05 * ROUNDING_SHARE
     assert all(share(bits) > 0.95 * ROUNDING_SHARE for bits in fewer)
+
+
+def test_a_model_of_less_than_a_block_takes_the_bits_that_are_fewest_bytes(dataset: Make) -> None:
+    datasets = [dataset(number, 400) for number in (1, 2, 3)]
+    chosen = plan_for(datasets)
+    for bits in (12, 16):
+        other = plan_for(datasets, encryption=Encryption(bits))  # type: ignore[arg-type]
+        assert chosen.parameters.upload_bytes(31) <= other.parameters.upload_bytes(31)
+    assert chosen.encryption.value_bits == 16, "twelve are enough for the noise, and their block is larger"
 
 
 def test_a_small_cohort_takes_fewer_bytes_than_a_large_one(dataset: Make) -> None:
