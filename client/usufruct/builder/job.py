@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -454,7 +455,11 @@ class JobHandle:
         checkpoint = model_weights.vector_to_checkpoint(
             self._graph, self._record.parameter_names, self._vector
         )
-        self._book.save_round(after, checkpoint, write_slots(self._slots))
+        with ThreadPoolExecutor(1, thread_name_prefix="checkpoint") as pool:
+            saved = pool.submit(self._book.save_round, after, checkpoint, write_slots(self._slots))
+            if self._driver is not None and index < self.spec.plan.rounds:
+                self._driver.pack(self._vector)  # the disk takes as long
+            saved.result()
         return result
 
     def _end_early(self, why: str) -> None:

@@ -71,6 +71,7 @@ class RoundDriver:
         self._spec_hash = jobs.spec_hash(spec_bytes)
         self._holders, self._aggregator, self._verify_chunks = holders, aggregator, verify_chunks
         self._next_key: RoundKey | None = None
+        self._packed: tuple[NDArray[np.float32], bytes, bytes] | None = None
 
     @property
     def needed(self) -> int:
@@ -82,17 +83,25 @@ class RoundDriver:
         """Whether the job's rules allow a roster without these."""
         return len(set(self._holders) - set(datasets)) >= self.needed
 
+    def pack(self, vector: NDArray[np.float32]) -> None:
+        """Makes ready what :meth:`prepare` sends of ``vector``, which is not changed any more: for a time in which one waits."""
+        weights = graph.pack_vector(self._graph, vector)
+        self._packed = vector, weights, hashlib.sha256(weights).digest()
+
     def prepare(self, round_: int, attempt: int, vector: NDArray[np.float32]) -> Attempt:
         """A fresh key and the signed offer of an attempt. ``attempt`` must have been taken from the store."""
         key, self._next_key = self._next_key or RoundKey.generate(self._parameters), None
-        weights = graph.pack_vector(self._graph, vector)
+        if self._packed is None or self._packed[0] is not vector:
+            self.pack(vector)
+        assert self._packed is not None
+        _, weights, digest = self._packed
         offer = RoundOffer(
             job_id=self._spec.job_id,
             spec_hash=self._spec_hash,
             round=round_,
             attempt=attempt,
             public_key_digest=hashlib.sha256(key.public_key_bytes).digest(),
-            weights_digest=hashlib.sha256(weights).digest(),
+            weights_digest=digest,
         )
         return Attempt(offer, key, weights, self._account)
 
