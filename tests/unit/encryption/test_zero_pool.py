@@ -117,6 +117,21 @@ def test_a_new_round_gives_nothing_of_the_last(pool: ZeroPool) -> None:
             assert opens_to_zero(new, block) and not opens_to_zero(old, block)
 
 
+def test_a_round_that_was_begun_ahead_keeps_what_was_made_and_another_key_gets_none_of_it(
+    pool: ZeroPool,
+) -> None:
+    ahead, other = RoundKey.generate(P), RoundKey.generate(P)
+    for begun, then, kept in ((ahead, ahead, 12), (ahead, other, 0)):
+        pool.start(begun.public_key_bytes, 12)
+        wait_until_filled(pool, 12)
+        pool.start(then.public_key_bytes, 12)
+        assert sum(worker.ready for worker in pool._alive) == kept
+        assert all(opens_to_zero(then, pool.take()) for _ in range(12))
+        pool.start(then.public_key_bytes, 12)  # a block was taken: this is another round under the same key
+        assert sum(worker.ready for worker in pool._alive) == 0
+        pool.stop()
+
+
 def test_an_empty_ring_makes_nobody_wait(pool: ZeroPool) -> None:
     """The workers are stopped, so nothing can come from them."""
     key = RoundKey.generate(P)

@@ -50,9 +50,10 @@ class LegPools:
         Args:
             next_public_key: what is no key is ignored. If the next attempt has another, what was made is forgotten.
         """
-        if not next_public_key:
+        with self._guard:
+            zeros = self._zeros.get(job.key)
+        if zeros is None or not next_public_key:  # none: the leg has ended
             return
-        zeros = self.zeros(job)
         try:
             zeros.start(
                 next_public_key,
