@@ -24,7 +24,8 @@ class PreparedData:
     """Rows as numbers.
 
     Attributes:
-        features: float32, shape (rows, ``feature_width(card)``), every value in [-1, 1].
+        features: float32, shape (rows, ``feature_width(card)``), every value in [-1, 1] (or NaN, where missing numbers
+            were asked for).
         labels: int64, shape (rows,): the index of the class.
     """
 
@@ -51,6 +52,15 @@ def feature_width(card: DatasetCard) -> int:
     return len(feature_names(card))
 
 
+def column_features(card: DatasetCard) -> dict[str, slice]:
+    """Which features are those of a column."""
+    places, at = {}, 0
+    for column in card.columns:
+        places[column.name] = slice(at, at + _width(column))
+        at += _width(column)
+    return places
+
+
 def prepare_rows(card: DatasetCard, rows: Iterable[Mapping[str, Any]]) -> PreparedData:
     """Prepares rows given one by one, as ``csv.DictReader`` gives them; see :func:`prepare_columns`."""
     kept = list(rows)
@@ -62,7 +72,9 @@ def prepare_rows(card: DatasetCard, rows: Iterable[Mapping[str, Any]]) -> Prepar
     return prepare_columns(card, {name: [row[name] for row in kept] for name in names})
 
 
-def prepare_columns(card: DatasetCard, columns: Mapping[str, Sequence[Any]]) -> PreparedData:
+def prepare_columns(
+    card: DatasetCard, columns: Mapping[str, Sequence[Any]], *, keep_missing: bool = False
+) -> PreparedData:
     """Prepares a table given by columns. The order of rows is kept; rows whose label is missing or not among the
     card's classes are left out.
 
@@ -71,6 +83,7 @@ def prepare_columns(card: DatasetCard, columns: Mapping[str, Sequence[Any]]) -> 
 
     Args:
         columns: every feature column and the label, all of the same length. Values are texts, numbers, flags or None.
+        keep_missing: whether a missing number stays one, as NaN, where it is not to be learned from.
     Raises:
         InvalidInput: DATA_UNREADABLE, when a column of the card is absent or its length differs. Names the column,
             never a value.
@@ -94,13 +107,12 @@ def prepare_columns(card: DatasetCard, columns: Mapping[str, Sequence[Any]]) -> 
                 reason="DATA_UNREADABLE",
                 field=column.name,
             )
+        width = _width(column)
         if column.kind == "number":
-            features[:, at] = _scaled(column, values, markers)
-            at += 1
+            features[:, at] = _scaled(column, values, markers, keep_missing)
         else:
-            width = len(column.categories) + (column.missing == "indicator")
             _one_hot(column, values, markers, features[:, at : at + width])
-            at += width
+        at += width
     known = labels >= 0
     return PreparedData(features[known], labels[known])
 
@@ -110,7 +122,15 @@ def person_has_several_rows(persons: Sequence[Any]) -> bool:
     return len({_text(person) for person in persons}) != len(persons)
 
 
-def _scaled(column: Column, values: Sequence[Any], markers: frozenset[str]) -> NDArray[np.float64]:
+def _width(column: Column) -> int:
+    if column.kind == "number":
+        return 1
+    return len(column.categories) + (column.missing == "indicator")
+
+
+def _scaled(
+    column: Column, values: Sequence[Any], markers: frozenset[str], keep_missing: bool
+) -> NDArray[np.float64]:
     low, high = _bounds(column)
     substitute = {
         "midpoint": low / 2 + high / 2,
@@ -119,11 +139,13 @@ def _scaled(column: Column, values: Sequence[Any], markers: frozenset[str]) -> N
         "zero": min(max(0.0, low), high),
     }[column.missing or "midpoint"]
     numbers = np.fromiter((_number(value, markers) for value in values), dtype=np.float64, count=len(values))
-    numbers = np.where(np.isfinite(numbers), numbers, substitute)
+    known = np.isfinite(numbers)
+    numbers = np.where(known, numbers, substitute)
     half = high / 2 - low / 2  # halves first: the difference of two finite bounds can overflow
     with np.errstate(all="ignore"):
         scaled = (np.clip(numbers, low, high) - (low / 2 + high / 2)) / half
-    return np.clip(np.nan_to_num(scaled), -1.0, 1.0)
+    scaled = np.clip(np.nan_to_num(scaled), -1.0, 1.0)
+    return np.where(known, scaled, math.nan) if keep_missing else scaled
 
 
 def _one_hot(

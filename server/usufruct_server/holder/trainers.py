@@ -90,11 +90,12 @@ def task_for(spec: TrainingJobSpec, served: ServedDataset) -> TrainerTask:
     return TrainerTask(
         card=served.card.card,
         data_path=served.config.data,
-        graph=graph_of(spec),
+        graph=graph_of(spec) if spec.model_graph else None,
         plan=plan_of(spec, served.dataset_id),
         loss=spec.loss,
         optimizer=spec.optimizer,
         weight=spec.leg(served.dataset_id).weight_nano / NANO,
         update_range=spec.encryption.update_range_nano / NANO,
         value_bits=spec.encryption.value_bits,
+        query=spec.query,
     )
