@@ -1,7 +1,7 @@
 """Usufruct: train on data that never leave their holders.
 
 ``import usufruct as uf`` gives the builder's surface (``uf.connect``, ``uf.Privacy``, ``uf.SGD``, ``uf.Encryption``,
-``uf.ServerAdam``, ``uf.resume``). The names are looked up when they are used, so that importing the package loads neither torch nor the chain.
+``uf.Evaluation``, ``uf.ServerAdam``, ``uf.resume``). The names are looked up when they are used, so that importing the package loads neither torch nor the chain.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from usufruct.builder import SGD as SGD
     from usufruct.builder import Encryption as Encryption
+    from usufruct.builder import Evaluation as Evaluation
     from usufruct.builder import Privacy as Privacy
     from usufruct.builder import Schedule as Schedule
     from usufruct.builder import ServerAdam as ServerAdam
     from usufruct.builder import ServerSGD as ServerSGD
     from usufruct.builder import ServerYogi as ServerYogi
+    from usufruct.builder import Statistics as Statistics
     from usufruct.builder import connect as connect
     from usufruct.builder import resume as resume
     from usufruct.errors import UsufructError as UsufructError
@@ -31,11 +33,13 @@ __version__ = "0.1.0"
 __all__ = [
     "SGD",
     "Encryption",
+    "Evaluation",
     "Privacy",
     "Schedule",
     "ServerAdam",
     "ServerSGD",
     "ServerYogi",
+    "Statistics",
     "UsufructError",
     "__version__",
     "connect",
@@ -45,11 +49,13 @@ __all__ = [
 _HOMES = {
     "SGD": "usufruct.builder",
     "Encryption": "usufruct.builder",
+    "Evaluation": "usufruct.builder",
     "Privacy": "usufruct.builder",
     "Schedule": "usufruct.builder",
     "ServerAdam": "usufruct.builder",
     "ServerSGD": "usufruct.builder",
     "ServerYogi": "usufruct.builder",
+    "Statistics": "usufruct.builder",
     "connect": "usufruct.builder",
     "resume": "usufruct.builder",
     "UsufructError": "usufruct.errors",

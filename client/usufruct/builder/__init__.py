@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from usufruct.builder.datasets import Dataset as Dataset
     from usufruct.builder.datasets import DatasetList as DatasetList
     from usufruct.builder.disputes import Dispute as Dispute
+    from usufruct.builder.estimates import EvaluationResult as EvaluationResult
+    from usufruct.builder.estimates import StatisticsResult as StatisticsResult
     from usufruct.builder.job import JobHandle as JobHandle
     from usufruct.builder.network import Balance as Balance
     from usufruct.builder.network import Network as Network
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
     from usufruct.builder.settings import SGD as SGD
     from usufruct.builder.settings import Encryption as Encryption
     from usufruct.builder.settings import EscrowTerms as EscrowTerms
+    from usufruct.builder.settings import Evaluation as Evaluation
     from usufruct.builder.settings import Privacy as Privacy
+    from usufruct.builder.settings import Statistics as Statistics
     from usufruct.builder.sponsoring import JobToSponsor as JobToSponsor
 
 _HOME = {
@@ -40,6 +44,8 @@ _HOME = {
     "Dispute": "disputes",
     "Encryption": "settings",
     "EscrowTerms": "settings",
+    "Evaluation": "settings",
+    "EvaluationResult": "estimates",
     "JobToSponsor": "sponsoring",
     "JobHandle": "job",
     "LegResult": "results",
@@ -53,6 +59,8 @@ _HOME = {
     "ServerAdam": "server_optimizer",
     "ServerSGD": "server_optimizer",
     "ServerYogi": "server_optimizer",
+    "Statistics": "settings",
+    "StatisticsResult": "estimates",
     "connect": "network",
     "resume": "resuming",
 }
@@ -66,6 +74,8 @@ __all__ = [
     "Dispute",
     "Encryption",
     "EscrowTerms",
+    "Evaluation",
+    "EvaluationResult",
     "JobHandle",
     "JobToSponsor",
     "LegResult",
@@ -78,6 +88,8 @@ __all__ = [
     "ServerAdam",
     "ServerSGD",
     "ServerYogi",
+    "Statistics",
+    "StatisticsResult",
     "connect",
     "resume",
 ]

@@ -55,7 +55,7 @@ class RoundDriver:
         self,
         spec: TrainingJobSpec,
         spec_bytes: bytes,
-        model_graph: ModelGraph,
+        model_graph: ModelGraph | None,
         parameters: EncryptionParameters,
         account: LocalAccount,
         holders: Mapping[int, HolderPeer],
@@ -64,6 +64,7 @@ class RoundDriver:
     ) -> None:
         """
         Args:
+            model_graph: None for a job without a model.
             holders: of the legs that take part, by dataset number; a roster is some or all of them.
             verify_chunks: how many random chunks of every sum are added again here before it is opened.
         """
@@ -84,7 +85,7 @@ class RoundDriver:
     def prepare(self, round_: int, attempt: int, vector: NDArray[np.float32]) -> Attempt:
         """A fresh key and the signed offer of an attempt. ``attempt`` must have been taken from the store."""
         key = RoundKey.generate(self._parameters)
-        weights = graph.pack_vector(self._graph, vector)
+        weights = b"" if self._graph is None else graph.pack_vector(self._graph, vector)
         offer = RoundOffer(
             job_id=self._spec.job_id,
             spec_hash=self._spec_hash,

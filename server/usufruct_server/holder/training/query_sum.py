@@ -101,7 +101,7 @@ def evaluation_sum(
     """
     layout = layout_of(query, loss.name, card)
     places = layout.places
-    module.eval()
+    module.eval().double()
     module.real = torch.float64
     row = torch.zeros(1, *module.graph.input_shape, dtype=torch.float64)
 
