@@ -43,12 +43,13 @@ class Totals:
         layout: where each block is.
         values: in rows: a block's number counts 1 for a row that has 1 there.
         deviation: standard deviation of the noise in each of them, which is independent.
-        epsilon: that they have cost.
+        job_id, epsilon: of the job, and what it has cost.
     """
 
     layout: Layout
     values: Values
     deviation: float
+    job_id: str
     epsilon: float
 
     def at(self, *key: str) -> Values:
@@ -66,6 +67,7 @@ class EvaluationResult:
         auc: area under the ROC curve, by scores in bins, of which ties count half; None but for two classes.
         loss: mean, each row's cut off at ``loss_bound``.
         scores: noised counts [class, bin] of the probability of class 1, where there is an ``auc``; may be negative.
+        job_id: of the job, ``0x…``; ``uf.resume`` finds its receipts.
         epsilon: largest binding epsilon of the datasets.
     """
 
@@ -75,6 +77,7 @@ class EvaluationResult:
     loss: Estimate
     loss_bound: float
     scores: Values | None
+    job_id: str
     epsilon: float
 
     def __str__(self) -> str:
@@ -106,11 +109,12 @@ class StatisticsResult:
     Attributes:
         rows: how many there are; rows whose label is missing or of no declared class are nowhere counted.
         columns: by name.
-        epsilon: largest binding epsilon of the datasets.
+        job_id, epsilon: as in :class:`EvaluationResult`.
     """
 
     rows: Estimate
     columns: Mapping[str, ColumnStatistics]
+    job_id: str
     epsilon: float
 
 
@@ -176,6 +180,7 @@ def evaluated(query: EvaluationQuery, totals: Totals) -> EvaluationResult:
         loss=clamped(Estimate(share.value * bound, share.standard_error * bound), 0.0, bound),
         loss_bound=bound,
         scores=counts,
+        job_id=totals.job_id,
         epsilon=totals.epsilon,
     )
 
@@ -183,7 +188,9 @@ def evaluated(query: EvaluationQuery, totals: Totals) -> EvaluationResult:
 def described(query: StatisticsQuery, card: DatasetCard, totals: Totals) -> StatisticsResult:
     """The figures of columns."""
     columns = {name: _column(query, card, name, totals) for name in query.columns}
-    return StatisticsResult(total(totals.at("rows"), totals.deviation), columns, totals.epsilon)
+    return StatisticsResult(
+        total(totals.at("rows"), totals.deviation), columns, totals.job_id, totals.epsilon
+    )
 
 
 def _column(query: StatisticsQuery, card: DatasetCard, name: str, totals: Totals) -> ColumnStatistics:

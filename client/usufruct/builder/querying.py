@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -14,8 +16,9 @@ from usufruct.builder.noise import average_deviation
 from usufruct.builder.results import read_round_result
 from usufruct.builder.store import JobState, JobStore
 from usufruct.builder.summing import OpenedSum
+from usufruct.domain import ids
 from usufruct.domain.dataset_card import read_card
-from usufruct.domain.query import EvaluationQuery, Query, layout_of
+from usufruct.domain.query import EvaluationQuery, Layout, Query, layout_of
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.errors import ConfigError
 from usufruct.privacy import plan_of
@@ -77,11 +80,20 @@ class Querying:
         members = state.roster or tuple(leg.dataset_id for leg in spec.legs)
         roster = [dataset_id for dataset_id in members if dataset_id not in left_out]
         layout = layout_of(query, spec.loss, self._card)
-        plans = [plan_of(spec, dataset_id) for dataset_id in roster]
-        # an update is minus the average over the declared batches (QUERY_OPTIMIZER); a row of the sample counts for 1 / rate
-        per_row = sum(plan.nominal_batch_size for plan in plans) * layout.norm
-        per_row /= plans[0].clip_norm * plans[0].sample_rate
-        totals = Totals(layout, self._average * -per_row, average_deviation(spec, roster) * per_row, epsilon)
+        per_row = rows_in_average(spec, roster, layout)
+        deviation = average_deviation(spec, roster) * abs(per_row)
+        totals = Totals(layout, self._average * per_row, deviation, ids.to_hex(spec.job_id), epsilon)
         if isinstance(query, EvaluationQuery):
             return evaluated(query, totals)
         return described(query, self._card, totals)
+
+
+def rows_in_average(spec: TrainingJobSpec, roster: Sequence[int], layout: Layout) -> float:
+    """By what an opened average of a query is multiplied to count rows.
+
+    An update is minus the noised sum over the declared batch size (``QUERY_OPTIMIZER``); a row gives ``clip_norm`` over the
+    layout's norm where it has 1; and a row of the sample stands for 1 / rate of them.
+    """
+    plans = [plan_of(spec, dataset_id) for dataset_id in roster]
+    rows = sum(plan.nominal_batch_size for plan in plans) / plans[0].sample_rate
+    return -rows * layout.norm / plans[0].clip_norm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,11 +158,21 @@ def open_average(
     Raises:
         RoundFailed: KEY_USED; or SUM_INVALID: what it opens to can be no sum of updates.
     """
-    roster = sorted(fetched.upload_roots)
     opened = attempt.key.open_sum(checked, fetched.chunks())
+    return average_of(opened, sorted(fetched.upload_roots), spec, attempt.offer.rotation_seed)
+
+
+def average_of(
+    opened: Iterable[NDArray[np.int64]], roster: Sequence[int], spec: TrainingJobSpec, rotation_seed: bytes
+) -> NDArray[np.float64]:
+    """The average of a roster's updates from the sums of their integers, in pieces in order; see :func:`open_average`.
+
+    Raises:
+        RoundingInvalid: so many holders cannot have such sums.
+    """
     if spec.plan.noise_mode is NoiseMode.DISTRIBUTED:
         plans = [privacy.distributed_plan_of(spec, dataset_id) for dataset_id in roster]
-        total = privacy.open_sum(np.concatenate(list(opened)), plans[0], attempt.offer.rotation_seed)
+        total = privacy.open_sum(np.concatenate(list(opened)), plans[0], rotation_seed)
         rate = spec.optimizer.learning_rate_nano / NANO
         return total * (-rate / sum(plan.nominal_batch_size for plan in plans))
     encryption = spec.encryption
