@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ Values = NDArray[np.float64]
 Bar = str | int | tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """A figure and how far the noise may have moved it.
 
@@ -31,8 +32,12 @@ class Estimate:
     value: float
     standard_error: float
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.value:.4g} ± {self.standard_error:.2g}"
+
+    def to_json(self) -> dict[str, float | None]:
+        """JSON knows neither NaN nor infinity: what cannot be said is null."""
+        return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,19 @@ class EvaluationResult:
     job_id: str
     epsilon: float
 
+    @property
+    def figures(self) -> dict[str, Estimate]:
+        """Those that there are, by name."""
+        named = {"rows": self.rows, "accuracy": self.accuracy, "auc": self.auc, "loss": self.loss}
+        return {name: figure for name, figure in named.items() if figure is not None}
+
     def __str__(self) -> str:
-        figures = {"rows": self.rows, "accuracy": self.accuracy, "AUC": self.auc, "loss": self.loss}
-        words = [f"{name} {figure}" for name, figure in figures.items() if figure is not None]
+        words = [f"{name} {figure}" for name, figure in self.figures.items()]
         return f"{', '.join(words)} (epsilon {self.epsilon:.3f})"
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures."""
+        return {name: figure.to_json() for name, figure in self.figures.items()}
 
 
 @dataclass(frozen=True)
@@ -116,6 +130,32 @@ class StatisticsResult:
     columns: Mapping[str, ColumnStatistics]
     job_id: str
     epsilon: float
+
+    def __str__(self) -> str:
+        lines = [f"rows {self.rows} (epsilon {self.epsilon:.3f})"]
+        for name, column in self.columns.items():
+            mean = "" if column.mean is None else f", mean {column.mean}"
+            lines.append(f"{name}: count {column.count}{mean}")
+            lines += [f"  {_bar_name(bar)}: {count}" for bar, count in column.histogram.items()]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures; a histogram as a list of bars."""
+        return {
+            "rows": self.rows.to_json(),
+            "columns": {
+                name: {
+                    "count": column.count.to_json(),
+                    "mean": None if column.mean is None else column.mean.to_json(),
+                    "histogram": [{"bar": bar, **count.to_json()} for bar, count in column.histogram.items()],
+                }
+                for name, column in self.columns.items()
+            },
+        }
+
+
+def _bar_name(bar: Bar) -> str:
+    return f"{bar[0]:g} to {bar[1]:g}" if isinstance(bar, tuple) else str(bar) or "(missing)"
 
 
 def ratio(part: float, whole: float, part_noise: float, whole_noise: float, shared: float) -> Estimate:

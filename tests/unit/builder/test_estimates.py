@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 
@@ -100,3 +101,23 @@ def test_whatever_the_noise_every_figure_is_possible_or_said_to_be_unknown() -> 
                 assert estimate.standard_error > 0
                 most = {"accuracy": 1.0, "auc": 1.0, "mean": 1.0, "loss": 2.0}.get(name, math.inf)
                 assert 0 <= estimate.value <= most, name
+
+
+def test_figures_are_shown_to_people_and_to_machines_also_where_nothing_can_be_said() -> None:
+    unknown = np.array([-1.0] * 23)
+    found = evaluated(
+        EVALUATION, Totals(layout_of(EVALUATION, "cross_entropy", CARD), unknown, 2.0, "0x", 1.0)
+    )
+    figures = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert figures["auc"] == {"value": None, "standard_error": None}
+    assert "accuracy nan ± inf" in str(found)
+    values = np.array([2000.0, 1800.0, 450.0, 200.0, 300.0, 800.0, 500.0, 900.0, 1100.0])
+    seen = described(STATISTICS, CARD, Totals(layout_of(STATISTICS, "", CARD), values, 2.0, "0x", 1.0))
+    figures = json.loads(json.dumps(seen.to_json(), allow_nan=False))
+    assert figures["columns"]["a"]["histogram"][2] == {
+        "bar": [0.5, 0.75],
+        "value": 800.0,
+        "standard_error": 2.0,
+    }
+    assert "a: count 1800 ± 2, mean 0.625 ± 0.00057" in str(seen)
+    assert "  0.5 to 0.75: 800 ± 2" in str(seen)
