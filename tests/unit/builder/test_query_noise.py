@@ -38,7 +38,7 @@ def job(noise: str, sample_rate: float = 1.0) -> TrainingJobSpec:
     values = layout_of(query, "", CARD).values
     plan = make_plan(
         DATASETS,
-        Privacy(3.0, noise=noise, min_honest=2 if noise == "distributed" else None),
+        Privacy(3.0, max_grad_norm=0.5, noise=noise, min_honest=2 if noise == "distributed" else None),
         optimizer_of(question),
         rounds=ROUNDS,
         spare_attempts=SPARE_ATTEMPTS,
