@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-python test-contracts fuzz-contracts fuzz-graphs coverage-contracts mutate-contracts slither gas \
-	bench-encryption bench-round fuzz-rounds check protos supported artefacts format clean
+	bench-encryption bench-round fuzz-rounds audit-privacy check protos supported artefacts format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -58,6 +58,9 @@ bench-round: setup   ## whole encrypted rounds between real processes, stage by 
 
 fuzz-rounds: setup   ## tamper with rounds and run their state machine for longer (ARGS="--manipulations 20000 --examples 500 --seed 7")
 	$(RUN) tests/integration/rounds/fuzz.py $(ARGS)
+
+audit-privacy: setup   ## audit the shipped trainer by what it releases, and plant 15 bugs (about 20 minutes; ARGS="--quick --json")
+	$(RUN) tests/privacy_audit/audit.py $(ARGS)
 
 check: setup contracts/node_modules/.ready   ## style, types, import layers, generated files
 	$(BIN)/ruff check . $(ARGS)

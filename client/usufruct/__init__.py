@@ -1,7 +1,8 @@
 """Usufruct: train on data that never leave their holders.
 
 ``import usufruct as uf`` gives the builder's surface (``uf.connect``, ``uf.Privacy``, ``uf.SGD``, ``uf.Encryption``,
-``uf.Evaluation``, ``uf.ServerAdam``, ``uf.resume``). The names are looked up when they are used, so that importing the package loads neither torch nor the chain.
+``uf.Evaluation``, ``uf.ServerAdam``, ``uf.resume``, ``uf.lora``). The names are looked up when they are used, so that importing the
+package loads neither torch nor the chain.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
     from usufruct.builder import Statistics as Statistics
     from usufruct.builder import connect as connect
     from usufruct.builder import resume as resume
+    from usufruct.builder import save_base_model as save_base_model
     from usufruct.errors import UsufructError as UsufructError
+    from usufruct.graph import adapters as adapters
+    from usufruct.graph import lora as lora
+    from usufruct.graph import merged as merged
 
 # gRPC reads these once, when it is imported. The list governs TLS 1.2 and below only; with suites that only RSA
 # keys can use, our ECDSA keys speak TLS 1.3 or nothing (usufruct/wire/tls.py proves it in every server).
@@ -42,8 +47,12 @@ __all__ = [
     "Statistics",
     "UsufructError",
     "__version__",
+    "adapters",
     "connect",
+    "lora",
+    "merged",
     "resume",
+    "save_base_model",
 ]
 
 _HOMES = {
@@ -58,6 +67,10 @@ _HOMES = {
     "Statistics": "usufruct.builder",
     "connect": "usufruct.builder",
     "resume": "usufruct.builder",
+    "save_base_model": "usufruct.builder",
+    "adapters": "usufruct.graph",
+    "lora": "usufruct.graph",
+    "merged": "usufruct.graph",
     "UsufructError": "usufruct.errors",
 }
 

@@ -71,6 +71,12 @@ CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
         "WEIGHTS_NOT_ALLOWED": Entry(
             _S.INVALID_ARGUMENT, "The weights do not fit the model graph, or are not finite."
         ),
+        "BASE_MODEL_UNKNOWN": Entry(
+            _S.FAILED_PRECONDITION, "This holder does not have the base model that the job names."
+        ),
+        "BASE_MODEL_INVALID": Entry(
+            _S.FAILED_PRECONDITION, "The base model is damaged or is none; the holder has been told."
+        ),
         "SPEC_INVALID": Entry(_S.INVALID_ARGUMENT, "A value of the job spec is out of its range."),
         "WRONG_CHAIN": Entry(
             _S.FAILED_PRECONDITION, "The job names another chain or another contract than this holder's."

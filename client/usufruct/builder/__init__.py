@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from usufruct.builder.base_models import save_base_model as save_base_model
     from usufruct.builder.datasets import Dataset as Dataset
     from usufruct.builder.datasets import DatasetList as DatasetList
     from usufruct.builder.disputes import Dispute as Dispute
@@ -63,6 +64,7 @@ _HOME = {
     "StatisticsResult": "estimates",
     "connect": "network",
     "resume": "resuming",
+    "save_base_model": "base_models",
 }
 
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "StatisticsResult",
     "connect",
     "resume",
+    "save_base_model",
 ]
 
 

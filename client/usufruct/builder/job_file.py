@@ -30,7 +30,7 @@ columns = ["age", "sex"]          # optional, as is all in it: columns, bins, sa
 epsilon = 3.0                     # optional: delta, max_grad_norm, noise, max_colluding, min_honest
 
 [encryption]                      # optional, as is all in it
-value_bits = 16                   # 8, 12 or 16: fewer are fewer bytes and coarser updates
+value_bits = 16                   # 8, 12 or 16; without it, as few as keep rounding small beside the noise
 security_bits = 128               # or 192
 
 [escrow]                          # optional, as is all in it

@@ -42,8 +42,10 @@ class ModelTraining:
         self.graph, self._names = graph_from_bytes(spec.model_graph), record.parameter_names
         if model is None:
             model = model_weights.RestoredModel(self.graph, self._names)
+            if validation is not None and not model.complete:
+                raise model_weights.base_model_missing()
         else:
-            model_weights.check_same_model(model, self.graph, self._names)
+            model_weights.check_same_model(model, self.graph, self._names, record.frozen_digest)
         self.model: nn.Module = model
         self._optimizer = read_server_optimizer(record.server_optimizer)
         self.read(state)

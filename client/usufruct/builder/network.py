@@ -306,6 +306,7 @@ class Network:
         optimizer: SGD,
         privacy: Privacy,
         rounds: int,
+        base: str | Path | None = None,
         validation: Any = None,
         server_optimizer: ServerOptimizer | None = None,
         spare_attempts: int | None = None,
@@ -323,6 +324,8 @@ class Network:
             aggregator: ``host:port#sha256:…``.
             loss: a name of ``builder.losses.LOSSES``.
             rounds: rounds that count.
+            base: of a model with frozen parameters (:func:`usufruct.lora`): the base model that the holders have, by its digest
+                ``sha256:…`` or by its file.
             validation: the builder's own ``(X, y)``, never sent anywhere.
             server_optimizer: what is done with the average of a round's updates: ``uf.ServerSGD``, ``uf.ServerAdam`` or
                 ``uf.ServerYogi``; None applies it as it is. No holder hears of it.
@@ -348,6 +351,7 @@ class Network:
             optimizer=optimizer,
             privacy=privacy,
             rounds=rounds,
+            base=base,
             validation=validation,
             server_optimizer=server_optimizer,
             spare_attempts=spare_attempts,
@@ -369,6 +373,7 @@ class Network:
         optimizer: SGD,
         privacy: Privacy,
         rounds: int,
+        base: str | Path | None = None,
         validation: Any = None,
         server_optimizer: ServerOptimizer | None = None,
         spare_attempts: int | None = None,
@@ -410,6 +415,7 @@ class Network:
             optimizer=optimizer,
             privacy=privacy,
             rounds=rounds,
+            base=base,
             validation=validation,
             server_optimizer=server_optimizer,
             spare_attempts=spare_attempts,

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from usufruct import graph
 from usufruct.builder import losses
 from usufruct.builder import weights as model_weights
+from usufruct.builder.base_models import digest_for, frozen_digest
 from usufruct.builder.datasets import Dataset
 from usufruct.builder.peers import meet_aggregator
 from usufruct.builder.planning import make_plan
@@ -54,6 +56,7 @@ def new_proposal(
     optimizer: SGD,
     privacy: Privacy,
     rounds: int,
+    base: str | Path | None,
     validation: Any,
     server_optimizer: ServerOptimizer | None,
     spare_attempts: int | None,
@@ -75,8 +78,10 @@ def new_proposal(
     aggregator_ref = AggregatorRef(at.endpoint, at.fingerprint)
     work = work_on(model, datasets, loss, question)
     traced = work.traced
-    checked_validation = None
-    if traced is not None:
+    base_model, frozen, checked_validation = b"", "", None
+    if model is not None and traced is not None:
+        base_model = digest_for(model, traced, base)
+        frozen = frozen_digest(model)
         checked_validation = losses.read_validation(validation, traced.graph.input_shape[0])
     plan = make_plan(
         datasets,
@@ -107,6 +112,7 @@ def new_proposal(
         purpose=purpose or f"{_PURPOSES[kind_of(question)]} for {datasets[0].task}",
         deliver_by_seconds=max(int(time.time()), network.chain.block_time_seconds()) + deliver_within_seconds,
         round_timeout_seconds=round_timeout_seconds,
+        base_model=base_model,
         query=work.query,
     )
     spec_bytes = jobs.spec_to_bytes(spec)
@@ -117,6 +123,7 @@ def new_proposal(
         key_path=str(network.key_path or ""),
         builder=network.address,
         parameter_names=() if traced is None else traced.parameter_names,
+        frozen_digest=frozen,
         server_optimizer={} if server_optimizer is None else write_server_optimizer(server_optimizer),
         card="" if work.query is None else datasets[0].card.to_bytes().decode(),
     )

@@ -71,6 +71,7 @@ class RoundDriver:
         self._spec, self._graph, self._parameters, self._account = spec, model_graph, parameters, account
         self._spec_hash = jobs.spec_hash(spec_bytes)
         self._holders, self._aggregator, self._verify_chunks = holders, aggregator, verify_chunks
+        self._next_key: RoundKey | None = None
 
     @property
     def needed(self) -> int:
@@ -84,7 +85,7 @@ class RoundDriver:
 
     def prepare(self, round_: int, attempt: int, vector: NDArray[np.float32]) -> Attempt:
         """A fresh key and the signed offer of an attempt. ``attempt`` must have been taken from the store."""
-        key = RoundKey.generate(self._parameters)
+        key, self._next_key = self._next_key or RoundKey.generate(self._parameters), None
         weights = b"" if self._graph is None else graph.pack_vector(self._graph, vector)
         offer = RoundOffer(
             job_id=self._spec.job_id,
@@ -137,14 +138,18 @@ class RoundDriver:
             flight.tell(attempt.submit())
             stages.end("ready")
             flight.start_sum(to_sum, seconds)
+            if self._next_key is None and attempt.offer.round < self._spec.plan.rounds:
+                self._next_key = RoundKey.generate(self._parameters)  # while the holders encrypt
             encrypted = flight.said(ENCRYPTED)
             stages.end("encrypted")
             with flight.sum() as fetched:
                 stages.end("summed")
                 compare_uploads(fetched, to_sum, encrypted)
                 challenge = attempt.challenge(fetched)
-                flight.tell(check_step(challenge, fetched))
-                checked = check(challenge, fetched, to_sum, flight.said(CHECKED))
+                flight.tell(
+                    check_step(challenge, fetched, self._next_key.public_key_bytes if self._next_key else b"")
+                )
+                checked = check(challenge, fetched, to_sum, lambda: flight.said(CHECKED))
                 stages.end("checked")
                 if self._verify_chunks:
                     add_again(self._aggregator, to_sum, challenge.sum_root, self._verify_chunks)

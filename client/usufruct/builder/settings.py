@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from usufruct.domain import ids
 from usufruct.domain.query import MOST_BINS
+from usufruct.domain.training_job import VALUE_BITS
 from usufruct.errors import InvalidInput
 
 
@@ -140,18 +141,19 @@ class Encryption:
     (``usufruct.encryption.planner``); ``network.quote`` shows what it picked.
 
     Attributes:
-        value_bits: 8, 12 or 16: an update's range is divided into so many values. Fewer bits are fewer bytes, and rounding
-            that is no longer small beside the noise. With local noise; distributed noise has fields of 22 bits for the sum.
+        value_bits: 8, 12 or 16: an update's range is divided into so many values. None: as few as keep the rounding small beside
+            the noise; fewer bits are fewer bytes. With local noise; distributed noise has fields of 22 bits for the sum.
         security_bits: 128 or 192, by SEAL's own tables.
     Raises:
         InvalidInput: SPEC_INVALID, naming the field.
     """
 
-    value_bits: int = 16
+    value_bits: int | None = None
     security_bits: int = 128
 
     def __post_init__(self) -> None:
-        _one_of("value_bits", self.value_bits, (8, 12, 16))
+        if self.value_bits is not None:
+            _one_of("value_bits", self.value_bits, VALUE_BITS)
         _one_of("security_bits", self.security_bits, (128, 192))
 
 

@@ -42,6 +42,7 @@ PHASES = ("proposed", "opening", "accepting", "open", "finishing", "cancelling",
 class JobRecord:
     """What never changes about a job. ``parameter_names``: (name in the graph, name in the builder's model).
 
+    ``frozen_digest``: of the model's frozen parameters, ``sha256:…``; empty where it has none.
     ``server_optimizer``: of ``server_optimizer.write_server_optimizer``; plain averaging when empty. ``card``: of a query, a
     dataset card by which its figures are read.
     """
@@ -52,6 +53,7 @@ class JobRecord:
     builder: str
     parameter_names: tuple[tuple[str, str], ...]
     confirmations: int | None = None
+    frozen_digest: str = ""
     server_optimizer: Mapping[str, Any] = field(default_factory=dict)
     card: str = ""
     version: int = STORE_VERSION

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,10 +83,21 @@ def compare_uploads(
             )
 
 
-def check_step(challenge: Challenge, fetched: FetchedSum) -> rounds_pb2.RoundStep:
-    """The challenge, as every holder of the roster is sent it."""
+def check_step(
+    challenge: Challenge, fetched: FetchedSum, next_public_key: bytes = b""
+) -> rounds_pb2.RoundStep:
+    """The challenge, as every holder of the roster is sent it.
+
+    Args:
+        next_public_key: of the attempt after this one, if there is a key for it.
+    """
     return rounds_pb2.RoundStep(
-        check=rounds_pb2.Check(seed=challenge.seed, sum_root=challenge.sum_root, uploads=fetched.uploads)
+        check=rounds_pb2.Check(
+            seed=challenge.seed,
+            sum_root=challenge.sum_root,
+            uploads=fetched.uploads,
+            next_public_key=next_public_key,
+        )
     )
 
 
@@ -94,29 +105,33 @@ def check(
     challenge: Challenge,
     fetched: FetchedSum,
     to_sum: RoundToSum,
-    answers: Mapping[int, rounds_pb2.RoundEvent],
+    said: Callable[[], Mapping[int, rounds_pb2.RoundEvent]],
 ) -> CheckedSum:
     """Whether the sum is the sum of what the holders sent, by their signed answers to the challenge.
 
     Args:
-        answers: the CHECKED event of every holder.
+        said: waits for the CHECKED event of every holder; called when the sum's own part is done, which takes as long as theirs.
     Raises:
         InvalidInput: BAD_SIGNATURE: an answer is not its operator's.
         RoundFailed: SUM_INVALID: the answers do not add up. Nothing has been decrypted.
     """
-    values: dict[int, CheckValue] = {}
-    for dataset_id, event in answers.items():
-        values[dataset_id] = tuple(event.check_values)
-        signatures.verify_check(
-            view_hash=challenge.view_hash,
-            sum_root=challenge.sum_root,
-            seed=challenge.seed,
-            dataset_id=dataset_id,
-            values=values[dataset_id],
-            signature=event.check_signature,
-            operator=to_sum.operators[dataset_id],
-        )
-    return check_sum(challenge, fetched.commitment, fetched.chunks(), values)
+
+    def answers() -> Mapping[int, CheckValue]:
+        values: dict[int, CheckValue] = {}
+        for dataset_id, event in said().items():
+            values[dataset_id] = tuple(event.check_values)
+            signatures.verify_check(
+                view_hash=challenge.view_hash,
+                sum_root=challenge.sum_root,
+                seed=challenge.seed,
+                dataset_id=dataset_id,
+                values=values[dataset_id],
+                signature=event.check_signature,
+                operator=to_sum.operators[dataset_id],
+            )
+        return values
+
+    return check_sum(challenge, fetched.commitment, fetched.chunks(), answers)
 
 
 def add_again(

@@ -14,6 +14,8 @@ SPEC_VERSION = 1
 NANO = 10**9
 MICRO = 10**6
 PICO = 10**12
+VALUE_BITS = (8, 12, 16)
+"""Of a holder's value with local noise."""
 
 
 class NoiseMode(IntEnum):
@@ -105,6 +107,7 @@ class TrainingJobSpec:
     """A training job. What grants name is the hash of its serialised bytes (``usufruct.wire.jobs``).
 
     Attributes:
+        base_model: digest of the base model that the graph's frozen parameters are of; empty where all are trained.
         query: what is asked of rows in place of training; None for training.
     """
 
@@ -124,6 +127,7 @@ class TrainingJobSpec:
     deliver_by_seconds: int
     round_timeout_seconds: int
     version: int = SPEC_VERSION
+    base_model: bytes = b""
     query: Query | None = None
 
     @property
@@ -173,12 +177,13 @@ def check_spec(spec: TrainingJobSpec) -> TrainingJobSpec:
     ids.hash32(spec.nonce, "nonce")
     if isinstance(spec.query, StatisticsQuery):
         need(
-            not spec.model_graph and not spec.loss,
+            not spec.model_graph and not spec.loss and not spec.base_model,
             "model_graph",
-            "must be empty, as the loss, for statistics",
+            "must be empty, as the loss and the base model, for statistics",
         )
     else:
         need(0 < len(spec.model_graph) <= 4 << 20, "model_graph", "must be between 1 byte and 4 MiB")
+    need(len(spec.base_model) in (0, 32), "base_model", "must be a SHA-256 digest, or empty")
     need(spec.optimizer.name == "sgd", "optimizer.name", "must be 'sgd'")
     need(
         0 < spec.optimizer.learning_rate_nano <= 1000 * NANO,
@@ -241,7 +246,7 @@ def _check_local(spec: TrainingJobSpec) -> None:
     )
     for field in ("min_honest", "max_colluding", "scale_micro", "share_noise", "clamp"):
         _need(getattr(plan, field) == 0, f"plan.{field}", "must be 0 with local noise")
-    _need(encryption.value_bits in (8, 12, 16), "encryption.value_bits", "must be 8, 12 or 16")
+    _need(encryption.value_bits in VALUE_BITS, "encryption.value_bits", "must be 8, 12 or 16")
     _need(
         0 < encryption.update_range_nano <= 10**6 * NANO, "encryption.update_range_nano", "must be positive"
     )

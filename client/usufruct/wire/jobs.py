@@ -95,6 +95,7 @@ def spec_to_bytes(spec: TrainingJobSpec) -> bytes:
         purpose=spec.purpose,
         deliver_by_seconds=spec.deliver_by_seconds,
         round_timeout_seconds=spec.round_timeout_seconds,
+        base_model=spec.base_model,
         evaluation=_evaluation(spec.query),
         statistics=_statistics(spec.query),
     )
@@ -165,6 +166,7 @@ def spec_from_bytes(data: bytes) -> TrainingJobSpec:
         purpose=m.purpose,
         deliver_by_seconds=m.deliver_by_seconds,
         round_timeout_seconds=m.round_timeout_seconds,
+        base_model=m.base_model,
         query=_query(m),
     )
     return check_spec(spec)

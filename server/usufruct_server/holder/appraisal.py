@@ -12,15 +12,16 @@ from usufruct.domain.preprocessing import feature_width
 from usufruct.domain.query import StatisticsQuery, layout_of
 from usufruct.domain.training_job import NoiseMode, TrainingJobSpec
 from usufruct.encryption import parameter_set
-from usufruct.errors import InvalidInput, UsufructError
+from usufruct.errors import ConfigError, InvalidInput, Refused, UsufructError
 from usufruct.graph.model_graph import ModelGraph, not_allowed
 from usufruct.privacy import FIELD_BITS, DistributedPlan, plan_of
 from usufruct.wire.model_graph import graph_from_bytes
 from usufruct_server.holder.catalogue import ServedDataset
 from usufruct_server.holder.policy import JobFacts
 
-GraphAppraiser = Callable[[ModelGraph, int, str, int], int]
-"""(graph, micro-batch size, loss, classes) -> parameters; raises GRAPH_NOT_ALLOWED or SPEC_INVALID."""
+GraphAppraiser = Callable[[ModelGraph, int, str, int, bytes], int]
+"""(graph, micro-batch size, loss, classes, digest of the base model) -> parameters that are trained; raises GRAPH_NOT_ALLOWED,
+SPEC_INVALID, BASE_MODEL_UNKNOWN or BASE_MODEL_INVALID."""
 
 
 def appraise(spec: TrainingJobSpec, served: ServedDataset | None, appraise_graph: GraphAppraiser) -> JobFacts:
@@ -42,6 +43,8 @@ def appraise(spec: TrainingJobSpec, served: ServedDataset | None, appraise_graph
             if error.reason != "SPEC_INVALID"
             else JobFacts("", error.message, 0, 0)
         )
+    except (Refused, ConfigError) as error:
+        return JobFacts("", "", 0, 0, base_model_problem=error.reason)
     try:
         plan = plan_of(spec, served.dataset_id)
         loss_micro = plan.loss_per_attempt_micro
@@ -61,7 +64,9 @@ def _values(spec: TrainingJobSpec, card: DatasetCard, appraise_graph: GraphAppra
         raise not_allowed(
             f"the model takes rows of shape {graph.input_shape}; the card gives {width} features"
         )
-    parameters = appraise_graph(graph, spec.plan.micro_batch_size, spec.loss, len(card.label.classes))
+    parameters = appraise_graph(
+        graph, spec.plan.micro_batch_size, spec.loss, len(card.label.classes), spec.base_model
+    )
     if spec.query is None:
         return parameters
     if spec.query.model_parameters != parameters:

@@ -14,6 +14,7 @@ from usufruct.domain.ids import address
 from usufruct.domain.query import JobKind
 from usufruct.domain.training_job import MICRO, NoiseMode
 from usufruct.errors import InvalidInput
+from usufruct.graph.base_model import LARGEST_BYTES
 from usufruct.privacy import epsilon_floor, loss_for_epsilon_micro
 from usufruct.toml_file import Table, TomlFile
 
@@ -102,6 +103,14 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class BaseModelsConfig:
+    """Where base models are kept, and how large the file of one may be."""
+
+    folder: Path
+    largest_bytes: int = LARGEST_BYTES
+
+
+@dataclass(frozen=True)
 class DatasetConfig:
     """One dataset of the holder.
 
@@ -154,6 +163,7 @@ class HolderConfig:
     chain: ChainConfig
     keys: KeysConfig
     policy: Policy
+    base_models: BaseModelsConfig
     datasets: tuple[DatasetConfig, ...] = field(default=())
 
     @property
@@ -194,7 +204,7 @@ def read_config(path: Path) -> HolderConfig:
         ConfigError: naming file, line and key.
     """
     file = TomlFile(path.absolute())
-    file.only(("holder", "chain", "keys", "policy", "datasets"))
+    file.only(("holder", "chain", "keys", "policy", "base_models", "datasets"))
     holder = file.table("holder")
     state_dir = holder.location("state_dir", file.path.parent / "state")
     listen = _endpoint(holder, "listen")
@@ -208,6 +218,7 @@ def read_config(path: Path) -> HolderConfig:
         chain=_chain(file.table("chain")),
         keys=_keys(file.table("keys")),
         policy=_policy(file.table("policy", required=False)),
+        base_models=_base_models(file.table("base_models", required=False), state_dir / "base_models"),
         datasets=tuple(_dataset(table) for table in file.tables("datasets")),
     )
     holder.only_known()
@@ -294,6 +305,15 @@ def _policy(table: Table) -> Policy:
     )
     table.only_known()
     return policy
+
+
+def _base_models(table: Table, folder: Path) -> BaseModelsConfig:
+    base_models = BaseModelsConfig(
+        folder=table.location("folder", folder),
+        largest_bytes=table.whole("largest_bytes", LARGEST_BYTES, least=1, most=LARGEST_BYTES),
+    )
+    table.only_known()
+    return base_models
 
 
 def _co_holders(table: Table) -> tuple[int, ...]:

@@ -75,6 +75,7 @@ class JobFacts:
         plan_problem: what is wrong with the training plan, or "".
         promise: with distributed noise, in words, what holds against the coalition that the spec assumes, which is what is
             charged, and what remains against everyone else together.
+        base_model_problem: the reason, of the catalogue, why the job's base model cannot be used, or "".
     """
 
     graph_problem: str
@@ -82,6 +83,7 @@ class JobFacts:
     loss_per_attempt_micro: int
     parameter_count: int
     promise: str = ""
+    base_model_problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,9 @@ def _about_the_plan(spec: TrainingJobSpec, dataset: DatasetFacts | None, job: Jo
     assert dataset is not None
     if job.graph_problem:
         return Decision("refuse", "GRAPH_NOT_ALLOWED", job.graph_problem)
+    if job.base_model_problem:
+        note = f"the job's base model is sha256:{spec.base_model.hex()}"
+        return Decision("refuse", job.base_model_problem, note)
     if job.plan_problem:
         return Decision("refuse", "SPEC_INVALID", job.plan_problem)
     if spec.encryption.parameter_count != job.parameter_count:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from usufruct.graph.interpreter import InterpreterModule
+from usufruct.graph.interpreter import InterpreterModule, trained
 from usufruct_server.holder.training.layer_rules import CHUNK_ELEMENTS, LAYER_RULES, Use
 from usufruct_server.holder.training.losses import Loss
 from usufruct_server.holder.training.shared_weights import SHARED, SharedWeights
@@ -84,7 +84,7 @@ class ClippedSum:
         loss: of the job.
         clipping: flat, or automatic.
     Attributes:
-        parameters: how many numbers the model has.
+        parameters: how many numbers are trained. Frozen ones stay as they are in the module, enter no norm and no sum.
         input_shape: of a row's features.
     """
 
@@ -93,20 +93,30 @@ class ClippedSum:
         self.input_shape = module.graph.input_shape
         self.loss = loss
         self.clipping = clipping
+        own = [layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))]
         self._layers = [
-            layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))
+            layer for layer in own if any(p.requires_grad for p in layer.parameters(recurse=False))
         ]
-        self.by_rows = module.by_rows or any(type(layer) not in LAYER_RULES for layer in self._layers)
+        # the gradient by a parameter that layers share is more than what their rules give one by one
+        sharing = sum(1 for layer in own for _ in layer.parameters(recurse=False)) > len(
+            [*module.parameters()]
+        )
+        self.by_rows = module.by_rows or sharing or not all(map(_by_rule, self._layers))
         self._kept: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self._shared: dict[nn.Module, SharedWeights] = {}
-        self._weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        self._weights = {name: parameter.detach() for name, parameter in trained(module)}
         self.parameters = sum(weights.numel() for weights in self._weights.values())
         module.real = torch.float64
         if not self.by_rows:
             for layer in self._layers:
                 layer.register_forward_hook(self._keep)
+            for layer in own:
                 if type(layer) in SHARED:
                     self._shared[layer] = layer.forward = SHARED[type(layer)](layer)  # type: ignore[assignment]
+        for layer in own:
+            for parameter in layer.parameters(recurse=False):
+                if not parameter.requires_grad and layer not in self._shared:
+                    parameter.data = parameter.data.double()
         self.move(None)
 
     def load(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
@@ -117,7 +127,7 @@ class ClippedSum:
     def move(self, update: NDArray[np.float64] | None) -> None:
         """Makes the weights those that were put in plus ``update``, float64 in layout order, which is kept and not copied."""
         moved, at = None if update is None else torch.from_numpy(update), 0
-        for path, parameter in self.module.named_parameters():
+        for path, parameter in trained(self.module):
             owner, _, name = path.rpartition(".")
             shared, weights = self._shared.get(self.module.get_submodule(owner)), self._weights[path]
             part = None if moved is None else moved[at : at + weights.numel()].view(weights.shape)
@@ -196,7 +206,7 @@ class ClippedSum:
         self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
     ) -> Part:
         """The same with every row a batch of one. A gradient is there as numbers, so its mass is its norm."""
-        parameters = {name: value.detach() for name, value in self.module.named_parameters()}
+        parameters = {name: value.detach() for name, value in trained(self.module)}
 
         def of_row(values: dict[str, torch.Tensor], row: torch.Tensor, label: torch.Tensor) -> Any:
             output = functional_call(self.module, values, (row.unsqueeze(0),))
@@ -213,6 +223,11 @@ class ClippedSum:
             factors, finite = self._factors(squares, squares, present[part], clip_norm)
             total += factors @ _zeroed(rows, finite)
         return Part(lambda: iter([total]), total.nbytes)
+
+
+def _by_rule(layer: nn.Module) -> bool:
+    """Whether a rule gives what is asked of the layer: the gradient by all of its parameters."""
+    return type(layer) in LAYER_RULES and all(p.requires_grad for p in layer.parameters(recurse=False))
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from usufruct.domain.query import (
     described_column,
     layout_of,
 )
-from usufruct.graph.interpreter import InterpreterModule
+from usufruct.graph.interpreter import InterpreterModule, trained
 from usufruct_server.holder.training.layer_rules import CHUNK_ELEMENTS
 from usufruct_server.holder.training.losses import Loss
 from usufruct_server.holder.training.per_sample import Part
@@ -62,9 +62,9 @@ class QuerySum:
         self._norm, self._vectors = layout.norm, vectors
 
     def load(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Puts the model's weights in, by parameter."""
+        """Puts the weights that are trained in, by parameter; frozen ones stay as they are in the module."""
         assert self.module is not None
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in trained(self.module):
             parameter.data = torch.from_numpy(weights[name]).double()
 
     def part(
