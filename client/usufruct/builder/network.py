@@ -458,7 +458,7 @@ class Network:
             privacy: as for training; ``max_grad_norm`` has no effect on the figures.
             model, loss: of an evaluation, as for training; for statistics none.
             spare_attempts: for what has to be drawn again; they cost noise whether or not they are used.
-            options: others of :meth:`train`, such as ``min_cohort``, ``purpose`` or ``sponsorship``.
+            options: others of :meth:`train`, such as ``base``, ``min_cohort``, ``purpose`` or ``sponsorship``.
         Raises:
             Refused, InvalidInput, PeerError: as :meth:`train`; POLICY_JOB_KIND: a holder does not accept such jobs.
         """
