@@ -24,7 +24,7 @@ class PreparedData:
     """Rows as numbers.
 
     Attributes:
-        features: float32, shape (rows, ``feature_width(card)``), every value in [-1, 1].
+        features: float32, shape (rows, ``feature_width(card)``), every value in [-1, 1]; of the card's extractor, if it has one.
         labels: int64, shape (rows,): the index of the class.
     """
 
@@ -34,7 +34,13 @@ class PreparedData:
 
 def feature_names(card: DatasetCard) -> tuple[str, ...]:
     """One name per feature: the column's own for a number; ``column=category`` for a category, and
-    ``column is missing`` where the card gives missing values an indicator."""
+    ``column is missing`` where the card gives missing values an indicator. Features of an extractor are numbered."""
+    if card.extractor is not None:
+        return tuple(f"feature {index}" for index in range(card.extractor.features))
+    return _column_features(card)
+
+
+def _column_features(card: DatasetCard) -> tuple[str, ...]:
     names: list[str] = []
     for column in card.columns:
         if column.kind == "number":
@@ -48,7 +54,7 @@ def feature_names(card: DatasetCard) -> tuple[str, ...]:
 
 def feature_width(card: DatasetCard) -> int:
     """How many features a row has; the input width of a model for this dataset."""
-    return len(feature_names(card))
+    return card.extractor.features if card.extractor is not None else len(_column_features(card))
 
 
 def prepare_rows(card: DatasetCard, rows: Iterable[Mapping[str, Any]]) -> PreparedData:
@@ -67,7 +73,8 @@ def prepare_columns(card: DatasetCard, columns: Mapping[str, Sequence[Any]]) -> 
     card's classes are left out.
 
     Numbers are clamped to their declared bounds and scaled to [-1, 1]; categories become one-hot columns, all zeros
-    for an unknown one. Texts and numbers that mean the same (``1``, ``1.0``, ``"1"``) are the same category.
+    for an unknown one. Texts and numbers that mean the same (``1``, ``1.0``, ``"1"``) are the same category. Where the card
+    names a feature extractor, it makes of every row by itself the features.
 
     Args:
         columns: every feature column and the label, all of the same length. Values are texts, numbers, flags or None.
@@ -84,7 +91,7 @@ def prepare_columns(card: DatasetCard, columns: Mapping[str, Sequence[Any]]) -> 
     labels = np.fromiter(
         (classes.get(_text(value), -1) for value in columns[card.label.column]), dtype=np.int64, count=count
     )
-    features = np.zeros((count, feature_width(card)), dtype=np.float32)
+    features = np.zeros((count, len(_column_features(card))), dtype=np.float32)
     at = 0
     for column in card.columns:
         values = columns[column.name]
@@ -102,7 +109,8 @@ def prepare_columns(card: DatasetCard, columns: Mapping[str, Sequence[Any]]) -> 
             _one_hot(column, values, markers, features[:, at : at + width])
             at += width
     known = labels >= 0
-    return PreparedData(features[known], labels[known])
+    features = features[known]
+    return PreparedData(features if card.extractor is None else card.extractor(features), labels[known])
 
 
 def person_has_several_rows(persons: Sequence[Any]) -> bool:
