@@ -37,7 +37,7 @@ from usufruct_server.holder.training.released import Release
 DELTA: Final = 1e-5
 ADDRESS: Final = "0x" + "00" * 20
 UNLIMITED: Final = 10**12
-POOLED_STEPS: Final = 1_000
+POOLED_STEPS: Final = 300
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Recipe:
     """How a model is trained.
 
     Attributes:
-        rounds, sample_rate, max_grad_norm, lr: of the job; noise is sized for the rounds, without spare attempts.
-        local_steps: of a round with local noise.
+        rounds, sample_rate, max_grad_norm, lr: of the job, one step a round; noise is sized for the rounds, without spare
+            attempts.
         server: what the builder does with the average.
     """
 
@@ -54,7 +54,6 @@ class Recipe:
     sample_rate: float
     max_grad_norm: float
     lr: float
-    local_steps: int = 1
     server: ServerOptimizer = ServerSGD()  # noqa: RUF009 (it is frozen)
 
 
@@ -116,7 +115,7 @@ def job_spec(
     plan = make_plan(
         [_dataset(task, index, order) for index in range(len(task.cards))],
         uf.Privacy(epsilon, DELTA, recipe.max_grad_norm, noise, max_colluding),
-        uf.SGD(recipe.lr, 0.0, recipe.local_steps, recipe.sample_rate),
+        uf.SGD(recipe.lr, local_steps=1, sample_rate=recipe.sample_rate),
         rounds=recipe.rounds,
         spare_attempts=0,
         parameter_count=parameters,
@@ -183,7 +182,7 @@ def pooled(task: Task, decay: float) -> Score:
     """The same model on all rows in one place without privacy, by Adam over all of them at once; it draws nothing.
 
     Args:
-        decay: weight of half the squared weights beside the mean loss, chosen like all else.
+        decay: weight of half the squared weights beside the mean loss.
     """
     everything = task.pooled().parts[0]
     features, labels = torch.from_numpy(np.array(everything.features)), torch.from_numpy(everything.labels)

@@ -67,18 +67,6 @@ class Task:
         """One holder without the others."""
         return replace(self, cards=(self.cards[holder],), parts=(self.parts[holder],))
 
-    def held_out(self, share: float) -> Task:
-        """The task with a share of every holder's own rows in the place of the test rows: what plans are chosen by."""
-        kept, out = [], []
-        for part in self.parts:
-            at = np.random.default_rng(SPLIT_SEED).random(len(part.labels)) < share
-            kept.append(PreparedData(part.features[~at], part.labels[~at]))
-            out.append(PreparedData(part.features[at], part.labels[at]))
-        test = PreparedData(
-            *(np.concatenate([getattr(part, field) for part in out]) for field in ("features", "labels"))
-        )
-        return replace(self, parts=tuple(kept), test=test)
-
 
 def heart() -> Task:
     """Heart disease over its four hospitals, prepared and split as the demo has it: 486 rows and 254 to score on."""
