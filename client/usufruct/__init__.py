@@ -1,7 +1,7 @@
 """Usufruct: train on data that never leave their holders.
 
 ``import usufruct as uf`` gives the builder's surface (``uf.connect``, ``uf.Privacy``, ``uf.SGD``, ``uf.Encryption``,
-``uf.ServerAdam``, ``uf.resume``). The names are looked up when they are used, so that importing the package loads neither torch nor the chain.
+``uf.ServerAdam``, ``uf.suggest``, ``uf.resume``). The names are looked up when they are used, so that importing the package loads neither torch nor the chain.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from usufruct.builder import ServerYogi as ServerYogi
     from usufruct.builder import connect as connect
     from usufruct.builder import resume as resume
+    from usufruct.builder import suggest as suggest
     from usufruct.errors import UsufructError as UsufructError
 
 # gRPC reads these once, when it is imported. The list governs TLS 1.2 and below only; with suites that only RSA
@@ -40,6 +41,7 @@ __all__ = [
     "__version__",
     "connect",
     "resume",
+    "suggest",
 ]
 
 _HOMES = {
@@ -52,6 +54,7 @@ _HOMES = {
     "ServerYogi": "usufruct.builder",
     "connect": "usufruct.builder",
     "resume": "usufruct.builder",
+    "suggest": "usufruct.builder",
     "UsufructError": "usufruct.errors",
 }
 

@@ -12,13 +12,16 @@ import utility
 import utility_picture
 import utility_runs
 from utility import BINDING, Figures, as_json, table_of, verdict, words
-from utility_arms import Job, Recipe, Score, pooled
+from utility_arms import Job, Recipe, Score, listed_dataset, pooled
 from utility_data import FASHION, Task, fashion_card, scaled
+from utility_recipes import ORDERS, RECIPES
 from utility_runs import Results, Run, runs_of
 
+import usufruct as uf
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.domain.preprocessing import PreparedData, prepare_rows
 from usufruct.domain.training_job import NoiseMode
+from usufruct.errors import InvalidInput
 from usufruct.privacy import DistributedPlan, LocalPlan, plan_of
 
 ROWS, EPSILON, ORDER = 150, 8.0, 4
@@ -142,3 +145,20 @@ def test_images_are_prepared_as_their_card_says() -> None:
     assert np.array_equal(prepared.features, FASHION(scaled(pixels)))
     assert prepared.labels.tolist() == [3, 3]
     assert replace(fashion_card(), nominal_size=1).extractor == FASHION
+
+
+@pytest.mark.parametrize("epsilon", ORDERS)
+def test_what_is_suggested_to_builders_is_what_is_measured(task: Task, epsilon: float) -> None:
+    for name, card in (("heart", task.cards[0]), ("fashion", fashion_card())):
+        recipe = RECIPES[name][epsilon]["distributed"]
+        said = uf.suggest([listed_dataset(card, 1, ORDERS[epsilon])] * 3, epsilon)
+        assert said["optimizer"] == uf.SGD(recipe.lr, local_steps=1, sample_rate=recipe.sample_rate)
+        assert said["privacy"] == uf.Privacy(epsilon, 1e-5, recipe.max_grad_norm)
+        assert (said["rounds"], said["server_optimizer"]) == (recipe.rounds, recipe.server)
+
+
+def test_nothing_is_suggested_for_images_and_tables_together(task: Task) -> None:
+    mixed = [listed_dataset(task.cards[0], 1, ORDER), listed_dataset(fashion_card(), 2, ORDER)]
+    for datasets in (mixed, []):
+        with pytest.raises(InvalidInput):
+            uf.suggest(datasets, 3.0)

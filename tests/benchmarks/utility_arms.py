@@ -27,6 +27,7 @@ from usufruct.builder.datasets import Dataset
 from usufruct.builder.planning import make_plan
 from usufruct.builder.server_optimizer import ServerOptimizer, ServerSGD, step
 from usufruct.builder.summing import read_average
+from usufruct.domain.dataset_card import DatasetCard
 from usufruct.domain.training_job import NANO, AggregatorRef, TrainingJobSpec
 from usufruct.privacy import plan_of
 from usufruct_server.holder.training.losses import checked_loss
@@ -113,7 +114,7 @@ def job_spec(
 ) -> TrainingJobSpec:
     """The spec of a job as the builder plans it; who takes part in it and where is left blank."""
     plan = make_plan(
-        [_dataset(task, index, order) for index in range(len(task.cards))],
+        [listed_dataset(card, number, order) for number, card in enumerate(task.cards, 1)],
         uf.Privacy(epsilon, DELTA, recipe.max_grad_norm, noise, max_colluding),
         uf.SGD(recipe.lr, local_steps=1, sample_rate=recipe.sample_rate),
         rounds=recipe.rounds,
@@ -139,12 +140,12 @@ def job_spec(
     )
 
 
-def _dataset(task: Task, index: int, order: int) -> Dataset:
+def listed_dataset(card: DatasetCard, number: int, order: int) -> Dataset:
     """A holder's dataset as the builder lists it, with budget for anything."""
     return Dataset(
-        id=index + 1,
-        holder_id=index + 1,
-        card=task.cards[index],
+        id=number,
+        holder_id=number,
+        card=card,
         card_hash=bytes(32),
         policy=b"",
         token=ADDRESS,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from usufruct.builder.settings import EscrowTerms as EscrowTerms
     from usufruct.builder.settings import Privacy as Privacy
     from usufruct.builder.sponsoring import JobToSponsor as JobToSponsor
+    from usufruct.builder.suggestions import suggest as suggest
 
 _HOME = {
     "Balance": "network",
@@ -55,6 +56,7 @@ _HOME = {
     "ServerYogi": "server_optimizer",
     "connect": "network",
     "resume": "resuming",
+    "suggest": "suggestions",
 }
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "ServerYogi",
     "connect",
     "resume",
+    "suggest",
 ]
 
 
