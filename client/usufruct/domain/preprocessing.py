@@ -34,9 +34,11 @@ class PreparedData:
 
 def feature_names(card: DatasetCard) -> tuple[str, ...]:
     """One name per feature: the column's own for a number; ``column=category`` for a category, and
-    ``column is missing`` where the card gives missing values an indicator. Features of an extractor are numbered."""
+    ``column is missing`` where the card gives missing values an indicator. Those of an extractor are numbered, and differ
+    where its digest does."""
     if card.extractor is not None:
-        return tuple(f"feature {index}" for index in range(card.extractor.features))
+        name = card.extractor.digest[:16]
+        return tuple(f"{name} {index}" for index in range(card.extractor.features))
     return _column_features(card)
 
 

@@ -123,6 +123,12 @@ def test_rows_of_a_card_with_an_extractor_become_its_features(tmp_path: Path) ->
     assert prepare_rows(CARD, []).features.shape == (0, SMALL.features)
 
 
+def test_datasets_of_other_features_are_told_apart_by_their_names() -> None:
+    other = replace(CARD, preprocessing=(*PREPROCESSING, replace(SMALL, groups=5).step))
+    assert feature_width(other) == feature_width(CARD)
+    assert not set(feature_names(other)) & set(feature_names(CARD))
+
+
 def test_a_card_names_the_extractor_by_its_digest() -> None:
     assert read_card(CARD.to_bytes()).extractor == SMALL
     assert read_card(replace(CARD, preprocessing=PREPROCESSING).to_bytes()).extractor is None
