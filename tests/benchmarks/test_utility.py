@@ -20,12 +20,12 @@ from utility_runs import Results, Run, runs_of
 import usufruct as uf
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.domain.preprocessing import PreparedData, prepare_rows
-from usufruct.domain.training_job import NoiseMode
+from usufruct.domain.training_job import NANO, NoiseMode
 from usufruct.errors import InvalidInput
 from usufruct.privacy import DistributedPlan, LocalPlan, plan_of
 
 ROWS, EPSILON, ORDER = 150, 8.0, 4
-RECIPE = Recipe(rounds=5, sample_rate=1.0, max_grad_norm=0.5, lr=2.0)
+RECIPE = Recipe(rounds=5, sample_rate=0.8, max_grad_norm=0.5, lr=2.0)
 
 
 def rows(count: int, seed: int) -> PreparedData:
@@ -62,7 +62,9 @@ def test_every_arm_learns_and_costs_what_was_asked(task: Task) -> None:
         for leg in job.spec.legs:
             plan = plan_of(job.spec, leg.dataset_id)
             assert 0.999 * EPSILON < plan.epsilon <= EPSILON, name
-            assert plan.attempts == RECIPE.rounds and plan.order == ORDER
+            assert (plan.attempts, plan.order, plan.sample_rate) == (RECIPE.rounds, ORDER, RECIPE.sample_rate)
+            assert plan.max_grad_norm == RECIPE.max_grad_norm
+        assert job.spec.optimizer.learning_rate_nano == RECIPE.lr * NANO and job.spec.plan.local_steps == 1
         auc = job.run().auc
         assert auc is not None and auc > 80, name
     best = pooled(task, 1e-3).auc

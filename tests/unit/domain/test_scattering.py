@@ -100,7 +100,10 @@ def test_every_feature_of_every_image_is_within_one(groups: int) -> None:
     features = transform(np.concatenate([point, -point, noise, np.ones((1, 256), np.float32), images(20)]))
     assert features.dtype == np.float32 and features.shape == (43, transform.features)
     assert np.isfinite(features).all() and np.abs(features).max() <= 1
-    assert np.abs(features).max() > 0.3, "the range is used"
+    of_groups = np.linalg.norm(features[2:22].reshape(20 * groups, -1), axis=1)
+    values = transform.features // groups
+    assert (of_groups <= np.sqrt(values / (values - 1)) + 1e-6).all(), "nothing is stretched"
+    assert of_groups.max() > 0.98, "nor shrunk, where there is something to see"
 
 
 def test_a_flat_image_has_flat_features() -> None:
