@@ -24,13 +24,12 @@ def suggest(datasets: Sequence[Dataset], epsilon: float, delta: float = 1e-5) ->
     """Figures for logistic regression on these datasets: ``network.train(model, hospitals, **uf.suggest(hospitals, epsilon=3.0),
     …)``. Change what you know better.
 
-    They depend on what the cards declare and on epsilon alone, so they cost no privacy. One step a round in either noise mode,
-    which is measured better than several with ``local`` noise as well.
+    They depend on what the cards declare and on epsilon alone, so they cost no privacy. One step a round, in either noise mode.
 
     * Images as scattering features (a card with a feature extractor): clip at 0.4, momentum at the builder; 200 rounds of a tenth
       of the rows for epsilon of 2 or more, 100 of a twentieth below. More noise wants shorter steps.
-    * Tables of some hundred rows or more: clip at 0.25, all rows in each of 25 rounds. (With a hundred features and thousands of
-      rows, 50 rounds of twice the clip and the learning rate did better by half a point.)
+    * Tables of some hundred rows: clip at 0.25, all rows in each of 25 rounds. (With a hundred features and thousands of rows, 50
+      rounds with twice the clip and the learning rate did better by more than a point.)
 
     Args:
         datasets: of :meth:`usufruct.builder.network.Network.datasets`, all of one kind.
