@@ -1,8 +1,8 @@
 """Usufruct: train on data that never leave their holders.
 
 ``import usufruct as uf`` gives the builder's surface (``uf.connect``, ``uf.Privacy``, ``uf.SGD``, ``uf.Encryption``,
-``uf.Evaluation``, ``uf.ServerAdam``, ``uf.resume``, ``uf.lora``). The names are looked up when they are used, so that importing the
-package loads neither torch nor the chain.
+``uf.Evaluation``, ``uf.ServerAdam``, ``uf.suggest``, ``uf.resume``, ``uf.lora``). The names are looked up when they are used, so that
+importing the package loads neither torch nor the chain.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from usufruct.builder import connect as connect
     from usufruct.builder import resume as resume
     from usufruct.builder import save_base_model as save_base_model
+    from usufruct.builder import suggest as suggest
     from usufruct.errors import UsufructError as UsufructError
     from usufruct.graph import adapters as adapters
     from usufruct.graph import lora as lora
@@ -53,6 +54,7 @@ __all__ = [
     "merged",
     "resume",
     "save_base_model",
+    "suggest",
 ]
 
 _HOMES = {
@@ -68,6 +70,7 @@ _HOMES = {
     "connect": "usufruct.builder",
     "resume": "usufruct.builder",
     "save_base_model": "usufruct.builder",
+    "suggest": "usufruct.builder",
     "adapters": "usufruct.graph",
     "lora": "usufruct.graph",
     "merged": "usufruct.graph",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from usufruct.builder.settings import Privacy as Privacy
     from usufruct.builder.settings import Statistics as Statistics
     from usufruct.builder.sponsoring import JobToSponsor as JobToSponsor
+    from usufruct.builder.suggestions import suggest as suggest
 
 _HOME = {
     "Balance": "network",
@@ -65,6 +66,7 @@ _HOME = {
     "connect": "network",
     "resume": "resuming",
     "save_base_model": "base_models",
+    "suggest": "suggestions",
 }
 
 __all__ = [
@@ -95,6 +97,7 @@ __all__ = [
     "connect",
     "resume",
     "save_base_model",
+    "suggest",
 ]
 
 

@@ -164,24 +164,28 @@ def add_again(
 def open_average(
     attempt: Attempt, checked: CheckedSum, fetched: FetchedSum, spec: TrainingJobSpec
 ) -> NDArray[np.float64]:
-    """Decrypts, once, and reads the average of the holders' updates, float64, shape (parameters,).
-
-    With `local` noise every holder has weighted its own update as the spec says; where some of the spec's holders are not in
-    the roster, the sum is divided by the weight of those that are. With `distributed` noise the sum is one of clipped
-    gradients: it is divided by the declared batch sizes of the roster and taken as one step of the optimiser.
+    """Decrypts, once, and reads the average of the holders' updates (:func:`read_average`).
 
     Raises:
         RoundFailed: KEY_USED; or SUM_INVALID: what it opens to can be no sum of updates.
     """
     opened = attempt.key.open_sum(checked, fetched.chunks())
-    return average_of(opened, sorted(fetched.upload_roots), spec, attempt.offer.rotation_seed)
+    return read_average(opened, spec, sorted(fetched.upload_roots), attempt.offer.rotation_seed)
 
 
-def average_of(
-    opened: Iterable[NDArray[np.int64]], roster: Sequence[int], spec: TrainingJobSpec, rotation_seed: bytes
+def read_average(
+    opened: Iterable[NDArray[np.int64]], spec: TrainingJobSpec, roster: Sequence[int], rotation_seed: bytes
 ) -> NDArray[np.float64]:
-    """The average of a roster's updates from the sums of their integers, in pieces in order; see :func:`open_average`.
+    """The average of the holders' updates, float64, shape (parameters,), from the sum of their integers.
 
+    With `local` noise every holder has weighted its own update as the spec says; where some of the spec's holders are not in
+    the roster, the sum is divided by the weight of those that are. With `distributed` noise the sum is one of clipped
+    gradients: it is divided by the declared batch sizes of the roster and taken as one step of the optimiser.
+
+    Args:
+        opened: the sum, int64, a chunk at a time.
+        roster: datasets whose integers are in it.
+        rotation_seed: of the attempt.
     Raises:
         RoundingInvalid: so many holders cannot have such sums.
     """

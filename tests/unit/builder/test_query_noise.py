@@ -16,7 +16,7 @@ from usufruct.builder.planning import make_plan
 from usufruct.builder.querying import rows_in_average
 from usufruct.builder.questions import ROUNDS, SPARE_ATTEMPTS, optimizer_of, query_of
 from usufruct.builder.settings import Privacy, Statistics
-from usufruct.builder.summing import average_of
+from usufruct.builder.summing import read_average
 from usufruct.domain.preprocessing import PreparedData
 from usufruct.domain.query import JobKind, StatisticsQuery, layout_of
 from usufruct.domain.training_job import QUERY_OPTIMIZER, AggregatorRef, TrainingJobSpec, check_spec
@@ -79,7 +79,7 @@ def averages(spec: TrainingJobSpec, roster: tuple[int, ...], runs: int) -> np.nd
             np.concatenate([*release.integers(query, rows, seed)]).astype(np.int64)
             for release, rows in releases
         )
-        found.append(average_of([np.asarray(sums)], roster, spec, seed))
+        found.append(read_average([np.asarray(sums)], spec, roster, seed))
     return np.array(found)
 
 

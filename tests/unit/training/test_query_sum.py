@@ -17,9 +17,10 @@ from torch import nn
 
 from usufruct import graph
 from usufruct.builder.estimates import Totals, described, evaluated
-from usufruct.domain.dataset_card import Column, DatasetCard, Label
+from usufruct.domain.dataset_card import PREPROCESSING, Column, DatasetCard, Label
 from usufruct.domain.preprocessing import PreparedData, prepare_columns
 from usufruct.domain.query import EvaluationQuery, Layout, StatisticsQuery, layout_of
+from usufruct.domain.scattering import Scattering
 from usufruct.graph.interpreter import InterpreterModule
 from usufruct.privacy import LocalPlan
 from usufruct_server.holder.training.dpsgd import sum_over_sample
@@ -217,7 +218,7 @@ def test_statistics_without_noise_are_those_of_the_rows_and_missing_ones_are_lef
     labels = ["0", "1", "1", "1", "0", "1", "none"]  # the last row has no label: it is not there
     columns = {"age": ages, "kind": kinds, "y": labels}
     query = StatisticsQuery(("age", "kind", "y"), 4)
-    data = prepare_columns(card, columns, keep_missing=True)
+    data = prepare_columns(card, columns, as_columns=True)
     found = described(query, card, totals(statistics_sum(query, card), layout_of(query, "", card), data))
     age, kind, label = (found.columns[name] for name in ("age", "kind", "y"))
     assert found.rows.value == pytest.approx(6)
@@ -232,7 +233,21 @@ def test_statistics_without_noise_are_those_of_the_rows_and_missing_ones_are_lef
     assert {name: bar.value for name, bar in label.histogram.items()} == pytest.approx({0: 2, 1: 4})
 
 
+def test_statistics_of_images_are_those_of_pixels_and_not_of_extracted_features() -> None:
+    pixels = tuple(Column(f"p{i}", "number", 0.0, 255.0) for i in range(256))
+    step = Scattering(16, 16, scales=2, orientations=4, groups=1).step
+    card = replace(CARD, columns=pixels, preprocessing=(*PREPROCESSING, step))
+    query = StatisticsQuery(("p3", "y"), 4)
+    columns = {column.name: ["", "10", "200", "90"] for column in pixels}
+    data = prepare_columns(card, columns | {"y": ["0", "1", "1", "1"]}, as_columns=True)
+    asked = statistics_sum(query, card)
+    assert data.features.shape == (4, *asked.input_shape) == (4, 256)
+    pixel = described(query, card, totals(asked, layout_of(query, "", card), data)).columns["p3"]
+    assert pixel.mean is not None
+    assert (pixel.count.value, pixel.mean.value) == pytest.approx((3, 100), rel=1e-6)
+
+
 def test_training_still_gets_what_stands_for_a_missing_number() -> None:
     column = {**{f"x{i}": ["", "0.5"] for i in range(3)}, "kind": ["a", "b"], "y": ["0", "1"]}
     assert np.isfinite(prepare_columns(CARD, column).features).all()
-    assert np.isnan(prepare_columns(CARD, column, keep_missing=True).features[0, :3]).all()
+    assert np.isnan(prepare_columns(CARD, column, as_columns=True).features[0, :3]).all()

@@ -69,7 +69,7 @@ class Session:
         self.clipped_sum = bounded_sum(task)
         rehearse(self.clipped_sum, task.plan)
         self.release = Release(task, self.clipped_sum.parameters)
-        self.data = load_card_data(task.data_path, task.card, keep_missing=statistics)
+        self.data = load_card_data(task.data_path, task.card, as_columns=statistics)
         self.loaded: tuple[int, int, mmap.mmap] | None = None
 
     def load(self, block: mmap.mmap, header: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from usufruct.domain.dataset_card import DatasetCard
-from usufruct.domain.preprocessing import column_features, feature_width
+from usufruct.domain.preprocessing import column_features
 from usufruct.domain.query import (
     REGRESSION,
     EvaluationQuery,
@@ -162,4 +162,4 @@ def statistics_sum(query: StatisticsQuery, card: DatasetCard) -> QuerySum:
                 histogram.scatter_(1, bins, known)
         return made
 
-    return QuerySum(layout, vectors, (feature_width(card),))
+    return QuerySum(layout, vectors, (max(place.stop for place in features_of.values()),))
