@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-python test-contracts fuzz-contracts fuzz-graphs coverage-contracts mutate-contracts slither gas \
-	bench-encryption bench-round fuzz-rounds audit-privacy check protos supported artefacts format clean
+	bench-encryption bench-round bench-utility fuzz-rounds audit-privacy check protos supported artefacts format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -55,6 +55,9 @@ bench-encryption: setup   ## our encryption beside TenSEAL CKKS as NVIDIA FLARE 
 
 bench-round: setup   ## whole encrypted rounds between real processes, stage by stage (ARGS="--quick --large --peers --json")
 	$(RUN) tests/benchmarks/rounds.py $(ARGS)
+
+bench-utility: setup   ## how good models become, beside central DP, local noise, a holder alone (resumes; an hour; ARGS="--quick --json")
+	OMP_NUM_THREADS=1 $(RUN) tests/benchmarks/utility.py $(ARGS)
 
 fuzz-rounds: setup   ## tamper with rounds and run their state machine for longer (ARGS="--manipulations 20000 --examples 500 --seed 7")
 	$(RUN) tests/integration/rounds/fuzz.py $(ARGS)

@@ -90,6 +90,7 @@ CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
         "POLICY_LOSS_TOO_HIGH": Entry(
             _S.PERMISSION_DENIED, "The job asks for more privacy loss than the holder allows one job."
         ),
+        "POLICY_JOB_KIND": Entry(_S.PERMISSION_DENIED, "The holder does not accept this kind of job."),
         "POLICY_NOISE_MODE": Entry(_S.PERMISSION_DENIED, "The holder does not accept this noise mode."),
         "REFUSED_BY_HOLDER": Entry(_S.PERMISSION_DENIED, "A person at the holder refused this job."),
         "GRANT_PENDING": Entry(_S.FAILED_PRECONDITION, "The holder has not decided yet; ask again later."),

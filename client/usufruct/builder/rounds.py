@@ -55,7 +55,7 @@ class RoundDriver:
         self,
         spec: TrainingJobSpec,
         spec_bytes: bytes,
-        model_graph: ModelGraph,
+        model_graph: ModelGraph | None,
         parameters: EncryptionParameters,
         account: LocalAccount,
         holders: Mapping[int, HolderPeer],
@@ -64,6 +64,7 @@ class RoundDriver:
     ) -> None:
         """
         Args:
+            model_graph: None for a job without a model.
             holders: of the legs that take part, by dataset number; a roster is some or all of them.
             verify_chunks: how many random chunks of every sum are added again here before it is opened.
         """
@@ -85,7 +86,7 @@ class RoundDriver:
 
     def pack(self, vector: NDArray[np.float32]) -> None:
         """Makes ready what :meth:`prepare` sends of ``vector``, which is not changed any more: for a time in which one waits."""
-        weights = graph.pack_vector(self._graph, vector)
+        weights = b"" if self._graph is None else graph.pack_vector(self._graph, vector)
         self._packed = vector, weights, hashlib.sha256(weights).digest()
 
     def prepare(self, round_: int, attempt: int, vector: NDArray[np.float32]) -> Attempt:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from usufruct.domain import ids
+from usufruct.domain.query import MOST_BINS
 from usufruct.domain.training_job import VALUE_BITS
 from usufruct.errors import InvalidInput
 
@@ -82,6 +83,56 @@ class SGD:
         between("sample_rate", self.sample_rate, 1e-9, 1.0)
         if self.local_steps is not None:
             whole("local_steps", self.local_steps, 1, 10_000)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model does on the holders' rows: their number, accuracy, area under the ROC curve, loss.
+
+    Attributes:
+        score_bins: scores (the probability of class 1 of 2) are counted in so many bins of equal width. More are a finer
+            curve and more noise in its area.
+        loss_bound: a row's loss is cut off there. A lower one has less noise and says less.
+        sample_rate: probability with which each row takes part. All by default; fewer do not pay, but for very large data.
+    Raises:
+        InvalidInput: SPEC_INVALID, naming the field.
+    """
+
+    score_bins: int = 20
+    loss_bound: float = 4.0
+    sample_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        whole("score_bins", self.score_bins, 2, MOST_BINS)
+        between("loss_bound", self.loss_bound, 1e-3, 1e3)
+        between("sample_rate", self.sample_rate, 1e-9, 1.0)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What columns look like: counts, means, histograms, by the bounds and categories that the cards declare.
+
+    Attributes:
+        columns: names of feature columns, or of the label; None for all. The noise grows with the root of their number.
+        bins: of equal width, between the declared bounds of a number.
+        sample_rate: as in :class:`Evaluation`.
+    Raises:
+        InvalidInput: SPEC_INVALID, naming the field.
+    """
+
+    columns: tuple[str, ...] | None = None
+    bins: int = 10
+    sample_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.columns is not None:
+            object.__setattr__(self, "columns", tuple(self.columns))
+        whole("bins", self.bins, 2, MOST_BINS)
+        between("sample_rate", self.sample_rate, 1e-9, 1.0)
+
+
+Question = Evaluation | Statistics
+"""What may be asked of rows in place of training on them."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from usufruct.domain.dataset_card import DatasetCard
 from usufruct.domain.preprocessing import feature_width
+from usufruct.domain.query import StatisticsQuery, layout_of
 from usufruct.domain.training_job import NoiseMode, TrainingJobSpec
 from usufruct.encryption import parameter_set
 from usufruct.errors import ConfigError, InvalidInput, Refused, UsufructError
@@ -34,15 +36,7 @@ def appraise(spec: TrainingJobSpec, served: ServedDataset | None, appraise_graph
         return JobFacts("", "", 0, 0)
     card = served.card.card
     try:
-        graph = graph_from_bytes(spec.model_graph)
-        width = feature_width(card)
-        if graph.input_shape != (width,):
-            raise not_allowed(
-                f"the model takes rows of shape {graph.input_shape}; the card gives {width} features"
-            )
-        parameters = appraise_graph(
-            graph, spec.plan.micro_batch_size, spec.loss, len(card.label.classes), spec.base_model
-        )
+        values = _values(spec, card, appraise_graph)
     except InvalidInput as error:
         return (
             JobFacts(error.message, "", 0, 0)
@@ -55,9 +49,29 @@ def appraise(spec: TrainingJobSpec, served: ServedDataset | None, appraise_graph
         plan = plan_of(spec, served.dataset_id)
         loss_micro = plan.loss_per_attempt_micro
         promise = plan.promise if isinstance(plan, DistributedPlan) else ""
-        return JobFacts("", _plan_problem(spec), loss_micro, parameters, promise)
+        return JobFacts("", _plan_problem(spec), loss_micro, values, promise)
     except UsufructError as error:
-        return JobFacts("", error.message, 0, parameters)
+        return JobFacts("", error.message, 0, values)
+
+
+def _values(spec: TrainingJobSpec, card: DatasetCard, appraise_graph: GraphAppraiser) -> int:
+    """Numbers of an update: parameters of the model, or what the query takes of a row."""
+    if isinstance(spec.query, StatisticsQuery):
+        return layout_of(spec.query, spec.loss, card).values
+    graph = graph_from_bytes(spec.model_graph)
+    width = feature_width(card)
+    if graph.input_shape != (width,):
+        raise not_allowed(
+            f"the model takes rows of shape {graph.input_shape}; the card gives {width} features"
+        )
+    parameters = appraise_graph(
+        graph, spec.plan.micro_batch_size, spec.loss, len(card.label.classes), spec.base_model
+    )
+    if spec.query is None:
+        return parameters
+    if spec.query.model_parameters != parameters:
+        raise InvalidInput("model_parameters is not that of the graph", reason="SPEC_INVALID")
+    return layout_of(spec.query, spec.loss, card).values
 
 
 def graph_of(spec: TrainingJobSpec) -> ModelGraph:

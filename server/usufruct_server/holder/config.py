@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from usufruct.domain.ids import address
+from usufruct.domain.query import JobKind
 from usufruct.domain.training_job import MICRO, NoiseMode
 from usufruct.errors import InvalidInput
 from usufruct.graph.base_model import LARGEST_BYTES
@@ -52,6 +53,7 @@ class Policy:
 
     Attributes:
         auto_grant: whether a proposal inside all limits is granted at once; otherwise it waits in the inbox.
+        job_kinds: what a job may do with rows: train on them, evaluate a model, take statistics.
         noise_modes: those that are accepted.
         co_holders: numbers on chain of holders that this one knows to be separate institutions. Only they, and this holder,
             count towards the holders that a sum with distributed noise must have.
@@ -66,6 +68,7 @@ class Policy:
     """
 
     auto_grant: bool = False
+    job_kinds: tuple[JobKind, ...] = tuple(JobKind)
     noise_modes: tuple[NoiseMode, ...] = (NoiseMode.LOCAL, NoiseMode.DISTRIBUTED)
     co_holders: tuple[int, ...] = ()
     max_epsilon_per_job: float | None = None
@@ -272,11 +275,15 @@ def _policy(table: Table) -> Policy:
     modes = table.texts("noise_modes", tuple(NOISE_MODES))
     if not modes or any(mode not in NOISE_MODES for mode in modes):
         raise table.error("noise_modes", 'must be a list with one or both of "local" and "distributed"')
+    kinds = table.texts("job_kinds", tuple(JobKind))
+    if not kinds or any(kind not in tuple(JobKind) for kind in kinds):
+        raise table.error("job_kinds", f"must be a list of one or more of {', '.join(JobKind)}")
     if "max_epsilon_per_job" in table.raw and "max_loss_per_job_micro" in table.raw:
         raise table.error("max_loss_per_job_micro", "and max_epsilon_per_job say the same thing; keep one")
     standard = Policy()
     policy = Policy(
         auto_grant=table.flag("auto_grant", standard.auto_grant),
+        job_kinds=tuple(map(JobKind, kinds)),
         noise_modes=tuple(NOISE_MODES[mode] for mode in modes),
         co_holders=_co_holders(table),
         max_epsilon_per_job=table.real("max_epsilon_per_job", None, above=0.0, most=1000.0),

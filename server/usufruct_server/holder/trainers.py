@@ -97,7 +97,7 @@ def task_for(
     return TrainerTask(
         card=served.card.card,
         data_path=served.config.data,
-        graph=graph_of(spec),
+        graph=graph_of(spec) if spec.model_graph else None,
         plan=plan_of(spec, served.dataset_id),
         loss=spec.loss,
         optimizer=spec.optimizer,
@@ -105,4 +105,5 @@ def task_for(
         update_range=spec.encryption.update_range_nano / NANO,
         value_bits=spec.encryption.value_bits,
         base_model=base_model,
+        query=spec.query,
     )

@@ -17,9 +17,12 @@ from torch import nn
 import usufruct as uf
 from usufruct import graph
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
-from usufruct.domain.training_job import NANO, LocalOptimizer
+from usufruct.domain.preprocessing import prepare_rows
+from usufruct.domain.query import EvaluationQuery
+from usufruct.domain.training_job import NANO, QUERY_OPTIMIZER, LocalOptimizer
 from usufruct.errors import UsufructError
 from usufruct.privacy.plan import LocalPlan
+from usufruct.privacy.rounding import unround_sum
 from usufruct_server.holder.training.block import SharedBlock
 from usufruct_server.holder.training.messages import BaseModelFile, TrainerTask
 from usufruct_server.holder.training.trainer import Trainer
@@ -131,6 +134,26 @@ def test_the_update_is_that_of_the_base_model_and_not_of_zeros(trainer: Trainer,
     trainer.start(replace(quiet, base_model=BaseModelFile(str(other), digest)))
     changed = _update(trainer).astype(np.int64)
     assert np.linalg.norm(again - first) < 0.1 * np.linalg.norm(changed - first)
+
+
+def test_adapters_are_evaluated_on_their_base_model(trainer: Trainer, task: TrainerTask) -> None:
+    """Hardly any noise and every row: counts and loss are those of the builder's own model, base model included."""
+    bound, reach = 4.0, 16.0
+    plan = replace(PLAN, sample_rate=1.0, noise_multiplier=0.001, local_steps=1, rounds=1)
+    query = EvaluationQuery(TRACED.bounds.parameters, 10, round(bound * 10**6))
+    trainer.start(replace(task, plan=plan, optimizer=QUERY_OPTIMIZER, update_range=reach, query=query))
+    weighted = unround_sum(_update(trainer).astype(np.int64), 1, reach, task.value_bits)
+    right, wrong, lost = weighted * (-ROWS * 2**0.5 / task.weight)
+    with Path(task.data_path).open() as file:
+        data = prepare_rows(CARD, csv.DictReader(file))
+    labels = torch.from_numpy(data.labels)
+    with torch.no_grad():
+        scores = MODEL.eval()(torch.from_numpy(data.features))
+    hits = int((scores.argmax(1) == labels).sum())
+    losses = nn.functional.cross_entropy(scores, labels, reduction="none").clamp(max=bound)
+    assert right == pytest.approx(hits, abs=0.1)
+    assert wrong == pytest.approx(ROWS - hits, abs=0.1)
+    assert lost * bound == pytest.approx(float(losses.sum()), abs=0.3)
 
 
 def test_a_proposed_graph_is_looked_at_beside_its_base_model(trainer: Trainer, base: BaseModelFile) -> None:

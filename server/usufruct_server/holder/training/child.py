@@ -31,17 +31,19 @@ import torch
 from usufruct import graph
 from usufruct.domain.dataset_card import read_card
 from usufruct.domain.preprocessing import feature_width
+from usufruct.domain.query import EvaluationQuery, StatisticsQuery
 from usufruct.errors import ConfigError, InvalidInput, UsufructError
 from usufruct.graph.model_graph import FLOAT32, not_allowed
 from usufruct.privacy.gaussian_noise import discrete_gaussian
 from usufruct_server.holder.training.block import VALUE_BYTES
 from usufruct_server.holder.training.card_data import load_card_data
 from usufruct_server.holder.training.confinement import TrainerLimits, confine, end_with
-from usufruct_server.holder.training.dpsgd import rehearse
+from usufruct_server.holder.training.dpsgd import BoundedSum, rehearse
 from usufruct_server.holder.training.losses import checked_loss
 from usufruct_server.holder.training.messages import (
     BaseModelFile,
     ConnectionEnded,
+    TrainerTask,
     base_model_from_header,
     graph_from_header,
     receive,
@@ -50,37 +52,24 @@ from usufruct_server.holder.training.messages import (
     task_from_header,
 )
 from usufruct_server.holder.training.per_sample import ClippedSum
+from usufruct_server.holder.training.query_sum import evaluation_sum, statistics_sum
 from usufruct_server.holder.training.released import Release
 
 
 class Session:
-    """A task that has been started: model, data and plan of one leg.
+    """A task that has been started: model or query, data and plan of one leg.
 
     Raises:
         UsufructError: the graph, the loss or the data do not fit; before any row was used.
     """
 
     def __init__(self, header: dict[str, Any]) -> None:
-        self.task = task = task_from_header(header)
-        limits = graph.GraphLimits(physical_batch=task.plan.micro_batch_size)
-        bounds = graph.validate(task.graph, limits)
-        width = feature_width(task.card)
-        if task.graph.input_shape != (width,) or task.graph.input_dtype != FLOAT32:
-            raise not_allowed(
-                f"The model takes rows of the shape {task.graph.input_shape} and type {task.graph.input_dtype}; the "
-                f"dataset card gives {width} features of type {FLOAT32}.",
-                minimum=width,
-            )
-        loss = checked_loss(task.loss, bounds.outputs, len(task.card.label.classes))
-        module = graph.rebuild(task.graph, limits)
-        base = base_for(bounds, task.base_model)
-        if base is not None and task.base_model is not None:
-            check_base_model(base, task.base_model.digest)
-            graph.load_frozen(module, base)
-        self.clipped_sum = ClippedSum(module, loss)
+        task = task_from_header(header)
+        statistics = isinstance(task.query, StatisticsQuery)
+        self.clipped_sum = bounded_sum(task)
         rehearse(self.clipped_sum, task.plan)
-        self.release = Release(task, bounds.parameters)
-        self.data = load_card_data(task.data_path, task.card)
+        self.release = Release(task, self.clipped_sum.parameters)
+        self.data = load_card_data(task.data_path, task.card, as_columns=statistics)
         self.loaded: tuple[int, int, mmap.mmap] | None = None
 
     def load(self, block: mmap.mmap, header: dict[str, Any]) -> None:
@@ -88,7 +77,12 @@ class Session:
         self.loaded = None
         with memoryview(block) as view:
             weights = view[: header["weights_bytes"]]
-        self.clipped_sum.load(graph.weights_in(self.clipped_sum.module, weights))
+        if self.clipped_sum.module is not None:
+            self.clipped_sum.load(graph.weights_in(self.clipped_sum.module, weights))
+        elif len(weights):
+            raise InvalidInput(
+                "There is no model that the weights could be of.", reason="WEIGHTS_NOT_ALLOWED"
+            )
         self.loaded = (header["round"], header["attempt"], block)
 
     def run(self, header: dict[str, Any]) -> int:
@@ -107,6 +101,36 @@ class Session:
             np.frombuffer(block, "<i4", integers.size, VALUE_BYTES * count)[:] = integers
             count += integers.size
         return count
+
+
+def bounded_sum(task: TrainerTask) -> BoundedSum:
+    """What the task takes of each row.
+
+    Raises:
+        InvalidInput: GRAPH_NOT_ALLOWED or SPEC_INVALID.
+        ConfigError: BASE_MODEL_INVALID.
+    """
+    if isinstance(task.query, StatisticsQuery):
+        return statistics_sum(task.query, task.card)
+    assert task.graph is not None
+    limits = graph.GraphLimits(physical_batch=task.plan.micro_batch_size)
+    bounds = graph.validate(task.graph, limits)
+    width = feature_width(task.card)
+    if task.graph.input_shape != (width,) or task.graph.input_dtype != FLOAT32:
+        raise not_allowed(
+            f"The model takes rows of the shape {task.graph.input_shape} and type {task.graph.input_dtype}; the "
+            f"dataset card gives {width} features of type {FLOAT32}.",
+            minimum=width,
+        )
+    loss = checked_loss(task.loss, bounds.outputs, len(task.card.label.classes))
+    module = graph.rebuild(task.graph, limits)
+    base = base_for(bounds, task.base_model)
+    if base is not None and task.base_model is not None:
+        check_base_model(base, task.base_model.digest)
+        graph.load_frozen(module, base)
+    if isinstance(task.query, EvaluationQuery):
+        return evaluation_sum(task.query, module, loss, task.card)
+    return ClippedSum(module, loss)
 
 
 def appraise(header: dict[str, Any]) -> int:

@@ -27,9 +27,13 @@ from usufruct.privacy.leg_plan import LegPlan
 from usufruct.privacy.plan import LocalPlan
 from usufruct.privacy.sampling import poisson_mask
 from usufruct_server.holder.training.per_sample import ClippedSum, Part
+from usufruct_server.holder.training.query_sum import QuerySum
 from usufruct_server.holder.training.step_sum import StepSum
 
 _SPARE_DEVIATIONS = 6.0
+
+BoundedSum = ClippedSum | QuerySum
+"""What a step adds up over its sample: of each row its clipped gradient, or what a query takes of it."""
 
 
 def micro_batches(plan: LegPlan) -> int:
@@ -43,7 +47,7 @@ def micro_batches(plan: LegPlan) -> int:
 
 
 def train_round(
-    clipped_sum: ClippedSum, data: PreparedData, plan: LocalPlan, optimizer: LocalOptimizer
+    clipped_sum: BoundedSum, data: PreparedData, plan: LocalPlan, optimizer: LocalOptimizer
 ) -> Iterator[NDArray[np.float64]]:
     """Trains from the present weights and gives the update. Call it only after the charge.
 
@@ -51,7 +55,7 @@ def train_round(
     any, in float64.
 
     Args:
-        clipped_sum: the job's model, with this round's weights, and its loss. Once the first chunk is given, its weights
+        clipped_sum: the job's model, with this round's weights, and its loss; or its query, of one step. Once the first chunk is given, its weights
             are needed no more: they may be overwritten.
         data: the holder's rows; may have none.
         plan: what is sampled, clipped and noised.
@@ -80,6 +84,7 @@ def train_round(
             if not left:
                 yield change
         if left:
+            assert isinstance(clipped_sum, ClippedSum)  # a query has one step
             clipped_sum.move(update)
 
 
@@ -90,7 +95,7 @@ def noised_chunk(chunk: NDArray[np.float64], plan: LocalPlan, count: int) -> NDA
     return noised
 
 
-def sum_over_sample(clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan) -> NDArray[np.float64]:
+def sum_over_sample(clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan) -> NDArray[np.float64]:
     """The clipped sum of one step as a whole, without noise; float64, shape (parameters,). It must not leave its caller."""
     total, at = np.empty(clipped_sum.parameters), 0
     for chunk in clipped_sums(clipped_sum, data, plan).chunks():
@@ -99,12 +104,12 @@ def sum_over_sample(clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan) 
     return total
 
 
-def clipped_sums(clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan) -> StepSum:
+def clipped_sums(clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan) -> StepSum:
     """Clipped sum over a fresh Poisson sample, without noise: it must not leave the process. The sample ends here."""
     sample = np.flatnonzero(poisson_mask(len(data.labels), plan.sample_rate))
     size = plan.micro_batch_size
     total = StepSum(clipped_sum.parameters)
-    shape = clipped_sum.module.graph.input_shape
+    shape = clipped_sum.input_shape
     for index in range(max(micro_batches(plan), math.ceil(len(sample) / size))):
         rows = sample[index * size : (index + 1) * size]
         features = torch.zeros((size, *shape), dtype=torch.float64)
@@ -119,7 +124,7 @@ def clipped_sums(clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan) -> 
 
 
 def _clipped(
-    clipped_sum: ClippedSum,
+    clipped_sum: BoundedSum,
     features: torch.Tensor,
     labels: torch.Tensor,
     present: torch.Tensor,
@@ -141,14 +146,14 @@ def _clipped(
         yield whole
 
 
-def rehearse(clipped_sum: ClippedSum, plan: LegPlan) -> None:
+def rehearse(clipped_sum: BoundedSum, plan: LegPlan) -> None:
     """Runs one micro-batch of padding, so that a graph or a size that cannot be run is refused before any charge.
 
     Raises:
         InvalidInput: GRAPH_NOT_ALLOWED.
     """
     size = plan.micro_batch_size
-    features = torch.zeros((size, *clipped_sum.module.graph.input_shape), dtype=torch.float64)
+    features = torch.zeros((size, *clipped_sum.input_shape), dtype=torch.float64)
     try:
         none = torch.zeros(size, dtype=torch.float64)
         for _ in clipped_sum.part(

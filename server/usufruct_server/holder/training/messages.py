@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from usufruct.domain.dataset_card import DatasetCard, read_card
+from usufruct.domain.query import EvaluationQuery, Query, StatisticsQuery
 from usufruct.domain.training_job import LocalOptimizer
 from usufruct.graph.model_graph import (
     Argument,
@@ -54,18 +55,19 @@ class TrainerTask:
     Attributes:
         card: of the dataset.
         data_path: the holder's file.
-        graph: the job's model; checked again in the child.
+        graph: the job's model; checked again in the child. None for statistics.
         plan: what is sampled, clipped and noised.
         loss, optimizer: of the job.
         weight: share of this leg in the average; the update is multiplied by it before it is rounded. With `local` noise
             only, as are:
         update_range, value_bits: how the update becomes integers (``usufruct.privacy.round_update``).
         base_model: what the graph's frozen parameters are of; None where it has none.
+        query: what is asked of rows in place of training, if anything.
     """
 
     card: DatasetCard
     data_path: Path
-    graph: ModelGraph
+    graph: ModelGraph | None
     plan: LegPlan
     loss: str
     optimizer: LocalOptimizer
@@ -73,6 +75,7 @@ class TrainerTask:
     update_range: float
     value_bits: int
     base_model: BaseModelFile | None = None
+    query: Query | None = None
 
 
 def task_to_header(task: TrainerTask) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def task_to_header(task: TrainerTask) -> dict[str, Any]:
     return {
         "card": task.card.to_bytes().decode(),
         "data_path": str(task.data_path),
-        "graph": graph_to_header(task.graph),
+        "graph": None if task.graph is None else graph_to_header(task.graph),
         "plan": asdict(task.plan),
         "loss": task.loss,
         "optimizer": asdict(task.optimizer),
@@ -88,6 +91,7 @@ def task_to_header(task: TrainerTask) -> dict[str, Any]:
         "update_range": task.update_range,
         "value_bits": task.value_bits,
         "base_model": base_model_to_header(task.base_model),
+        "query": None if task.query is None else asdict(task.query),
     }
 
 
@@ -96,7 +100,7 @@ def task_from_header(header: dict[str, Any]) -> TrainerTask:
     return TrainerTask(
         card=read_card(header["card"].encode()),
         data_path=Path(header["data_path"]),
-        graph=graph_from_header(header["graph"]),
+        graph=None if header["graph"] is None else graph_from_header(header["graph"]),
         plan=_plan(header["plan"]),
         loss=header["loss"],
         optimizer=LocalOptimizer(**header["optimizer"]),
@@ -104,6 +108,7 @@ def task_from_header(header: dict[str, Any]) -> TrainerTask:
         update_range=header["update_range"],
         value_bits=header["value_bits"],
         base_model=base_model_from_header(header["base_model"]),
+        query=None if header["query"] is None else _query(header["query"]),
     )
 
 
@@ -121,6 +126,12 @@ def _plan(fields: dict[str, Any]) -> LegPlan:
     if "noise" in fields:
         return DistributedPlan(**{**fields, "noise": IntegerNoise(**fields["noise"])})
     return LocalPlan(**fields)
+
+
+def _query(fields: dict[str, Any]) -> Query:
+    if "columns" in fields:
+        return StatisticsQuery(tuple(fields["columns"]), fields["bins"])
+    return EvaluationQuery(**fields)
 
 
 def graph_to_header(graph: ModelGraph) -> dict[str, Any]:

@@ -85,10 +85,12 @@ class ClippedSum:
         clipping: flat, or automatic.
     Attributes:
         parameters: how many numbers are trained. Frozen ones stay as they are in the module, enter no norm and no sum.
+        input_shape: of a row's features.
     """
 
     def __init__(self, module: InterpreterModule, loss: Loss, clipping: Clipping = Clipping.FLAT) -> None:
         self.module = module.train()
+        self.input_shape = module.graph.input_shape
         self.loss = loss
         self.clipping = clipping
         own = [layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))]
