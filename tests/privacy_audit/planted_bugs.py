@@ -64,7 +64,9 @@ BUGS = (
                 "noised_sum(chunk, plan.noise_multiplier,",
                 "noised_sum(chunk, plan.noise_multiplier / 2,",
             ),
-            Edit(_SHARES, "share += table.draw(plan.dimension)", "share += table.draw(plan.dimension) // 2"),
+            Edit(
+                _SHARES, "np.add(steps, table.draw(steps.size),", "np.add(steps, table.draw(steps.size) // 2,"
+            ),
         ),
         (
             f"{_TRAINING_TESTS}/test_dpsgd.py::test_a_holder_without_rows_sends_noise_of_the_priced_deviation",
@@ -84,10 +86,11 @@ BUGS = (
             ),
             Edit(
                 _SHARES,
-                "    share += table.draw(plan.dimension)\n",
+                "        np.add(steps, table.draw(steps.size), out=share[part])\n    return share\n",
+                "        noised = getattr(noised_share, 'calls', 0) % 2 == 0\n"
+                "        np.add(steps, table.draw(steps.size) if noised else 0, out=share[part])\n"
                 "    noised_share.calls = getattr(noised_share, 'calls', 0) + 1\n"
-                "    if noised_share.calls % 2:\n"
-                "        share += table.draw(plan.dimension)\n",
+                "    return share\n",
             ),
         ),
         (

@@ -15,6 +15,7 @@ import json
 import math
 import mmap
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ from usufruct.errors import ConfigError, InvalidInput
 
 LARGEST_BYTES = 4 << 30
 MOST_TENSORS = 20_000
+MOST_NESTING = 8
+_STRING = re.compile(rb'(?s)"(?:[^"\\]|\\.)*"')
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 LONGEST_NAME = 256
 MOST_DIMENSIONS = 8
 LARGEST_WEIGHT = 1e4
@@ -163,6 +167,8 @@ def _header(data: bytes) -> dict[str, Any]:
         return found
 
     try:
+        if _nesting(data) > MOST_NESTING:  # a parser's stack is not the file's to overrun
+            raise ValueError
         header = json.loads(data, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise _invalid("it is no safetensors file") from error
@@ -172,6 +178,15 @@ def _header(data: bytes) -> dict[str, Any]:
     if len(header) > MOST_TENSORS:
         raise _invalid(f"it has more than {MOST_TENSORS} tensors")
     return header
+
+
+def _nesting(data: bytes) -> int:
+    """How deep the brackets of a JSON text go, those in its strings left out."""
+    depth = deepest = 0
+    for bracket in _STRING.sub(b"", data).translate(None, _NOT_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _place(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:

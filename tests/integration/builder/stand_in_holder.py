@@ -30,7 +30,7 @@ from usufruct.wire.aggregation import HolderAggregation, RoundToSum
 from usufruct.wire.auth import Authenticator, AuthService
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.parsing import parse
-from usufruct.wire.raw import HEADER_LIMIT_BYTES, ROUND_SERVICE, IncomingStream, add_raw_methods
+from usufruct.wire.raw import ROUND_SERVICE, STEP_LIMIT_BYTES, IncomingStream, add_raw_methods
 from usufruct.wire.signatures import (
     sign_check,
     sign_ready,
@@ -170,7 +170,7 @@ class StandInHolder:
         mask_key = kept.mask.public_bytes
         ready = sign_ready(self.operator, offer.hash, self.dataset_id, mask_key)
         yield event(rounds_pb2.ROUND_STATE_READY, mask_key=mask_key, ready_signature=ready)
-        submit = parse(rounds_pb2.RoundStep, stream.message(HEADER_LIMIT_BYTES), HEADER_LIMIT_BYTES).submit
+        submit = parse(rounds_pb2.RoundStep, stream.message(STEP_LIMIT_BYTES), STEP_LIMIT_BYTES).submit
         view = self._checked_view(spec, kept, submit)
         to_sum = RoundToSum(
             spec.job_id, header.round, header.attempt, view.hash,
@@ -189,7 +189,7 @@ class StandInHolder:
         with HolderAggregation(at, self.signer) as aggregation:
             aggregation.send_upload(to_sum, self.dataset_id, path, commitment)
         yield event(rounds_pb2.ROUND_STATE_SUBMITTED, **facts)
-        check = parse(rounds_pb2.RoundStep, stream.message(HEADER_LIMIT_BYTES), HEADER_LIMIT_BYTES).check
+        check = parse(rounds_pb2.RoundStep, stream.message(STEP_LIMIT_BYTES), STEP_LIMIT_BYTES).check
         challenge = Challenge(check.seed, view.hash, check.sum_root)
         self.challenges.append(challenge)
         if kept.challenge not in (None, challenge):

@@ -110,6 +110,7 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "a zip": lambda path: _bytes(path, b"PK\x03\x04" + bytes(200)),
     "no JSON": lambda path: _file(path, b"{" * 64),
     "brackets": lambda path: _file(path, b"[" * 100_000),
+    "brackets behind others in a string": lambda path: _file(path, b'["' + b"]" * 50_000 + b'",' + b"[" * 50_000),
     "a list": lambda path: _file(path, [1, 2]),
     "no tensor": lambda path: _file(path, {}),
     "metadata only": lambda path: _file(path, {"__metadata__": {"a": "b"}}),
