@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-python test-contracts fuzz-contracts fuzz-graphs coverage-contracts mutate-contracts slither gas \
-	bench-encryption bench-round bench-training fuzz-rounds check protos supported artefacts format clean
+	bench-encryption bench-round bench-training bench-utility fuzz-rounds audit-privacy check protos supported artefacts format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -59,8 +59,14 @@ bench-round: setup   ## whole encrypted rounds between real processes, stage by 
 bench-training: setup   ## samples a second of our trainer and of Opacus, as ratios to plain PyTorch (ARGS="--quick --json")
 	$(RUN) tests/benchmarks/training.py $(ARGS)
 
+bench-utility: setup   ## how good models become, beside central DP, local noise, a holder alone (resumes; an hour; ARGS="--quick --json")
+	OMP_NUM_THREADS=1 $(RUN) tests/benchmarks/utility.py $(ARGS)
+
 fuzz-rounds: setup   ## tamper with rounds and run their state machine for longer (ARGS="--manipulations 20000 --examples 500 --seed 7")
 	$(RUN) tests/integration/rounds/fuzz.py $(ARGS)
+
+audit-privacy: setup   ## audit the shipped trainer by what it releases, and plant 15 bugs (about 20 minutes; ARGS="--quick --json")
+	$(RUN) tests/privacy_audit/audit.py $(ARGS)
 
 check: setup contracts/node_modules/.ready   ## style, types, import layers, generated files
 	$(BIN)/ruff check . $(ARGS)

@@ -16,17 +16,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ONE_NETWORK = "tests/integration/network/"
 """Its files share one network of real processes, and the last of them ends its chain."""
 
+TOGETHER = (ONE_NETWORK, "tests/unit/holder/", "tests/security/audit/")
+"""What the files of such a folder share takes seconds to make: one process makes it."""
+
 
 class FileByFile(LoadScopeScheduling):  # type: ignore[misc]
     """Where tests run on several cores, those of a file stay together, in their order: they share what is slow to start."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return ONE_NETWORK if nodeid.startswith(ONE_NETWORK) else nodeid.split("::")[0]
+        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.split("::")[0])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest and cannot be divided begins first, so that all workers end together."""
-    items.sort(key=lambda item: not item.nodeid.startswith(ONE_NETWORK))
+    items.sort(key=lambda item: not item.nodeid.startswith(TOGETHER))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:

@@ -71,6 +71,12 @@ CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
         "WEIGHTS_NOT_ALLOWED": Entry(
             _S.INVALID_ARGUMENT, "The weights do not fit the model graph, or are not finite."
         ),
+        "BASE_MODEL_UNKNOWN": Entry(
+            _S.FAILED_PRECONDITION, "This holder does not have the base model that the job names."
+        ),
+        "BASE_MODEL_INVALID": Entry(
+            _S.FAILED_PRECONDITION, "The base model is damaged or is none; the holder has been told."
+        ),
         "SPEC_INVALID": Entry(_S.INVALID_ARGUMENT, "A value of the job spec is out of its range."),
         "WRONG_CHAIN": Entry(
             _S.FAILED_PRECONDITION, "The job names another chain or another contract than this holder's."
@@ -84,6 +90,7 @@ CATALOGUE: MappingProxyType[str, Entry] = MappingProxyType(
         "POLICY_LOSS_TOO_HIGH": Entry(
             _S.PERMISSION_DENIED, "The job asks for more privacy loss than the holder allows one job."
         ),
+        "POLICY_JOB_KIND": Entry(_S.PERMISSION_DENIED, "The holder does not accept this kind of job."),
         "POLICY_NOISE_MODE": Entry(_S.PERMISSION_DENIED, "The holder does not accept this noise mode."),
         "REFUSED_BY_HOLDER": Entry(_S.PERMISSION_DENIED, "A person at the holder refused this job."),
         "GRANT_PENDING": Entry(_S.FAILED_PRECONDITION, "The holder has not decided yet; ask again later."),

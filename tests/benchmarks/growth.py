@@ -60,7 +60,7 @@ def _round(parameters: EncryptionParameters, count: int, holders: int) -> tuple[
     begun = time.process_time()
     answers = dict.fromkeys(range(holders), check_value(challenge, uploads, chunks))
     answered = time.process_time()
-    checked = check_sum(challenge, signed, total, answers)
+    checked = check_sum(challenge, signed, total, lambda: answers)
     opened = np.concatenate([part.copy() for part in key.open_sum(checked, total)])
     ended = time.process_time()
     if not np.array_equal(opened, holders * values.astype(np.int64)):

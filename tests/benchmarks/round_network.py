@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +22,9 @@ from usufruct_server.demo.network import DatasetSetup, HolderSetup, LocalNetwork
 LOSS = "binary_cross_entropy_with_logits"
 TASK = "a trivial step"
 ROWS = 8
+WATCHED_ROUNDS = 2
+"""Rounds after those that are timed, in which memory is watched: to look at it takes a share of the machine."""
+
 STAGES = ("ready", "encrypted", "summed", "checked", "opened")
 """In the order of a round: charged and trained; encrypted; sent, added and fetched; checked; decrypted."""
 
@@ -55,7 +60,8 @@ class Rounds:
     """What the rounds of one job took.
 
     Attributes:
-        seconds: median wall time of a round, the first left out; the model has no validation data.
+        seconds: median wall time from result to result, so with all that is kept and prepared between rounds, the first left out;
+            the model has no validation data.
         stages: medians, by name.
         peak_bytes, start_bytes: by process, the most memory it ever had resident and what it had before the job; a holder's
             are those of all its processes together, without the pages that they share.
@@ -80,33 +86,44 @@ def measure(folder: Path, parameters: int, holders: int, rounds: int) -> Rounds:
         builder = uf.connect(network.rpc_url, contract=network.compute_access, key=network.builder_key)
         names = {name: process.pid for name, process in network.processes.items() if name != "chain"}
         names["builder"] = os.getpid()
-        with Watch(names) as watch:
-            job = builder.train(
-                model_of(parameters),
-                builder.datasets(task=TASK),
-                aggregator=network.aggregator,
-                loss=LOSS,
-                optimizer=uf.SGD(lr=0.1, local_steps=1, sample_rate=0.5),
-                privacy=uf.Privacy(epsilon=50.0, noise="local"),
-                rounds=rounds + 1,
-                spare_attempts=0,
-                round_timeout_seconds=1200,
-            )
-            results = list(job)
+        watch = Watch(names)
+        job = builder.train(
+            model_of(parameters),
+            builder.datasets(task=TASK),
+            aggregator=network.aggregator,
+            loss=LOSS,
+            optimizer=uf.SGD(lr=0.1, local_steps=1, sample_rate=0.5),
+            privacy=uf.Privacy(epsilon=50.0, noise="local"),
+            rounds=rounds + 1 + WATCHED_ROUNDS,
+            spare_attempts=0,
+            round_timeout_seconds=1200,
+        )
+        results, ends = [], []
+        for result in islice(job, rounds + 1):
+            results.append(result)
+            ends.append(time.monotonic())
+        with watch:
+            for _ in job:
+                pass
         return _rounds(
-            results, job.spec.encryption.parameter_count, holders, watch.start_bytes, watch.peak_bytes
+            results, ends, job.spec.encryption.parameter_count, holders, watch.start_bytes, watch.peak_bytes
         )
 
 
 def _rounds(
-    results: Sequence[RoundResult], parameters: int, holders: int, start: dict[str, int], peak: dict[str, int]
+    results: Sequence[RoundResult],
+    ends: Sequence[float],
+    parameters: int,
+    holders: int,
+    start: dict[str, int],
+    peak: dict[str, int],
 ) -> Rounds:
     counted = results[1:]
     return Rounds(
         parameters=parameters,
         holders=holders,
         rounds=len(counted),
-        seconds=median(result.seconds for result in counted),
+        seconds=median(after - before for before, after in pairwise(ends)),
         stages={name: median(result.stages[name] for result in counted) for name in STAGES},
         upload_bytes=counted[-1].upload_bytes,
         start_bytes=start,

@@ -9,9 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from usufruct.builder.base_models import save_base_model as save_base_model
     from usufruct.builder.datasets import Dataset as Dataset
     from usufruct.builder.datasets import DatasetList as DatasetList
     from usufruct.builder.disputes import Dispute as Dispute
+    from usufruct.builder.estimates import EvaluationResult as EvaluationResult
+    from usufruct.builder.estimates import StatisticsResult as StatisticsResult
     from usufruct.builder.job import JobHandle as JobHandle
     from usufruct.builder.network import Balance as Balance
     from usufruct.builder.network import Network as Network
@@ -29,8 +32,11 @@ if TYPE_CHECKING:
     from usufruct.builder.settings import SGD as SGD
     from usufruct.builder.settings import Encryption as Encryption
     from usufruct.builder.settings import EscrowTerms as EscrowTerms
+    from usufruct.builder.settings import Evaluation as Evaluation
     from usufruct.builder.settings import Privacy as Privacy
+    from usufruct.builder.settings import Statistics as Statistics
     from usufruct.builder.sponsoring import JobToSponsor as JobToSponsor
+    from usufruct.builder.suggestions import suggest as suggest
 
 _HOME = {
     "Balance": "network",
@@ -40,6 +46,8 @@ _HOME = {
     "Dispute": "disputes",
     "Encryption": "settings",
     "EscrowTerms": "settings",
+    "Evaluation": "settings",
+    "EvaluationResult": "estimates",
     "JobToSponsor": "sponsoring",
     "JobHandle": "job",
     "LegResult": "results",
@@ -53,8 +61,12 @@ _HOME = {
     "ServerAdam": "server_optimizer",
     "ServerSGD": "server_optimizer",
     "ServerYogi": "server_optimizer",
+    "Statistics": "settings",
+    "StatisticsResult": "estimates",
     "connect": "network",
     "resume": "resuming",
+    "save_base_model": "base_models",
+    "suggest": "suggestions",
 }
 
 __all__ = [
@@ -66,6 +78,8 @@ __all__ = [
     "Dispute",
     "Encryption",
     "EscrowTerms",
+    "Evaluation",
+    "EvaluationResult",
     "JobHandle",
     "JobToSponsor",
     "LegResult",
@@ -78,8 +92,12 @@ __all__ = [
     "ServerAdam",
     "ServerSGD",
     "ServerYogi",
+    "Statistics",
+    "StatisticsResult",
     "connect",
     "resume",
+    "save_base_model",
+    "suggest",
 ]
 
 

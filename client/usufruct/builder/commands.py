@@ -98,7 +98,7 @@ def submit(
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a job costs, propose it, wait for the grants, open it, run all rounds, write the weights."""
+    """Say what a job costs, propose it, wait for the grants, open it, run all rounds, write the weights or say the answer."""
     job = read_job_file(file)
     network, chosen = _connect(job, passphrase_file)
     offer = _quote(job, network, chosen)
@@ -119,6 +119,7 @@ def submit(
         rounds=job.rounds,
         validation=read_validation_csv(job.validation, card) if job.validation else None,
         grant_timeout_seconds=grant_timeout_seconds,
+        question=job.question,
         **job.options,
     )
     _run(handle, output, as_json)
@@ -291,6 +292,7 @@ def _quote(job: JobFile, network: Network, chosen: list[Dataset]) -> Quote:
         rounds=job.rounds,
         optimizer=job.optimizer,
         loss=job.loss,
+        question=job.question,
         **job.options,
     )
 
@@ -308,7 +310,9 @@ def _run(handle: JobHandle, output: Path, as_json: bool) -> None:
                 "" if result.validation_accuracy is None else f"  accuracy {result.validation_accuracy:.4f}"
             )
             typer.echo(f"round {result.index}  epsilon {result.epsilon:.3f}{loss}{accuracy}")
-    if handle.rounds_done:
+    found = handle.result
+    trained = bool(handle.rounds_done) and handle.spec.query is None
+    if trained:
         output.write_bytes(pack_weights(handle.model))
     fields = {
         "job_id": handle.id,
@@ -319,14 +323,17 @@ def _run(handle: JobHandle, output: Path, as_json: bool) -> None:
         "refunded": handle.refunded,
         "gas_used": handle.gas_used,
         "ended_early": handle.ended_early,
-        "weights": str(output) if handle.rounds_done else "",
+        "weights": str(output) if trained else "",
+        "result": None if found is None else found.to_json(),
         "legs": [write_leg_result(leg) for leg in handle.legs],
         "findings": [finding for leg in handle.receipts for finding in leg.findings],
     }
     if as_json:
         _print(fields)
         return
-    where = f"; weights in {output}" if handle.rounds_done else ""
+    if found is not None:
+        typer.echo(str(found))
+    where = f"; weights in {output}" if trained else ""
     typer.echo(
         f"{fields['phase']}: {fields['rounds']} rounds, epsilon {fields['epsilon']:.3f} spent, paid {fields['paid']}, back "
         f"{fields['refunded']}{where}"

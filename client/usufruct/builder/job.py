@@ -6,27 +6,28 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
 
 from usufruct import privacy
-from usufruct.builder import losses
-from usufruct.builder import weights as model_weights
 from usufruct.builder.accepting import accept_legs
 from usufruct.builder.attempt import Attempt
 from usufruct.builder.book import JobBook, Say
 from usufruct.builder.chain_watch import ChainWatch
 from usufruct.builder.disputes import Dispute, acknowledge_leg, dispute_leg
 from usufruct.builder.ending import cancel_job
+from usufruct.builder.estimates import EvaluationResult, StatisticsResult
 from usufruct.builder.finishing import finish_legs
 from usufruct.builder.flight import LOST, NOT_YET, OnEvent
+from usufruct.builder.model_training import ModelTraining
 from usufruct.builder.peers import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, Peers
 from usufruct.builder.progress import Progress, tell
+from usufruct.builder.querying import Querying
 from usufruct.builder.results import Departure, LegResult, RoundResult, read_round_result
 from usufruct.builder.rounds import RoundDriver
-from usufruct.builder.server_optimizer import Slots, read_server_optimizer, read_slots, step, write_slots
 from usufruct.builder.store import JobState
 from usufruct.builder.summing import OpenedSum
 from usufruct.chain.rpc import FINALITY_SECONDS
@@ -35,7 +36,6 @@ from usufruct.domain.training_job import PICO
 from usufruct.encryption import parameter_set
 from usufruct.errors import InvalidInput, Refused, RoundFailed, UsufructError
 from usufruct.v1 import rounds_pb2
-from usufruct.wire.model_graph import graph_from_bytes
 
 log = logging.getLogger("usufruct.builder")
 
@@ -64,34 +64,25 @@ def add_hint(error: UsufructError, job_id: str) -> None:
 
 
 class JobHandle:
-    """A training job that is open on chain. Iterating it runs the rounds that are left, then finishes the job.
+    """A job that is open on chain. Iterating it runs the rounds that are left, then finishes the job.
 
     Every round is on disk before the next begins; after Ctrl-C, an error or a crash ``uf.resume(job.id)`` goes on.
     Iterating the same handle again after an error goes on as well.
 
     Attributes:
-        model: the builder's own module with the weights of the last finished round.
         verify_chunks: how many chunks of every sum, drawn at random, this builder fetches from all holders' uploads and adds
             again before it opens the sum; 0 relies on the holders' check, which covers all of it.
     """
 
     def __init__(self, book: JobBook, model: nn.Module | None = None, validation: Any = None) -> None:
         book.lock()
-        self._book, self._network, self._store = book, book.network, book.store
-        self._record = book.store.record()
+        self._book, self._network = book, book.network
         self.spec = book.spec
-        self._graph = graph_from_bytes(self.spec.model_graph)
-        names = self._record.parameter_names
-        if model is None:
-            model = model_weights.RestoredModel(self._graph, names)
+        self._work: ModelTraining | Querying
+        if self.spec.query is None:
+            self._work = ModelTraining(self.spec, book.store, book.state, model, validation)
         else:
-            model_weights.check_same_model(model, self._graph, names)
-        self.model: nn.Module = model
-        self._optimizer = read_server_optimizer(self._record.server_optimizer)
-        self._vector: model_weights.Vector
-        self._slots: Slots
-        self._read_checkpoint()
-        self._validation = losses.read_validation(validation, self._graph.input_shape[0])
+            self._work = Querying(self.spec, self.spec.query, book.store, book.state)
         self.verify_chunks = 0
         self._pending: Attempt | None = None
         self._given_up: Attempt | None = None
@@ -108,8 +99,28 @@ class JobHandle:
         return ids.to_hex(self.spec.job_id)
 
     @property
+    def model(self) -> nn.Module:
+        """The builder's own module with the weights of the last finished round.
+
+        Raises:
+            InvalidInput: the job trains none.
+        """
+        if isinstance(self._work, Querying):
+            raise InvalidInput(
+                "The job is a query and trains no model; job.result has its figures.", field="model"
+            )
+        return self._work.model
+
+    @property
+    def result(self) -> EvaluationResult | StatisticsResult | None:
+        """What a query has found; None before its round, and for a job that trains."""
+        if not isinstance(self._work, Querying):
+            return None
+        return self._work.result(self._state, max((result.epsilon for result in self.history), default=0.0))
+
+    @property
     def rounds_done(self) -> int:
-        """Rounds whose sum is in ``model``."""
+        """Rounds whose sum has been used."""
         return self._state.rounds_done
 
     @property
@@ -406,27 +417,16 @@ class JobHandle:
             )
             return None
         number = self._book.take_attempt()
-        self._pending = driver.prepare(index, number, self._vector)
+        self._pending = driver.prepare(index, number, self._work.vector)
         return self._pending
 
     def _apply(self, index: int, attempt: Attempt, opened: OpenedSum, seconds: float) -> RoundResult:
-        """Steps the model, measures it on the builder's own data, and makes it the checkpoint."""
-        before = self._vector, self._slots
-        self._vector, self._slots = step(
-            self._optimizer, self._slots, self._vector, opened.update, index, self.spec.plan.rounds
-        )
-        try:
-            self._show_weights()
-        except InvalidInput:
-            self._vector, self._slots = before
-            raise
+        """Uses a round's sum, and makes what came of it the checkpoint."""
+        loss, accuracy = self._work.take(opened, index)
         charged: Mapping[str, int] = {
             **self._state.attempts_charged,
             **{str(dataset): count for dataset, count in opened.attempts_charged.items()},
         }
-        loss, accuracy = None, None
-        if self._validation is not None:
-            loss, accuracy = losses.evaluate(self.model, self.spec.loss, self._validation)
         result = RoundResult(
             index=index,
             attempt=attempt.number,
@@ -449,10 +449,12 @@ class JobHandle:
             attempts_charged=charged,
             history=(*self._state.history, asdict(result)),
         )
-        checkpoint = model_weights.vector_to_checkpoint(
-            self._graph, self._record.parameter_names, self._vector
-        )
-        self._book.save_round(after, checkpoint, write_slots(self._slots))
+        checkpoint = self._work.checkpoint()
+        with ThreadPoolExecutor(1, thread_name_prefix="checkpoint") as pool:
+            saved = pool.submit(self._book.save_round, after, *checkpoint)
+            if self._driver is not None and index < self.spec.plan.rounds:
+                self._driver.pack(self._work.vector)  # the disk takes as long
+            saved.result()
         return result
 
     def _end_early(self, why: str) -> None:
@@ -464,15 +466,6 @@ class JobHandle:
         return privacy.epsilon(
             attempts * leg.loss_per_attempt_micro, leg.order, self.spec.plan.delta_pico / PICO
         )
-
-    def _read_checkpoint(self) -> None:
-        names, state = self._record.parameter_names, self._state
-        self._vector = model_weights.checkpoint_to_vector(self._graph, names, self._store.weights(state))
-        self._slots = read_slots(self._store.optimizer(state))
-        self._show_weights()
-
-    def _show_weights(self) -> None:
-        model_weights.load_vector(self.model, self._graph, self._record.parameter_names, self._vector)
 
     def _connected(self) -> Peers:
         """Connections to every party that can be had, made when they are first needed and again after :meth:`close`."""
@@ -488,7 +481,7 @@ class JobHandle:
         """Makes this process the one that drives the job; what another has done in between is read from disk."""
         if self._book.lock():
             self._pending = None
-            self._read_checkpoint()
+            self._work.read(self._state)
 
     def _open_driver(self) -> RoundDriver:
         """The round driver, after the holders have taken up their legs and the aggregator has said that it knows us.
@@ -506,7 +499,7 @@ class JobHandle:
             self._driver = RoundDriver(
                 self.spec,
                 self._book.spec_bytes,
-                self._graph,
+                self._work.graph,
                 parameter_set(self.spec.encryption.parameters),
                 self._network.account,
                 peers.holders,

@@ -1,4 +1,4 @@
-"""A training job as a TOML file, for ``usufruct builder submit``: an MLP by its layer sizes, no Python needed.
+"""A job as a TOML file, for ``usufruct builder submit``: an MLP by its layer sizes, no Python needed.
 
 [network]
 rpc = "http://127.0.0.1:8545"     # several that must agree: with spaces between; optional: confirmations
@@ -19,11 +19,18 @@ loss = "binary_cross_entropy_with_logits"
 rounds = 20
 lr = 0.5                          # optional: momentum, local_steps, sample_rate, spare_attempts, min_cohort, purpose
 
+[evaluation]                      # in place of [training]: how well does a model do on the holders' rows?
+loss = "binary_cross_entropy_with_logits"
+weights = "model.safetensors"     # of the model, as submit writes them; optional: score_bins, loss_bound, sample_rate
+
+[statistics]                      # in place of [training]; no [model]
+columns = ["age", "sex"]          # optional, as is all in it: columns, bins, sample_rate
+
 [privacy]
 epsilon = 3.0                     # optional: delta, max_grad_norm, noise, max_colluding, min_honest
 
 [encryption]                      # optional, as is all in it
-value_bits = 16                   # 8, 12 or 16: fewer are fewer bytes and coarser updates
+value_bits = 16                   # 8, 12 or 16; without it, as few as keep rounding small beside the noise
 security_bits = 128               # or 192
 
 [escrow]                          # optional, as is all in it
@@ -41,19 +48,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from usufruct.builder.settings import SGD, Encryption, Privacy
+from usufruct.builder.questions import ROUNDS, SPARE_ATTEMPTS, optimizer_of
+from usufruct.builder.settings import SGD, Encryption, Evaluation, Privacy, Question, Statistics
 from usufruct.domain.dataset_card import DatasetCard
 from usufruct.domain.preprocessing import feature_width, prepare_rows
 from usufruct.errors import ConfigError
-from usufruct.toml_file import TomlFile
+from usufruct.toml_file import Table, TomlFile
 
 if TYPE_CHECKING:
     from torch import nn
 
+KINDS = ("training", "evaluation", "statistics")
+"""Tables of which a file has one."""
+
 
 @dataclass(frozen=True)
 class JobFile:
-    """What the file says; paths are relative to it."""
+    """What the file says; paths are relative to it. ``question`` is asked in place of training, of the model with these
+    ``weights``."""
 
     rpc: str
     confirmations: int | None
@@ -71,6 +83,8 @@ class JobFile:
     optimizer: SGD
     privacy: Privacy
     options: Mapping[str, Any]
+    question: Question | None
+    weights: Path | None
 
 
 def read_job_file(path: Path) -> JobFile:
@@ -81,9 +95,12 @@ def read_job_file(path: Path) -> JobFile:
         InvalidInput: a figure is out of its range.
     """
     file = TomlFile(path, "docs/model_builder.md has an example")
-    file.only(["network", "data", "model", "training", "privacy", "encryption", "escrow"])
+    file.only(["network", "data", "model", *KINDS, "privacy", "encryption", "escrow"])
+    kinds = [kind for kind in KINDS if kind in file.raw] or ["training"]
+    if len(kinds) > 1:
+        raise file.error(kinds[1], None, 0, f"stands beside [{kinds[0]}]; a job is one of them")
     network, data, model = file.table("network"), file.table("data"), file.table("model", required=False)
-    training, privacy = file.table("training"), file.table("privacy")
+    work, privacy = file.table(kinds[0]), file.table("privacy")
     encryption, escrow = file.table("encryption", required=False), file.table("escrow", required=False)
     if data.has("task") == data.has("datasets"):
         raise data.error("task", "or datasets is needed, and not both")
@@ -99,18 +116,16 @@ def read_job_file(path: Path) -> JobFile:
         and all(type(number) is int and number > 0 for number in datasets)
     ):
         raise data.error("datasets", "must be a list of dataset numbers")
-    figures = {
-        name: training.value(name)
-        for name in ("momentum", "local_steps", "sample_rate")
-        if training.has(name)
-    }
+    question = _question(kinds[0], work)
     options: dict[str, Any] = {
-        name: training.whole(name)
+        name: work.whole(name)
         for name in ("spare_attempts", "round_timeout_seconds", "min_cohort")
-        if training.has(name)
+        if work.has(name)
     }
-    if training.has("purpose"):
-        options["purpose"] = training.text("purpose")
+    if question is not None:
+        options.setdefault("spare_attempts", SPARE_ATTEMPTS)
+    if work.has("purpose"):
+        options["purpose"] = work.text("purpose")
     chosen = {
         name: encryption.whole(name) for name in ("value_bits", "security_bits") if encryption.has(name)
     }
@@ -138,21 +153,50 @@ def read_job_file(path: Path) -> JobFile:
         validation=data.location("validation", None),
         hidden=tuple(hidden),
         seed=model.whole("seed", 0),
-        loss=training.text("loss"),
-        rounds=training.whole("rounds", least=1),
-        optimizer=SGD(lr=training.real("lr", above=0.0, most=1e6), **figures),
+        loss="" if isinstance(question, Statistics) else work.text("loss"),
+        rounds=work.whole("rounds", least=1) if question is None else ROUNDS,
+        optimizer=_optimizer(work) if question is None else optimizer_of(question),
         privacy=Privacy(privacy.real("epsilon", above=0.0, most=1e6), **asked),
         options=options,
+        question=question,
+        weights=work.location("weights") if isinstance(question, Evaluation) else None,
     )
-    for table in (network, data, model, training, privacy, encryption, escrow):
+    for table in (network, data, model, work, privacy, encryption, escrow):
         table.only_known()
     return job
 
 
-def build_model(job: JobFile, card: DatasetCard) -> nn.Module:
-    """The MLP: linear layers with ReLU between them, from the card's features to the outputs that the loss needs."""
+def _optimizer(training: Table) -> SGD:
+    names = ("momentum", "local_steps", "sample_rate")
+    figures = {name: training.value(name) for name in names if training.has(name)}
+    return SGD(lr=training.real("lr", above=0.0, most=1e6), **figures)
+
+
+def _question(kind: str, work: Table) -> Question | None:
+    """What is asked in place of training."""
+    if kind == "training":
+        return None
+    names = ("score_bins", "loss_bound", "sample_rate") if kind == "evaluation" else ("bins", "sample_rate")
+    figures = {name: work.value(name) for name in names if work.has(name)}
+    if kind == "evaluation":
+        return Evaluation(**figures)
+    return Statistics(tuple(work.texts("columns")) if work.has("columns") else None, **figures)
+
+
+def build_model(job: JobFile, card: DatasetCard) -> nn.Module | None:
+    """The MLP: linear layers with ReLU between them, from the card's features to the outputs that the loss needs; with the
+    file's weights, where it names some. None for statistics.
+
+    Raises:
+        ConfigError: the weights cannot be read, or are not this model's.
+    """
     import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
     from torch import nn
+
+    if isinstance(job.question, Statistics):
+        return None
 
     outputs = len(card.label.classes) if job.loss == "cross_entropy" else 1
     widths = [feature_width(card), *job.hidden, outputs]
@@ -163,7 +207,15 @@ def build_model(job: JobFile, card: DatasetCard) -> nn.Module:
             if index:
                 layers.append(nn.ReLU())
             layers.append(nn.Linear(inputs, width))
-    return nn.Sequential(*layers)
+    model = nn.Sequential(*layers)
+    if job.weights is not None:
+        try:
+            model.load_state_dict(load_file(job.weights))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ConfigError(
+                f"{job.weights} does not have the weights of this model ({type(error).__name__})."
+            ) from error
+    return model
 
 
 def read_validation_csv(path: Path, card: DatasetCard) -> tuple[Any, Any]:

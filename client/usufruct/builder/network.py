@@ -15,9 +15,11 @@ from eth_utils.crypto import keccak
 
 from usufruct.builder.datasets import Dataset, DatasetList, Unreachable
 from usufruct.builder.disputes import Dispute, check_disputable, read_dispute, send_dispute
+from usufruct.builder.estimates import EvaluationResult, StatisticsResult
 from usufruct.builder.peers import HolderPeer
+from usufruct.builder.questions import ROUNDS, SPARE_ATTEMPTS, optimizer_of
 from usufruct.builder.server_optimizer import ServerOptimizer
-from usufruct.builder.settings import SGD, Encryption, EscrowTerms, Privacy
+from usufruct.builder.settings import SGD, Encryption, EscrowTerms, Evaluation, Privacy, Question, Statistics
 from usufruct.builder.sponsoring import JobToSponsor, sponsor
 from usufruct.builder.store import home
 from usufruct.chain import Chain, DatasetEntry, Sender
@@ -25,7 +27,7 @@ from usufruct.chain.keys import load_key
 from usufruct.domain import ids
 from usufruct.domain.dataset_card import card_hash, read_card
 from usufruct.domain.grant import SignedSponsorship
-from usufruct.errors import ConfigError, InvalidInput, PeerError, Refused, UsufructError
+from usufruct.errors import ConfigError, InvalidInput, PeerError, Refused, RoundFailed, UsufructError
 from usufruct.wire.channel import PinnedEndpoint
 
 if TYPE_CHECKING:
@@ -261,15 +263,23 @@ class Network:
         encryption: Encryption | None = None,
         arbiter: str | None = None,
         sponsorship: object = None,
+        question: Question | None = None,
         **_: Any,
     ) -> Quote:
         """What a job would cost, in money, privacy and gas at the chain's present price. Asks no holder, signs nothing.
 
         Takes the arguments of :meth:`train`, so that one may be turned into the other by its name; those that have no
-        part in the cost are ignored. Without a model, bytes are left out.
+        part in the cost are ignored. Without a model, bytes are left out. With a ``question``, what asking it would cost
+        (:meth:`ask`); statistics need no model.
         """
         from usufruct.builder.quote import make_quote
 
+        if question is not None:
+            rounds, optimizer, spare_attempts = (
+                ROUNDS,
+                optimizer_of(question),
+                spare_attempts or SPARE_ATTEMPTS,
+            )
         return make_quote(
             self,
             model,
@@ -283,6 +293,7 @@ class Network:
             encryption=encryption,
             arbiter=arbiter,
             sponsored=sponsorship is not None,
+            question=question,
         )
 
     def propose(
@@ -295,6 +306,7 @@ class Network:
         optimizer: SGD,
         privacy: Privacy,
         rounds: int,
+        base: str | Path | None = None,
         validation: Any = None,
         server_optimizer: ServerOptimizer | None = None,
         spare_attempts: int | None = None,
@@ -312,6 +324,8 @@ class Network:
             aggregator: ``host:port#sha256:…``.
             loss: a name of ``builder.losses.LOSSES``.
             rounds: rounds that count.
+            base: of a model with frozen parameters (:func:`usufruct.lora`): the base model that the holders have, by its digest
+                ``sha256:…`` or by its file.
             validation: the builder's own ``(X, y)``, never sent anywhere.
             server_optimizer: what is done with the average of a round's updates: ``uf.ServerSGD``, ``uf.ServerAdam`` or
                 ``uf.ServerYogi``; None applies it as it is. No holder hears of it.
@@ -337,6 +351,7 @@ class Network:
             optimizer=optimizer,
             privacy=privacy,
             rounds=rounds,
+            base=base,
             validation=validation,
             server_optimizer=server_optimizer,
             spare_attempts=spare_attempts,
@@ -350,7 +365,7 @@ class Network:
 
     def train(
         self,
-        model: nn.Module,
+        model: nn.Module | None,
         datasets: Sequence[Dataset],
         *,
         aggregator: str,
@@ -358,6 +373,7 @@ class Network:
         optimizer: SGD,
         privacy: Privacy,
         rounds: int,
+        base: str | Path | None = None,
         validation: Any = None,
         server_optimizer: ServerOptimizer | None = None,
         spare_attempts: int | None = None,
@@ -371,6 +387,7 @@ class Network:
         challenge_seconds: int = EscrowTerms.challenge_seconds,
         arbiter: str | None = None,
         sponsorship: Callable[[Proposal], SignedSponsorship] | None = None,
+        question: Question | None = None,
     ) -> JobHandle:
         """Proposes a job, waits for every grant, opens it on chain and has it accepted. Iterate the result to run the rounds.
 
@@ -380,6 +397,7 @@ class Network:
             grant_timeout_seconds: how long to wait for holders that leave the decision to a person.
             sponsorship: whoever pays, where that is not this builder: asked once all holders have granted. :meth:`sponsor`
                 of the payer's network will do.
+            question: what is asked of rows in place of training; :meth:`ask` fills in what follows from it.
         Raises:
             Refused: a holder refused, MONEY_SHORT or TOO_FEW_ACCEPTED. After GRANT_PENDING the proposal stays:
                 ``uf.resume`` with the id in the message opens it once it is granted.
@@ -397,6 +415,7 @@ class Network:
             optimizer=optimizer,
             privacy=privacy,
             rounds=rounds,
+            base=base,
             validation=validation,
             server_optimizer=server_optimizer,
             spare_attempts=spare_attempts,
@@ -406,6 +425,7 @@ class Network:
             round_timeout_seconds=round_timeout_seconds,
             deliver_within_seconds=deliver_within_seconds,
             escrow=escrow,
+            question=question,
         )
         try:
             proposal.wait(grant_timeout_seconds)
@@ -417,6 +437,90 @@ class Network:
             if not (refused and (proposal.ended or proposal.withdraw())):
                 add_hint(error, proposal.id)
             raise
+
+    def ask(
+        self,
+        question: Question,
+        datasets: Sequence[Dataset],
+        *,
+        aggregator: str,
+        privacy: Privacy,
+        model: nn.Module | None = None,
+        loss: str = "",
+        spare_attempts: int = SPARE_ATTEMPTS,
+        **options: Any,
+    ) -> JobHandle:
+        """Opens a job that asks something of rows in place of training on them: granted, charged, encrypted, logged and paid as
+        any other, of one round. Run it (``job.run()``), and ``job.result`` has the figures.
+
+        Args:
+            question: ``uf.Evaluation`` or ``uf.Statistics``.
+            privacy: as for training; ``max_grad_norm`` has no effect on the figures.
+            model, loss: of an evaluation, as for training; for statistics none.
+            spare_attempts: for what has to be drawn again; they cost noise whether or not they are used.
+            options: others of :meth:`train`, such as ``base``, ``min_cohort``, ``purpose`` or ``sponsorship``.
+        Raises:
+            Refused, InvalidInput, PeerError: as :meth:`train`; POLICY_JOB_KIND: a holder does not accept such jobs.
+        """
+        return self.train(
+            model,
+            datasets,
+            aggregator=aggregator,
+            loss=loss,
+            optimizer=optimizer_of(question),
+            privacy=privacy,
+            rounds=ROUNDS,
+            spare_attempts=spare_attempts,
+            question=question,
+            **options,
+        )
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        datasets: Sequence[Dataset],
+        *,
+        loss: str,
+        score_bins: int = Evaluation.score_bins,
+        loss_bound: float = Evaluation.loss_bound,
+        sample_rate: float = Evaluation.sample_rate,
+        **options: Any,
+    ) -> EvaluationResult:
+        """How well a model does on all datasets' rows together, under differential privacy: :meth:`ask`, and its answer.
+
+        Args:
+            score_bins, loss_bound, sample_rate: see ``uf.Evaluation``.
+            options: of :meth:`ask`; ``aggregator`` and ``privacy`` are needed.
+        Raises:
+            RoundFailed: the attempt was lost; its privacy loss is spent.
+        """
+        question = Evaluation(score_bins, loss_bound, sample_rate)
+        result = _answer(self.ask(question, datasets, model=model, loss=loss, **options))
+        assert not isinstance(result, StatisticsResult)
+        return result
+
+    def describe(
+        self,
+        datasets: Sequence[Dataset],
+        *,
+        columns: Sequence[str] | None = None,
+        bins: int = Statistics.bins,
+        sample_rate: float = Statistics.sample_rate,
+        **options: Any,
+    ) -> StatisticsResult:
+        """Counts, means and histograms of columns over all datasets together, under differential privacy: :meth:`ask`, and
+        its answer.
+
+        Args:
+            columns, bins, sample_rate: see ``uf.Statistics``.
+            options: of :meth:`ask`; ``aggregator`` and ``privacy`` are needed.
+        Raises:
+            RoundFailed: the attempt was lost; its privacy loss is spent.
+        """
+        question = Statistics(None if columns is None else tuple(columns), bins, sample_rate)
+        result = _answer(self.ask(question, datasets, **options))
+        assert isinstance(result, StatisticsResult)
+        return result
 
     def proposal(self, job_id: str) -> Proposal:
         """A proposal that was made on this machine before."""
@@ -460,3 +564,15 @@ class Network:
             )
         except UsufructError as error:
             return Unreachable(entry.dataset_id, holder.endpoint, error.reason)
+
+
+def _answer(job: JobHandle) -> EvaluationResult | StatisticsResult:
+    """Runs a query's job to its end."""
+    result = job.run().result
+    if result is None:
+        raise RoundFailed(
+            f"Job {job.id} has no answer: {job.ended_early} Ask again, with spare_attempts=1 if this goes on.",
+            reason="ATTEMPTS_EXHAUSTED",
+            job_id=job.id,
+        )
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -10,7 +11,14 @@ from usufruct import privacy as dp
 from usufruct.builder.datasets import Dataset
 from usufruct.builder.policies import check_noise, noise_accepted
 from usufruct.builder.settings import SGD, Privacy
-from usufruct.domain.training_job import MICRO, NANO, PICO, NoiseMode, TrainingPlan
+from usufruct.domain.training_job import (
+    MICRO,
+    NANO,
+    PICO,
+    NoiseMode,
+    TrainingJobSpec,
+    TrainingPlan,
+)
 from usufruct.errors import InvalidInput, Refused
 
 LEAST_NOISE_MULTIPLIER = 0.1
@@ -110,6 +118,25 @@ def distributed_noise(
         share_noise=noise.share_noise,
         clamp=noise.clamp,
     )
+
+
+def average_deviation(spec: TrainingJobSpec, roster: Sequence[int]) -> float:
+    """Standard deviation of the noise, rounding included, in each number of a round's average update (of one step at rate 1).
+
+    Noise of every holder of the roster is in it, also of those that the guarantee does not count. Rounding takes 1/12 step² a
+    holder with local noise, at most 1/4 with the dither of distributed noise.
+    """
+    variance, batch, weight = 0.0, 0.0, 0.0
+    for dataset_id in roster:
+        plan, share = dp.plan_of(spec, dataset_id), spec.leg(dataset_id).weight_nano / NANO
+        batch += plan.nominal_batch_size
+        weight += share
+        if isinstance(plan, dp.DistributedPlan):
+            variance += (plan.noise.share_noise + 0.25) / plan.scale**2
+        else:
+            step = dp.rounding_step(spec.encryption.update_range_nano / NANO, spec.encryption.value_bits)
+            variance += (share * plan.noise_standard_deviation / plan.nominal_batch_size) ** 2 + step**2 / 12
+    return math.sqrt(variance) / (batch if spec.plan.noise_mode is NoiseMode.DISTRIBUTED else weight)
 
 
 def _cap_micro(dataset: Dataset, plan: TrainingPlan, privacy: Privacy) -> int:

@@ -18,6 +18,7 @@ from usufruct.domain.training_job import (
     MICRO,
     NANO,
     PICO,
+    VALUE_BITS,
     EncryptionPlan,
     LegTerms,
     LocalOptimizer,
@@ -34,6 +35,9 @@ MICRO_BATCH_SIZE = 64
 
 LOCAL_STEPS = 4
 """Of a round with local noise, where the builder does not say."""
+
+ROUNDING_SHARE = 0.005
+"""Variance of rounding over that of the noise: at most a four-hundredth of the deviation."""
 
 TAIL = 6.0
 """Standard deviations of noise inside the range of an update: a coordinate is clamped with probability 2e-9."""
@@ -110,7 +114,8 @@ def make_plan(
         max_grad_norm_micro=_scaled(privacy.max_grad_norm, MICRO),
         noise_multiplier_micro=0,
         delta_pico=_scaled(privacy.delta, PICO),
-        micro_batch_size=MICRO_BATCH_SIZE,
+        # where a dataset has fewer rows, the others would be padding
+        micro_batch_size=min(MICRO_BATCH_SIZE, max(dataset.nominal_size for dataset in cohort)),
     )
     least = _least_cohort(cohort)
     if plan.noise_mode is NoiseMode.DISTRIBUTED:
@@ -140,23 +145,33 @@ def make_plan(
     )
     for dataset, priced in zip(cohort, plans, strict=True):
         _check_budget(dataset, priced, privacy)
-    parameters = encryption_parameters(len(cohort), encryption, plan.noise_mode)
     if plan.noise_mode is NoiseMode.DISTRIBUTED:
+        parameters = encryption_parameters(SignedSums(dp.FIELD_BITS), len(cohort), encryption.security_bits)
         encrypted = EncryptionPlan(parameters.name, 0, 0, parameter_count)
     else:
+        asked = encryption.value_bits
+        # a small model leaves most of a block empty: there, more bits may take fewer bytes
+        parameters = min(
+            (
+                encryption_parameters(BoundedValues(enough), len(cohort), encryption.security_bits)
+                for enough in reversed(enough_value_bits(local, plan, legs) if asked is None else (asked,))
+            ),
+            key=lambda found: found.upload_bytes(parameter_count),
+        )
+        bits = parameters.literal.value_bits or 0
         reach = update_range_nano(local, plan, legs)
-        encrypted = EncryptionPlan(parameters.name, encryption.value_bits, reach, parameter_count)
+        encrypted = EncryptionPlan(parameters.name, bits, reach, parameter_count)
     return JobPlan(local, plan, legs, encrypted, parameters, tuple(plans), least)
 
 
-def encryption_parameters(holders: int, encryption: Encryption, mode: NoiseMode) -> EncryptionParameters:
+def encryption_parameters(
+    need: BoundedValues | SignedSums, holders: int, security_bits: int
+) -> EncryptionParameters:
     """The parameters with the fewest bytes for a cohort: local noise needs bounded values, distributed noise signed sums.
 
     A smaller roster, down to one holder, uses the same.
     """
-    distributed = mode is NoiseMode.DISTRIBUTED
-    need = SignedSums(dp.FIELD_BITS) if distributed else BoundedValues(encryption.value_bits)
-    return plan_parameters(need, max(MIN_HOLDERS, holders), encryption.security_bits)
+    return plan_parameters(need, max(MIN_HOLDERS, holders), security_bits)
 
 
 def weights_nano(nominal_sizes: Sequence[int]) -> tuple[int, ...]:
@@ -188,21 +203,43 @@ def update_range_nano(optimizer: LocalOptimizer, plan: TrainingPlan, legs: Seque
     The range is the first, at its worst, plus :data:`TAIL` standard deviations of the second, times the holder's
     weight; the largest over the cohort. So clamping never touches the gradient of a dataset of its declared size,
     and the noise once in 5*10^8 coordinates; clamping is post-processing in any case and has no effect on privacy.
-    At 16 bits the rounding step is range/32767: under a thousandth of the noise's deviation for datasets of up to some ten
-    thousand rows; at 12 bits it is 16 times as wide, at 8 bits 258 times.
     """
-    lr, momentum = optimizer.learning_rate_nano / NANO, optimizer.momentum_nano / NANO
-    rate, clip = plan.sample_rate_nano / NANO, plan.max_grad_norm_micro / MICRO
-    noise = plan.noise_multiplier_micro / MICRO
-    reach = [_geometric(momentum, plan.local_steps - k) for k in range(plan.local_steps)]
-    signal, spread = math.fsum(reach), math.sqrt(math.fsum(a * a for a in reach))
     widest = 0.0
     for leg in legs:
-        batch = rate * leg.nominal_size
-        crowd = 1 + TAIL * math.sqrt(max(0.0, 1 - rate) / batch)
-        update = lr * clip * (signal * crowd + TAIL * noise * spread / batch)
-        widest = max(widest, update * leg.weight_nano / NANO)
+        signal, noise = _weighted_update(optimizer, plan, leg)
+        widest = max(widest, signal + TAIL * noise)
     return min(10**6 * NANO, max(1, math.ceil(widest * NANO)))
+
+
+def enough_value_bits(
+    optimizer: LocalOptimizer, plan: TrainingPlan, legs: Sequence[LegTerms]
+) -> tuple[int, ...]:
+    """The bits of a value with which rounding stays small beside the noise, rising; the most there are where none does.
+
+    A holder's value is rounded to steps of ``range / (2^(bits - 1) - 1)``, whose error has a variance of a twelfth of the step's
+    square; over all holders that is to be at most :data:`ROUNDING_SHARE` of the variance that their noise has.
+    """
+    reach = update_range_nano(optimizer, plan, legs) / NANO
+    noise = math.fsum(_weighted_update(optimizer, plan, leg)[1] ** 2 for leg in legs)
+    enough = [
+        bits
+        for bits in VALUE_BITS
+        if len(legs) * dp.rounding_step(reach, bits) ** 2 / 12 <= ROUNDING_SHARE * noise
+    ]
+    return tuple(enough) or VALUE_BITS[-1:]
+
+
+def _weighted_update(optimizer: LocalOptimizer, plan: TrainingPlan, leg: LegTerms) -> tuple[float, float]:
+    """Of a coordinate of a holder's weighted update: the most that its rows bring about, and the noise's standard deviation."""
+    lr, momentum = optimizer.learning_rate_nano / NANO, optimizer.momentum_nano / NANO
+    rate, clip = plan.sample_rate_nano / NANO, plan.max_grad_norm_micro / MICRO
+    multiplier = plan.noise_multiplier_micro / MICRO
+    reach = [_geometric(momentum, plan.local_steps - k) for k in range(plan.local_steps)]
+    signal, spread = math.fsum(reach), math.sqrt(math.fsum(a * a for a in reach))
+    batch = rate * leg.nominal_size
+    crowd = 1 + TAIL * math.sqrt(max(0.0, 1 - rate) / batch)
+    unit = lr * clip * leg.weight_nano / NANO
+    return unit * signal * crowd, unit * multiplier * spread / batch
 
 
 def _geometric(ratio: float, terms: int) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 from usufruct.builder.datasets import Dataset
 from usufruct.builder.settings import EscrowTerms
 from usufruct.domain.dataset_card import need_flat
+from usufruct.domain.query import JobKind
 from usufruct.errors import Refused
 
 READ_VERSION = 1
@@ -52,6 +53,22 @@ def check_noise(dataset: Dataset, noise: str) -> None:
             reason="POLICY_NOISE_MODE",
             dataset_id=dataset.id,
             field="noise",
+        )
+
+
+def check_kind(dataset: Dataset, kind: JobKind) -> None:
+    """Whether a dataset's holder accepts jobs of this kind, as far as its policy says.
+
+    Raises:
+        Refused: POLICY_JOB_KIND, naming the dataset.
+    """
+    kinds = _facts(dataset.policy).get("job_kinds")
+    if isinstance(kinds, list) and kind not in kinds:
+        raise Refused(
+            f"The policy of dataset {dataset.id} ({dataset.name}) does not accept {kind} jobs; leave it out.",
+            reason="POLICY_JOB_KIND",
+            dataset_id=dataset.id,
+            field="query",
         )
 
 

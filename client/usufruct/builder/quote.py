@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from usufruct.builder.datasets import Dataset
 from usufruct.builder.gas import Circumstances, TransactionQuote, job_transactions, total
 from usufruct.builder.planning import JobPlan, make_plan
-from usufruct.builder.settings import SGD, Encryption, Privacy
+from usufruct.builder.settings import SGD, Encryption, Privacy, Question
 from usufruct.chain import bond_units
 from usufruct.domain.training_job import NANO
 from usufruct.encryption import EncryptionParameters
@@ -91,6 +91,7 @@ class Quote:
             distributed noise of ``min_honest`` shares together.
         transactions: what this builder sends when all goes well.
         gas_price_wei: what the chain asks for gas now.
+        parameters: numbers of an update: parameters of the model, or what a query takes of a row; None without a model.
         upload_bytes_per_round: by all holders together; None without a model.
         sum_bytes_per_round: what this builder fetches; None without a model.
     """
@@ -201,13 +202,14 @@ def make_quote(
     encryption: Encryption | None,
     arbiter: str | None,
     sponsored: bool,
+    question: Question | None = None,
 ) -> Quote:
     """See :meth:`usufruct.builder.network.Network.quote`; raises what proposing would."""
     parameters = None
-    if model is not None:
-        from usufruct.builder.proposing import trace_for
+    if model is not None or question is not None:
+        from usufruct.builder.proposing import work_on
 
-        parameters = trace_for(model, datasets, loss).bounds.parameters
+        parameters = work_on(model, datasets, loss, question).values
     plan = make_plan(
         datasets,
         privacy,

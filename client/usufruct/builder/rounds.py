@@ -55,7 +55,7 @@ class RoundDriver:
         self,
         spec: TrainingJobSpec,
         spec_bytes: bytes,
-        model_graph: ModelGraph,
+        model_graph: ModelGraph | None,
         parameters: EncryptionParameters,
         account: LocalAccount,
         holders: Mapping[int, HolderPeer],
@@ -64,12 +64,15 @@ class RoundDriver:
     ) -> None:
         """
         Args:
+            model_graph: None for a job without a model.
             holders: of the legs that take part, by dataset number; a roster is some or all of them.
             verify_chunks: how many random chunks of every sum are added again here before it is opened.
         """
         self._spec, self._graph, self._parameters, self._account = spec, model_graph, parameters, account
         self._spec_hash = jobs.spec_hash(spec_bytes)
         self._holders, self._aggregator, self._verify_chunks = holders, aggregator, verify_chunks
+        self._next_key: RoundKey | None = None
+        self._packed: tuple[NDArray[np.float32], bytes, bytes] | None = None
 
     @property
     def needed(self) -> int:
@@ -81,17 +84,25 @@ class RoundDriver:
         """Whether the job's rules allow a roster without these."""
         return len(set(self._holders) - set(datasets)) >= self.needed
 
+    def pack(self, vector: NDArray[np.float32]) -> None:
+        """Makes ready what :meth:`prepare` sends of ``vector``, which is not changed any more: for a time in which one waits."""
+        weights = b"" if self._graph is None else graph.pack_vector(self._graph, vector)
+        self._packed = vector, weights, hashlib.sha256(weights).digest()
+
     def prepare(self, round_: int, attempt: int, vector: NDArray[np.float32]) -> Attempt:
         """A fresh key and the signed offer of an attempt. ``attempt`` must have been taken from the store."""
-        key = RoundKey.generate(self._parameters)
-        weights = graph.pack_vector(self._graph, vector)
+        key, self._next_key = self._next_key or RoundKey.generate(self._parameters), None
+        if self._packed is None or self._packed[0] is not vector:
+            self.pack(vector)
+        assert self._packed is not None
+        _, weights, digest = self._packed
         offer = RoundOffer(
             job_id=self._spec.job_id,
             spec_hash=self._spec_hash,
             round=round_,
             attempt=attempt,
             public_key_digest=hashlib.sha256(key.public_key_bytes).digest(),
-            weights_digest=hashlib.sha256(weights).digest(),
+            weights_digest=digest,
         )
         return Attempt(offer, key, weights, self._account)
 
@@ -136,14 +147,18 @@ class RoundDriver:
             flight.tell(attempt.submit())
             stages.end("ready")
             flight.start_sum(to_sum, seconds)
+            if self._next_key is None and attempt.offer.round < self._spec.plan.rounds:
+                self._next_key = RoundKey.generate(self._parameters)  # while the holders encrypt
             encrypted = flight.said(ENCRYPTED)
             stages.end("encrypted")
             with flight.sum() as fetched:
                 stages.end("summed")
                 compare_uploads(fetched, to_sum, encrypted)
                 challenge = attempt.challenge(fetched)
-                flight.tell(check_step(challenge, fetched))
-                checked = check(challenge, fetched, to_sum, flight.said(CHECKED))
+                flight.tell(
+                    check_step(challenge, fetched, self._next_key.public_key_bytes if self._next_key else b"")
+                )
+                checked = check(challenge, fetched, to_sum, lambda: flight.said(CHECKED))
                 stages.end("checked")
                 if self._verify_chunks:
                     add_again(self._aggregator, to_sum, challenge.sum_root, self._verify_chunks)

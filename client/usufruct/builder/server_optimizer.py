@@ -27,7 +27,7 @@ Vector = NDArray[np.float32]
 Slots = Mapping[str, Vector]
 """What an optimiser remembers from round to round, by name: each float32, shape (parameters,)."""
 
-_VALUES_AT_ONCE = 1 << 20
+_VALUES_AT_ONCE = 1 << 16
 """So that the temporaries in float64 stay small beside the model."""
 
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 from usufruct.domain import ids
+from usufruct.domain.query import MOST_BINS
+from usufruct.domain.training_job import VALUE_BITS
 from usufruct.errors import InvalidInput
 
 
@@ -84,23 +86,74 @@ class SGD:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """How well a model does on the holders' rows: their number, accuracy, area under the ROC curve, loss.
+
+    Attributes:
+        score_bins: scores (the probability of class 1 of 2) are counted in so many bins of equal width. More are a finer
+            curve and more noise in its area.
+        loss_bound: a row's loss is cut off there. A lower one has less noise and says less.
+        sample_rate: probability with which each row takes part. All by default; fewer do not pay, but for very large data.
+    Raises:
+        InvalidInput: SPEC_INVALID, naming the field.
+    """
+
+    score_bins: int = 20
+    loss_bound: float = 4.0
+    sample_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        whole("score_bins", self.score_bins, 2, MOST_BINS)
+        between("loss_bound", self.loss_bound, 1e-3, 1e3)
+        between("sample_rate", self.sample_rate, 1e-9, 1.0)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What columns look like: counts, means, histograms, by the bounds and categories that the cards declare.
+
+    Attributes:
+        columns: names of feature columns, or of the label; None for all. The noise grows with the root of their number.
+        bins: of equal width, between the declared bounds of a number.
+        sample_rate: as in :class:`Evaluation`.
+    Raises:
+        InvalidInput: SPEC_INVALID, naming the field.
+    """
+
+    columns: tuple[str, ...] | None = None
+    bins: int = 10
+    sample_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.columns is not None:
+            object.__setattr__(self, "columns", tuple(self.columns))
+        whole("bins", self.bins, 2, MOST_BINS)
+        between("sample_rate", self.sample_rate, 1e-9, 1.0)
+
+
+Question = Evaluation | Statistics
+"""What may be asked of rows in place of training on them."""
+
+
+@dataclass(frozen=True)
 class Encryption:
     """What is sent of an update, and how well it is encrypted. The planner picks the rest by the size of the cohort
     (``usufruct.encryption.planner``); ``network.quote`` shows what it picked.
 
     Attributes:
-        value_bits: 8, 12 or 16: an update's range is divided into so many values. Fewer bits are fewer bytes, and rounding
-            that is no longer small beside the noise. With local noise; distributed noise has fields of 22 bits for the sum.
+        value_bits: 8, 12 or 16: an update's range is divided into so many values. None: as few as keep the rounding small beside
+            the noise; fewer bits are fewer bytes. With local noise; distributed noise has fields of 22 bits for the sum.
         security_bits: 128 or 192, by SEAL's own tables.
     Raises:
         InvalidInput: SPEC_INVALID, naming the field.
     """
 
-    value_bits: int = 16
+    value_bits: int | None = None
     security_bits: int = 128
 
     def __post_init__(self) -> None:
-        _one_of("value_bits", self.value_bits, (8, 12, 16))
+        if self.value_bits is not None:
+            _one_of("value_bits", self.value_bits, VALUE_BITS)
         _one_of("security_bits", self.security_bits, (128, 192))
 
 

@@ -7,7 +7,7 @@
 | `spec.bin` | the exact bytes whose hash the grants name | never |
 | `job.json` | RPC URL, contract, path of the key (no secret), names of the model's parameters | never |
 | `state.json` | phase, what the job is opened with, next attempt, rounds done, which weights, how legs ended | replaced atomically |
-| `weights-<n>.safetensors` | weights after round n, under the model's own names | written once |
+| `weights-<n>.safetensors` | weights after round n, under the model's own names; of a query after its round, the sum | written once |
 | `optimizer-<n>.safetensors` | what the server optimiser remembers after round n, if anything | written once |
 | `outbox.sqlite` | the job's transactions (``chain.outbox``) | |
 | `dispute-<dataset>.txt` | the statement whose hash a dispute names | written once |
@@ -42,7 +42,9 @@ PHASES = ("proposed", "opening", "accepting", "open", "finishing", "cancelling",
 class JobRecord:
     """What never changes about a job. ``parameter_names``: (name in the graph, name in the builder's model).
 
-    ``server_optimizer``: of ``server_optimizer.write_server_optimizer``; plain averaging when empty.
+    ``frozen_digest``: of the model's frozen parameters, ``sha256:…``; empty where it has none.
+    ``server_optimizer``: of ``server_optimizer.write_server_optimizer``; plain averaging when empty. ``card``: of a query, a
+    dataset card by which its figures are read.
     """
 
     rpc_url: str
@@ -51,7 +53,9 @@ class JobRecord:
     builder: str
     parameter_names: tuple[tuple[str, str], ...]
     confirmations: int | None = None
+    frozen_digest: str = ""
     server_optimizer: Mapping[str, Any] = field(default_factory=dict)
+    card: str = ""
     version: int = STORE_VERSION
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,10 +83,21 @@ def compare_uploads(
             )
 
 
-def check_step(challenge: Challenge, fetched: FetchedSum) -> rounds_pb2.RoundStep:
-    """The challenge, as every holder of the roster is sent it."""
+def check_step(
+    challenge: Challenge, fetched: FetchedSum, next_public_key: bytes = b""
+) -> rounds_pb2.RoundStep:
+    """The challenge, as every holder of the roster is sent it.
+
+    Args:
+        next_public_key: of the attempt after this one, if there is a key for it.
+    """
     return rounds_pb2.RoundStep(
-        check=rounds_pb2.Check(seed=challenge.seed, sum_root=challenge.sum_root, uploads=fetched.uploads)
+        check=rounds_pb2.Check(
+            seed=challenge.seed,
+            sum_root=challenge.sum_root,
+            uploads=fetched.uploads,
+            next_public_key=next_public_key,
+        )
     )
 
 
@@ -94,29 +105,33 @@ def check(
     challenge: Challenge,
     fetched: FetchedSum,
     to_sum: RoundToSum,
-    answers: Mapping[int, rounds_pb2.RoundEvent],
+    said: Callable[[], Mapping[int, rounds_pb2.RoundEvent]],
 ) -> CheckedSum:
     """Whether the sum is the sum of what the holders sent, by their signed answers to the challenge.
 
     Args:
-        answers: the CHECKED event of every holder.
+        said: waits for the CHECKED event of every holder; called when the sum's own part is done, which takes as long as theirs.
     Raises:
         InvalidInput: BAD_SIGNATURE: an answer is not its operator's.
         RoundFailed: SUM_INVALID: the answers do not add up. Nothing has been decrypted.
     """
-    values: dict[int, CheckValue] = {}
-    for dataset_id, event in answers.items():
-        values[dataset_id] = tuple(event.check_values)
-        signatures.verify_check(
-            view_hash=challenge.view_hash,
-            sum_root=challenge.sum_root,
-            seed=challenge.seed,
-            dataset_id=dataset_id,
-            values=values[dataset_id],
-            signature=event.check_signature,
-            operator=to_sum.operators[dataset_id],
-        )
-    return check_sum(challenge, fetched.commitment, fetched.chunks(), values)
+
+    def answers() -> Mapping[int, CheckValue]:
+        values: dict[int, CheckValue] = {}
+        for dataset_id, event in said().items():
+            values[dataset_id] = tuple(event.check_values)
+            signatures.verify_check(
+                view_hash=challenge.view_hash,
+                sum_root=challenge.sum_root,
+                seed=challenge.seed,
+                dataset_id=dataset_id,
+                values=values[dataset_id],
+                signature=event.check_signature,
+                operator=to_sum.operators[dataset_id],
+            )
+        return values
+
+    return check_sum(challenge, fetched.commitment, fetched.chunks(), answers)
 
 
 def add_again(
@@ -149,20 +164,34 @@ def add_again(
 def open_average(
     attempt: Attempt, checked: CheckedSum, fetched: FetchedSum, spec: TrainingJobSpec
 ) -> NDArray[np.float64]:
-    """Decrypts, once, and reads the average of the holders' updates, float64, shape (parameters,).
+    """Decrypts, once, and reads the average of the holders' updates (:func:`read_average`).
+
+    Raises:
+        RoundFailed: KEY_USED; or SUM_INVALID: what it opens to can be no sum of updates.
+    """
+    opened = attempt.key.open_sum(checked, fetched.chunks())
+    return read_average(opened, spec, sorted(fetched.upload_roots), attempt.offer.rotation_seed)
+
+
+def read_average(
+    opened: Iterable[NDArray[np.int64]], spec: TrainingJobSpec, roster: Sequence[int], rotation_seed: bytes
+) -> NDArray[np.float64]:
+    """The average of the holders' updates, float64, shape (parameters,), from the sum of their integers.
 
     With `local` noise every holder has weighted its own update as the spec says; where some of the spec's holders are not in
     the roster, the sum is divided by the weight of those that are. With `distributed` noise the sum is one of clipped
     gradients: it is divided by the declared batch sizes of the roster and taken as one step of the optimiser.
 
+    Args:
+        opened: the sum, int64, a chunk at a time.
+        roster: datasets whose integers are in it.
+        rotation_seed: of the attempt.
     Raises:
-        RoundFailed: KEY_USED; or SUM_INVALID: what it opens to can be no sum of updates.
+        RoundingInvalid: so many holders cannot have such sums.
     """
-    roster = sorted(fetched.upload_roots)
-    opened = attempt.key.open_sum(checked, fetched.chunks())
     if spec.plan.noise_mode is NoiseMode.DISTRIBUTED:
         plans = [privacy.distributed_plan_of(spec, dataset_id) for dataset_id in roster]
-        total = privacy.open_sum(np.concatenate(list(opened)), plans[0], attempt.offer.rotation_seed)
+        total = privacy.open_sum(np.concatenate(list(opened)), plans[0], rotation_seed)
         rate = spec.optimizer.learning_rate_nano / NANO
         return total * (-rate / sum(plan.nominal_batch_size for plan in plans))
     encryption = spec.encryption

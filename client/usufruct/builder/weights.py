@@ -18,6 +18,7 @@ from safetensors.numpy import save as write_safetensors
 from torch import nn
 
 from usufruct import graph
+from usufruct.builder.base_models import frozen_digest
 from usufruct.errors import ConfigError, InvalidInput
 from usufruct.graph import ModelGraph
 
@@ -61,12 +62,14 @@ def checkpoint_to_vector(model_graph: ModelGraph, names: Names, data: bytes) -> 
 class RestoredModel(nn.Module):
     """The model of a job resumed without its Python class: same function, same ``state_dict()`` keys.
 
-    The graph's interpreter computes; its parameters are registered here once more, under the builder's own names.
+    The graph's interpreter computes; its parameters are registered here once more, under the builder's own names. What is
+    frozen is not here: such a model has its trained parameters and cannot be applied.
     """
 
     def __init__(self, model_graph: ModelGraph, names: Names) -> None:
         super().__init__()
         interpreter = graph.rebuild(model_graph)
+        self.complete = not any(spec.frozen for spec in model_graph.modules)
         self._hidden = (interpreter,)  # in a tuple it is no child: its names are not the builder's
         for inner, own in names:
             *path, leaf = own.split(".")
@@ -78,6 +81,8 @@ class RestoredModel(nn.Module):
             owner.register_parameter(leaf, interpreter.get_parameter(inner))
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        if not self.complete:
+            raise base_model_missing()
         result: torch.Tensor = self._hidden[0](batch)
         return result
 
@@ -101,11 +106,18 @@ def load_vector(model: nn.Module, model_graph: ModelGraph, names: Names, vector:
     with torch.no_grad():
         for slot, parameter in zip(slots, parameters, strict=True):
             part = vector[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            parameter.copy_(torch.from_numpy(np.array(part)))
+            if parameter.device.type == "cpu" and parameter.dtype == torch.float32:
+                parameter.detach().numpy()[...] = (
+                    part  # PyTorch would have idle threads spin after every large copy
+                )
+            else:
+                parameter.copy_(torch.from_numpy(np.array(part)))
 
 
-def check_same_model(model: Any, model_graph: ModelGraph, names: Sequence[tuple[str, str]]) -> None:
-    """Refuses a model that is not the one the job was proposed with.
+def check_same_model(
+    model: Any, model_graph: ModelGraph, names: Sequence[tuple[str, str]], frozen: str = ""
+) -> None:
+    """Refuses a model that is not the one the job was proposed with; ``frozen`` is its ``frozen_digest``.
 
     Raises:
         InvalidInput: WEIGHTS_NOT_ALLOWED or GRAPH_NOT_ALLOWED.
@@ -113,6 +125,17 @@ def check_same_model(model: Any, model_graph: ModelGraph, names: Sequence[tuple[
     traced = graph.trace(model, model_graph.input_shape)
     if traced.graph != model_graph or tuple(traced.parameter_names) != tuple(names):
         raise _another_model()
+    if frozen_digest(model) != frozen:
+        raise _another_model()
+
+
+def base_model_missing() -> InvalidInput:
+    """What is said where a model would be applied whose frozen parameters are not here."""
+    return InvalidInput(
+        "The job trains parts of a base model, which is not kept with the job; pass model=, as it was proposed.",
+        reason="BASE_MODEL_UNKNOWN",
+        field="model",
+    )
 
 
 def _parameter(model: nn.Module, name: str) -> nn.Parameter:

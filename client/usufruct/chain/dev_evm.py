@@ -35,6 +35,7 @@ Header = Any
 DEV_CHAIN_ID = 1337
 BLOCK_GAS_LIMIT = 30_000_000
 FAUCET_WEI = 10**27
+MOST_ANSWERS = 10_000
 STALE_SECONDS = 2
 """A reader of the newest block finds it at most this old; an empty block is mined if need be."""
 
@@ -98,6 +99,7 @@ class DevEvm:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        self._answers: dict[tuple[bytes, bytes, bytes, bytes, int], bytes] = {}
         self._faucet = PrivateKey(secrets.token_bytes(32))
         self._offset_seconds = 0
         genesis: Any = {
@@ -128,6 +130,7 @@ class DevEvm:
         with self._lock:
             other._lock = threading.RLock()
             other._faucet, other._offset_seconds = self._faucet, self._offset_seconds
+            other._answers = self._answers.copy()
             other._stored = self._stored.copy()
             other._chain = _DevChain(AtomicDB(MemoryDB(other._stored)), self._chain.header)
             other._headers, other._numbers = self._headers.copy(), self._numbers.copy()
@@ -290,12 +293,16 @@ class DevEvm:
             return int(self._vm(at).state.get_storage(address, slot))
 
     def call(self, sender: bytes, to: bytes, data: bytes, value: int, at: Header) -> bytes:
-        """Runs a call on the state after block ``at`` and forgets its effects; without ``to``, creation code.
+        """Runs a call on the state after block ``at`` and forgets its effects; without ``to``, creation code. What a call gave at a
+        block it gives again, so that is remembered.
 
         Raises:
             Reverted.
         """
+        known = at.hash, sender, to, data, value
         with self._lock:
+            if known in self._answers:
+                return self._answers[known]
             vm = self._vm(at)
             state = vm.state
             if not to:
@@ -304,7 +311,11 @@ class DevEvm:
                 origin=sender, gas_price=0, gas=BLOCK_GAS_LIMIT, to=to, sender=sender, value=value, data=data,
                 code=state.get_code(to),
             )  # fmt: skip
-        return self._output(computation)
+            output = self._output(computation)
+            while len(self._answers) >= MOST_ANSWERS:
+                del self._answers[next(iter(self._answers))]
+            self._answers[known] = output
+        return output
 
     def estimate_gas(self, sender: bytes, to: bytes, data: bytes, value: int) -> int:
         """Gas limit that the transaction needs in the next block, with a fifth to spare. Raises :class:`Reverted`."""

@@ -10,9 +10,10 @@ from itertools import count
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from requests import Response, Session
+from requests import Request, Session
+from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
-from requests.utils import get_netrc_auth
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool
 from urllib3.exceptions import HTTPError
 
 from usufruct.chain.answers import MOST_DATA_BYTES
@@ -69,14 +70,7 @@ class Endpoint:
         """The result of one method as JSON. Raises as :meth:`ask`."""
         body = {"jsonrpc": "2.0", "id": next(self._numbers), "method": method, "params": list(params)}
         try:
-            with self._session().post(
-                self._url,
-                json=body,
-                timeout=self._timeout_seconds,
-                stream=True,
-                allow_redirects=False,
-                headers={"Accept-Encoding": "identity"},
-            ) as response:
+            with self._way().post(json.dumps(body).encode(), self._timeout_seconds) as response:
                 text = self._read(response)
         except (RequestException, HTTPError, OSError) as error:
             raise self._silent() from error
@@ -95,16 +89,16 @@ class Endpoint:
             raise self._nonsense()
         return answer["result"]
 
-    def _session(self) -> Session:
-        session: Session | None = getattr(self._threads, "session", None)
-        if session is None:
-            session = self._threads.session = _session_to(self._url)
-        return session
+    def _way(self) -> _Way:
+        way: _Way | None = getattr(self._threads, "way", None)
+        if way is None:
+            way = self._threads.way = _Way(self._url)
+        return way
 
-    def _read(self, response: Response) -> bytes:
+    def _read(self, response: BaseHTTPResponse) -> bytes:
         """The body, whatever the status: nodes send JSON-RPC errors with 4xx too."""
         until, text = time.monotonic() + self._timeout_seconds, bytearray()
-        while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
+        while chunk := response.read1(_CHUNK_BYTES, decode_content=True):
             text += chunk
             if len(text) > MOST_ANSWER_BYTES:
                 raise self._nonsense()
@@ -121,19 +115,31 @@ class Endpoint:
         return ChainError(f"what answers at {self.place} is not a chain's JSON-RPC endpoint")
 
 
-def _session_to(url: str) -> Session:
-    """Proxy, certificates and credentials as the environment says now: by itself it would be asked again for every request, for a
-    third of the request's time."""
-    session = Session()
-    settings = session.merge_environment_settings(url, {}, None, None, None)
-    session.proxies, session.verify, session.cert = (
-        settings["proxies"],
-        settings["verify"],
-        settings["cert"],
-    )
-    session.auth = get_netrc_auth(url)
-    session.trust_env = False
-    return session
+class _Way(HTTPAdapter):
+    """The connection to one URL, with proxy, certificates and credentials as the environment says when it is made.
+
+    Requests settles those once; each request then is urllib3's alone. Asked for every request, they take most of its time.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(pool_connections=1, pool_maxsize=1)
+        with Session() as session:
+            headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+            request = session.prepare_request(Request("POST", url, headers))
+            settings: Any = session.merge_environment_settings(url, {}, None, None, None)
+        proxies, verify, certificate = (settings[key] for key in ("proxies", "verify", "cert"))
+        pool: Any = self.get_connection_with_tls_context(request, verify, proxies, certificate)
+        self.cert_verify(pool, url, verify, certificate)  # type: ignore[no-untyped-call]
+        self.pool: HTTPConnectionPool = pool
+        self.headers = {name: value for name, value in request.headers.items() if name != "Content-Length"}
+        self._target = self.request_url(request, proxies)
+
+    def post(self, body: bytes, timeout_seconds: float) -> BaseHTTPResponse:
+        """The answer, whose body is still to be read. Raises urllib3's ``HTTPError`` or ``OSError``."""
+        return self.pool.urlopen(
+            "POST", self._target, body, self.headers, retries=False, redirect=False, assert_same_host=False,
+            timeout=timeout_seconds, preload_content=False, decode_content=False,
+        )  # fmt: skip
 
 
 def _parsed(text: bytes) -> Any:

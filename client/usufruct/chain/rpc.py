@@ -89,17 +89,19 @@ class Rpc:
 
     def final_block(self) -> Block:
         """The newest block that is final at every endpoint."""
-        numbers = [self._final_number(endpoint) for endpoint in self._endpoints]
-        self._check_lag(min(numbers), max(numbers))
         until = time.monotonic() + self._patience_seconds
         for pause in _pauses():
-            block = self.block(min(numbers))
+            found = [self._newest_final(endpoint) for endpoint in self._endpoints]
+            numbers = [block if isinstance(block, int) else block.number for block in found]
+            self._check_lag(min(numbers), max(numbers))
+            # a block that every endpoint gave alike need not be asked for by its number
+            newest = found[0] if all(other == found[0] for other in found) else min(numbers)
+            block = self.block(newest) if isinstance(newest, int) else newest
             if block is not None and self._follows(block):
                 return block
             if time.monotonic() > until:
                 self._disagree("a final block that was there before is gone")
             _wait(pause)
-            numbers = [self._final_number(endpoint) for endpoint in self._endpoints]
         raise AssertionError("unreachable")
 
     def wait_final(
@@ -293,7 +295,8 @@ class Rpc:
             _wait(pause)
         raise AssertionError("unreachable")
 
-    def _final_number(self, endpoint: Endpoint) -> int:
+    def _newest_final(self, endpoint: Endpoint) -> Block | int:
+        """The newest final block of an endpoint, or its number where that is all one needs to ask for."""
         if self._confirmations is not None:
             return max(0, endpoint.ask(_small, "eth_blockNumber") - self._confirmations)
         try:
@@ -305,7 +308,7 @@ class Rpc:
                 f"the chain at {endpoint.place} names no finalized block. If it is a chain without finality, set "
                 "`confirmations`: how many blocks below the newest count as final"
             )
-        return block.number
+        return block
 
     def _check_lag(self, slowest: int, fastest: int) -> None:
         """Raises if the slowest endpoint needs longer than the limit to get where the fastest has been."""

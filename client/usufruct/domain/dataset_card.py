@@ -14,6 +14,7 @@ from typing import Any
 
 from eth_utils.crypto import keccak
 
+from usufruct.domain.scattering import Scattering
 from usufruct.errors import InvalidInput
 
 CARD_VERSION = 1
@@ -63,7 +64,8 @@ class DatasetCard:
         person_column: column that names a person; None when one row is one unit of privacy.
         nominal_size: declared constant that sums are divided by; never counted from the data.
         missing_markers: texts that mean "missing", beside the empty one.
-        preprocessing: allow-listed steps; this version always does exactly :data:`PREPROCESSING`.
+        preprocessing: allow-listed steps: :data:`PREPROCESSING`, and after them, where the columns are the pixels of an image,
+            a feature extractor with its digest (:attr:`usufruct.domain.scattering.Scattering.step`).
         mock_rows: invented rows of the same shape, for trying things out.
     """
 
@@ -79,6 +81,16 @@ class DatasetCard:
     mock_rows: tuple[dict[str, str], ...] = ()
     unit_of_privacy: str = "row"
     version: int = CARD_VERSION
+
+    @property
+    def extractor(self) -> Scattering | None:
+        """What makes features of the columns, once they are numbers; None where these are the features.
+
+        Raises:
+            InvalidInput: the card names one that this version does not have; :func:`read_card` gives no such card.
+        """
+        further = self.preprocessing[len(PREPROCESSING) :]
+        return Scattering.parse(further[0]) if further else None
 
     def to_bytes(self) -> bytes:
         """Canonical JSON, UTF-8: sorted keys, no spaces. These are the bytes that are hashed and served."""
@@ -133,7 +145,19 @@ def read_card(data: bytes) -> DatasetCard:
         "person_column",
         "must not be a feature or the label: take it out of columns",
     )
-    _need(card.preprocessing == PREPROCESSING, "preprocessing", f"must be {list(PREPROCESSING)}")
+    _need(
+        card.preprocessing[: len(PREPROCESSING)] == PREPROCESSING
+        and len(card.preprocessing) <= len(PREPROCESSING) + 1,
+        "preprocessing",
+        f"must be {list(PREPROCESSING)}, and may end with a feature extractor",
+    )
+    if card.extractor is not None:
+        pixels = card.extractor.height * card.extractor.width
+        _need(
+            len(columns) == pixels and all(column.kind == "number" for column in columns),
+            "columns",
+            f"must be the {pixels} pixels of an image as numbers, row by row, for this feature extractor",
+        )
     _need(card.unit_of_privacy == "row", "unit_of_privacy", "must be 'row' in this version")
     return card
 

@@ -24,7 +24,8 @@ class PreparedData:
     """Rows as numbers.
 
     Attributes:
-        features: float32, shape (rows, ``feature_width(card)``), every value in [-1, 1].
+        features: float32, shape (rows, ``feature_width(card)``), every value in [-1, 1]; of the card's extractor, if it has one.
+            Columns as such (:func:`prepare_columns`) have NaN for a missing number.
         labels: int64, shape (rows,): the index of the class.
     """
 
@@ -34,7 +35,11 @@ class PreparedData:
 
 def feature_names(card: DatasetCard) -> tuple[str, ...]:
     """One name per feature: the column's own for a number; ``column=category`` for a category, and
-    ``column is missing`` where the card gives missing values an indicator."""
+    ``column is missing`` where the card gives missing values an indicator. Those of an extractor are numbered, and differ
+    where its digest does."""
+    if card.extractor is not None:
+        name = card.extractor.digest[:16]
+        return tuple(f"{name} {index}" for index in range(card.extractor.features))
     names: list[str] = []
     for column in card.columns:
         if column.kind == "number":
@@ -48,7 +53,16 @@ def feature_names(card: DatasetCard) -> tuple[str, ...]:
 
 def feature_width(card: DatasetCard) -> int:
     """How many features a row has; the input width of a model for this dataset."""
-    return len(feature_names(card))
+    return card.extractor.features if card.extractor is not None else _columns_width(card)
+
+
+def column_features(card: DatasetCard) -> dict[str, slice]:
+    """Which numbers are those of a column, before an extractor makes features of them."""
+    places, at = {}, 0
+    for column in card.columns:
+        places[column.name] = slice(at, at + _width(column))
+        at += _width(column)
+    return places
 
 
 def prepare_rows(card: DatasetCard, rows: Iterable[Mapping[str, Any]]) -> PreparedData:
@@ -62,15 +76,20 @@ def prepare_rows(card: DatasetCard, rows: Iterable[Mapping[str, Any]]) -> Prepar
     return prepare_columns(card, {name: [row[name] for row in kept] for name in names})
 
 
-def prepare_columns(card: DatasetCard, columns: Mapping[str, Sequence[Any]]) -> PreparedData:
+def prepare_columns(
+    card: DatasetCard, columns: Mapping[str, Sequence[Any]], *, as_columns: bool = False
+) -> PreparedData:
     """Prepares a table given by columns. The order of rows is kept; rows whose label is missing or not among the
     card's classes are left out.
 
     Numbers are clamped to their declared bounds and scaled to [-1, 1]; categories become one-hot columns, all zeros
-    for an unknown one. Texts and numbers that mean the same (``1``, ``1.0``, ``"1"``) are the same category.
+    for an unknown one. Texts and numbers that mean the same (``1``, ``1.0``, ``"1"``) are the same category. Where the card
+    names a feature extractor, it makes of every row by itself the features.
 
     Args:
         columns: every feature column and the label, all of the same length. Values are texts, numbers, flags or None.
+        as_columns: whether columns are to be described and not learned from: a missing number stays one, as NaN, and nothing
+            is extracted.
     Raises:
         InvalidInput: DATA_UNREADABLE, when a column of the card is absent or its length differs. Names the column,
             never a value.
@@ -84,7 +103,7 @@ def prepare_columns(card: DatasetCard, columns: Mapping[str, Sequence[Any]]) -> 
     labels = np.fromiter(
         (classes.get(_text(value), -1) for value in columns[card.label.column]), dtype=np.int64, count=count
     )
-    features = np.zeros((count, feature_width(card)), dtype=np.float32)
+    features = np.zeros((count, _columns_width(card)), dtype=np.float32)
     at = 0
     for column in card.columns:
         values = columns[column.name]
@@ -94,15 +113,17 @@ def prepare_columns(card: DatasetCard, columns: Mapping[str, Sequence[Any]]) -> 
                 reason="DATA_UNREADABLE",
                 field=column.name,
             )
+        width = _width(column)
         if column.kind == "number":
-            features[:, at] = _scaled(column, values, markers)
-            at += 1
+            features[:, at] = _scaled(column, values, markers, keep_missing=as_columns)
         else:
-            width = len(column.categories) + (column.missing == "indicator")
             _one_hot(column, values, markers, features[:, at : at + width])
-            at += width
+        at += width
     known = labels >= 0
-    return PreparedData(features[known], labels[known])
+    features = features[known]
+    if card.extractor is not None and not as_columns:
+        features = card.extractor(features)
+    return PreparedData(features, labels[known])
 
 
 def person_has_several_rows(persons: Sequence[Any]) -> bool:
@@ -110,7 +131,19 @@ def person_has_several_rows(persons: Sequence[Any]) -> bool:
     return len({_text(person) for person in persons}) != len(persons)
 
 
-def _scaled(column: Column, values: Sequence[Any], markers: frozenset[str]) -> NDArray[np.float64]:
+def _columns_width(card: DatasetCard) -> int:
+    return sum(map(_width, card.columns))
+
+
+def _width(column: Column) -> int:
+    if column.kind == "number":
+        return 1
+    return len(column.categories) + (column.missing == "indicator")
+
+
+def _scaled(
+    column: Column, values: Sequence[Any], markers: frozenset[str], keep_missing: bool
+) -> NDArray[np.float64]:
     low, high = _bounds(column)
     substitute = {
         "midpoint": low / 2 + high / 2,
@@ -119,11 +152,13 @@ def _scaled(column: Column, values: Sequence[Any], markers: frozenset[str]) -> N
         "zero": min(max(0.0, low), high),
     }[column.missing or "midpoint"]
     numbers = np.fromiter((_number(value, markers) for value in values), dtype=np.float64, count=len(values))
-    numbers = np.where(np.isfinite(numbers), numbers, substitute)
+    known = np.isfinite(numbers)
+    numbers = np.where(known, numbers, substitute)
     half = high / 2 - low / 2  # halves first: the difference of two finite bounds can overflow
     with np.errstate(all="ignore"):
         scaled = (np.clip(numbers, low, high) - (low / 2 + high / 2)) / half
-    return np.clip(np.nan_to_num(scaled), -1.0, 1.0)
+    scaled = np.clip(np.nan_to_num(scaled), -1.0, 1.0)
+    return np.where(known, scaled, math.nan) if keep_missing else scaled
 
 
 def _one_hot(

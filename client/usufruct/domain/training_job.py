@@ -7,12 +7,15 @@ from enum import IntEnum
 from functools import cached_property
 
 from usufruct.domain import ids
+from usufruct.domain.query import EvaluationQuery, JobKind, Query, StatisticsQuery, check_query
 from usufruct.errors import InvalidInput
 
 SPEC_VERSION = 1
 NANO = 10**9
 MICRO = 10**6
 PICO = 10**12
+VALUE_BITS = (8, 12, 16)
+"""Of a holder's value with local noise."""
 
 
 class NoiseMode(IntEnum):
@@ -29,6 +32,10 @@ class LocalOptimizer:
     name: str
     learning_rate_nano: int
     momentum_nano: int = 0
+
+
+QUERY_OPTIMIZER = LocalOptimizer("sgd", NANO)
+"""Of a job that trains nothing: its update is one step at rate 1 from zero, minus what the noised sum gives."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,8 @@ class LegTerms:
 @dataclass(frozen=True)
 class EncryptionPlan:
     """How an update becomes integers and then a ciphertext; ``value_bits`` and ``update_range_nano`` are 0 with distributed
-    noise, whose plan says how integers come about."""
+    noise, whose plan says how integers come about. ``parameter_count``: of the model in training, or numbers that a query
+    takes of a row."""
 
     parameters: str
     value_bits: int
@@ -96,7 +104,12 @@ class AggregatorRef:
 
 @dataclass(frozen=True)
 class TrainingJobSpec:
-    """A training job. What grants name is the hash of its serialised bytes (``usufruct.wire.jobs``)."""
+    """A training job. What grants name is the hash of its serialised bytes (``usufruct.wire.jobs``).
+
+    Attributes:
+        base_model: digest of the base model that the graph's frozen parameters are of; empty where all are trained.
+        query: what is asked of rows in place of training; None for training.
+    """
 
     chain_id: int
     compute_access: str
@@ -114,6 +127,22 @@ class TrainingJobSpec:
     deliver_by_seconds: int
     round_timeout_seconds: int
     version: int = SPEC_VERSION
+    base_model: bytes = b""
+    query: Query | None = None
+
+    @property
+    def kind(self) -> JobKind:
+        """What the job does with rows."""
+        if self.query is None:
+            return JobKind.TRAINING
+        return JobKind.EVALUATION if isinstance(self.query, EvaluationQuery) else JobKind.STATISTICS
+
+    @property
+    def model_parameters(self) -> int:
+        """Parameters of the model whose weights are sent in a round; 0 where there is no model."""
+        if self.query is None:
+            return self.encryption.parameter_count
+        return self.query.model_parameters if isinstance(self.query, EvaluationQuery) else 0
 
     @cached_property
     def job_id(self) -> bytes:
@@ -146,7 +175,15 @@ def check_spec(spec: TrainingJobSpec) -> TrainingJobSpec:
     ids.address(spec.compute_access, "compute_access")
     ids.address(spec.builder, "builder")
     ids.hash32(spec.nonce, "nonce")
-    need(0 < len(spec.model_graph) <= 4 << 20, "model_graph", "must be between 1 byte and 4 MiB")
+    if isinstance(spec.query, StatisticsQuery):
+        need(
+            not spec.model_graph and not spec.loss and not spec.base_model,
+            "model_graph",
+            "must be empty, as the loss and the base model, for statistics",
+        )
+    else:
+        need(0 < len(spec.model_graph) <= 4 << 20, "model_graph", "must be between 1 byte and 4 MiB")
+    need(len(spec.base_model) in (0, 32), "base_model", "must be a SHA-256 digest, or empty")
     need(spec.optimizer.name == "sgd", "optimizer.name", "must be 'sgd'")
     need(
         0 < spec.optimizer.learning_rate_nano <= 1000 * NANO,
@@ -192,6 +229,10 @@ def check_spec(spec: TrainingJobSpec) -> TrainingJobSpec:
     need(len(spec.purpose.encode()) <= 1000, "purpose", "must be at most 1000 bytes")
     need(0 < spec.deliver_by_seconds < 2**40, "deliver_by_seconds", "must be a UTC time in seconds")
     need(5 <= spec.round_timeout_seconds <= 7 * 86_400, "round_timeout_seconds", "must be in [5, 604800]")
+    if spec.query is not None:
+        check_query(spec.query)
+        need(spec.optimizer == QUERY_OPTIMIZER, "optimizer", "must be SGD at rate 1 for a query")
+        need(plan.rounds == plan.local_steps == 1, "plan.rounds", "must be 1, of 1 step, for a query")
     (_check_distributed if plan.noise_mode is NoiseMode.DISTRIBUTED else _check_local)(spec)
     return spec
 
@@ -205,7 +246,7 @@ def _check_local(spec: TrainingJobSpec) -> None:
     )
     for field in ("min_honest", "max_colluding", "scale_micro", "share_noise", "clamp"):
         _need(getattr(plan, field) == 0, f"plan.{field}", "must be 0 with local noise")
-    _need(encryption.value_bits in (8, 12, 16), "encryption.value_bits", "must be 8, 12 or 16")
+    _need(encryption.value_bits in VALUE_BITS, "encryption.value_bits", "must be 8, 12 or 16")
     _need(
         0 < encryption.update_range_nano <= 10**6 * NANO, "encryption.update_range_nano", "must be positive"
     )

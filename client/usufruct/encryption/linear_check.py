@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -203,7 +203,7 @@ def check_sum(
     challenge: Challenge,
     commitment: Commitment,
     chunks: Iterable[Bytes],
-    holders: Mapping[int, CheckValue],
+    answers: Callable[[], Mapping[int, CheckValue]],
 ) -> CheckedSum:
     """Compare the sum with what the holders answered.
 
@@ -211,8 +211,8 @@ def check_sum(
         challenge: the one that the holders answered; it names the sum's root.
         commitment: of the sum, as its aggregator signed it before the seed was revealed.
         chunks: of the sum, in order; each is checked against the commitment.
-        holders: by dataset, the values that each holder of the roster signed; their signatures have been
-            checked. The whole roster, nobody twice.
+        answers: gives, by dataset, the values that each holder of the roster signed; it has checked their signatures.
+            The whole roster, nobody twice. Called after the sum has been read through.
 
     Raises:
         RoundFailed: ``SUM_INVALID``: the values do not agree, so the aggregator did not add what it was sent.
@@ -229,6 +229,7 @@ def check_sum(
             yield chunk
 
     total = check_value(challenge, chunking, committed())
+    holders = answers()
     if not checks_agree(total, holders.values(), chunking.parameters.coeff_modulus):
         raise RoundFailed(
             "The sum is not the sum of the holders' updates; nothing was decrypted. Do not trust this aggregator.",

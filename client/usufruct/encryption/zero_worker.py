@@ -47,11 +47,15 @@ def zeros_made_here(parameters: EncryptionParameters, public_key_bytes: bytes) -
     Raises:
         InvalidInput: ``PUBLIC_KEY_INVALID``; every coefficient is checked.
     """
-    return _under(parameters, public_key_bytes).take
+    public_key = public_key_from_bytes(parameters, public_key_bytes)
+    made: list[ZeroEncryption] = []
 
+    def take() -> Coefficients:
+        if not made:  # only now: a maker's preparation takes as long as fifteen blocks
+            made.append(ZeroEncryption(parameters, public_key))
+        return made[0].take()
 
-def _under(parameters: EncryptionParameters, public_key_bytes: bytes) -> ZeroEncryption:
-    return ZeroEncryption(parameters, public_key_from_bytes(parameters, public_key_bytes))
+    return take
 
 
 def command_line(
@@ -77,7 +81,7 @@ def _serve(
     slots: int,
 ) -> None:
     size = 2 * parameters.poly_modulus_degree
-    credits = slot = round_number = 0
+    credits = slot = used = round_number = 0
     zeros: ZeroEncryption | None = None
     while True:
         order = _receive(control, ORDER.size, wait=credits == 0)
@@ -85,11 +89,14 @@ def _serve(
             round_number, more, key_bytes = ORDER.unpack(order)
             credits += more
             if key_bytes:
-                zeros = _under(parameters, _receive(control, key_bytes, wait=True))
+                key = public_key_from_bytes(parameters, _receive(control, key_bytes, wait=True))
+                zeros = ZeroEncryption(parameters, key)
                 credits, slot = more, 0
             elif not more:
                 credits, zeros = 0, None
-                ring.madvise(mmap.MADV_REMOVE, first * size * 8, slots * size * 8)  # the pages read 0 again
+                # Wiped and not given back: to fault the pages in again costs a third of what filling them does.
+                np.frombuffer(ring, np.uint64, used * size, first * size * 8).fill(0)
+                used = 0
             continue
         if zeros is None:
             raise _Gone
@@ -97,6 +104,7 @@ def _serve(
         target = np.frombuffer(ring, dtype=np.uint64, count=step * size, offset=(first + slot) * size * 8)
         zeros.fill(target.reshape(step, size))
         del target
+        used = max(used, slot + step)
         credits, slot = credits - step, (slot + step) % slots
         os.write(notices, NOTICE.pack(round_number) * step)
 

@@ -71,6 +71,7 @@ class ZeroPool:
         self._workers: list[_Worker | None] = [None] * workers
         self._round = self._left = 0
         self._make_here: ZeroSource | None = None
+        self._ahead: tuple[bytes, int] | None = None
         self._held: Coefficients | None = None
         if workers:
             size = workers * self._slots * self._slot_bytes
@@ -87,13 +88,17 @@ class ZeroPool:
     def start(self, public_key_bytes: bytes, blocks: int) -> None:
         """Begin a round: forget what is left of the last, let the workers make ``blocks`` under this key.
 
+        The same again, before a block was taken, changes nothing: so a round may be begun before it is certain to come.
+
         Raises:
             InvalidInput: ``PUBLIC_KEY_INVALID``; the pool then has no round.
         """
+        if self._ahead == (public_key_bytes, blocks) and len(self._alive) == len(self._workers):
+            return
         self.stop()
         self._make_here = zeros_made_here(self._parameters, public_key_bytes)
         self._start_missing()
-        self._left = blocks
+        self._left, self._ahead = blocks, (public_key_bytes, blocks)
         self._order_more(1, public_key_bytes)
 
     def take(self) -> Coefficients:
@@ -107,6 +112,7 @@ class ZeroPool:
         """
         if self._make_here is None:
             raise ValueError("a pool gives zeros between start and stop")
+        self._ahead = None
         self._wipe_held()
         best = max(self._alive, key=lambda worker: worker.ready, default=None)
         if best is None or not best.ready:
@@ -123,6 +129,7 @@ class ZeroPool:
 
     def stop(self) -> None:
         """End the round: the workers stop and wipe the ring. They stay warm for the next."""
+        self._ahead = None
         self._wipe_held()
         if self._make_here is not None:
             self._make_here, self._left = None, 0

@@ -9,15 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from usufruct.graph.base_model import BaseModel, digest_text, open_base_model, read_digest
     from usufruct.graph.interpreter import InterpreterModule, rebuild
     from usufruct.graph.limits import GraphBounds, GraphLimits
+    from usufruct.graph.low_rank import adapters, lora, merged
     from usufruct.graph.model_graph import ModelGraph, ModuleSpec, Node, NodeKind, NodeRef
     from usufruct.graph.tracer import TracedModel, trace
     from usufruct.graph.validation import validate
     from usufruct.graph.weights import (
         ParameterSlot,
+        base_of,
         flatten,
+        frozen_of,
+        frozen_values,
         load_flat,
+        load_frozen,
         load_into_model,
         load_weights,
         pack_vector,
@@ -29,10 +35,17 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "BaseModel": "base_model",
+    "digest_text": "base_model",
+    "open_base_model": "base_model",
+    "read_digest": "base_model",
     "InterpreterModule": "interpreter",
     "rebuild": "interpreter",
     "GraphBounds": "limits",
     "GraphLimits": "limits",
+    "adapters": "low_rank",
+    "lora": "low_rank",
+    "merged": "low_rank",
     "ModelGraph": "model_graph",
     "ModuleSpec": "model_graph",
     "Node": "model_graph",
@@ -42,8 +55,12 @@ _HOME = {
     "trace": "tracer",
     "validate": "validation",
     "ParameterSlot": "weights",
+    "base_of": "weights",
     "flatten": "weights",
+    "frozen_of": "weights",
+    "frozen_values": "weights",
     "load_flat": "weights",
+    "load_frozen": "weights",
     "load_into_model": "weights",
     "load_weights": "weights",
     "pack_vector": "weights",
@@ -55,6 +72,7 @@ _HOME = {
 }
 
 __all__ = [
+    "BaseModel",
     "GraphBounds",
     "GraphLimits",
     "InterpreterModule",
@@ -65,14 +83,24 @@ __all__ = [
     "NodeRef",
     "ParameterSlot",
     "TracedModel",
+    "adapters",
+    "base_of",
+    "digest_text",
     "flatten",
+    "frozen_of",
+    "frozen_values",
     "load_flat",
+    "load_frozen",
     "load_into_model",
     "load_weights",
+    "lora",
+    "merged",
+    "open_base_model",
     "pack_vector",
     "pack_weights",
     "parameter_count",
     "parameter_layout",
+    "read_digest",
     "rebuild",
     "trace",
     "validate",

@@ -18,7 +18,15 @@ from usufruct.graph.functions import FUNCTIONS
 from usufruct.graph.isolation import Application, carries_batch, not_proven
 from usufruct.graph.layers import MODULES
 from usufruct.graph.limits import GraphLimits
-from usufruct.graph.model_graph import ModelGraph, Node, NodeKind, NodeRef, not_allowed, references
+from usufruct.graph.model_graph import (
+    ModelGraph,
+    ModuleSpec,
+    Node,
+    NodeKind,
+    NodeRef,
+    not_allowed,
+    references,
+)
 
 Watch: TypeAlias = Callable[[torch.Tensor], None]
 """Called with the value of every node that computes, in order."""
@@ -45,6 +53,7 @@ class InterpreterModule(nn.Module):
         self.real: torch.dtype | None = None
         for index, spec in enumerate(graph.modules):
             self.add_module(f"m{index}", MODULES[spec.class_name].build(dict(spec.arguments)))
+            self._bind(index, spec)
         self._settings = [_settings(graph, node) for node in graph.nodes]
         self.by_rows = any(
             node.kind is NodeKind.FUNCTION and FUNCTIONS[node.function_name].isolation is not_proven
@@ -54,6 +63,25 @@ class InterpreterModule(nn.Module):
         self._released: list[list[int]] = [[] for _ in graph.nodes]
         for index, position in last_use.items():
             self._released[position].append(index)
+
+    def _bind(self, index: int, spec: ModuleSpec) -> None:
+        """Marks what is frozen, and puts the parameters of earlier layers in the place of those that are shared."""
+        for frozen in spec.frozen:
+            self._parameter(index, frozen.name).requires_grad_(False)
+        for shared in spec.shared:
+            owned = self._parameter(shared.owner, shared.owner_name)
+            if self._parameter(index, shared.name).shape != owned.shape or not owned.requires_grad:
+                raise not_allowed(
+                    "Layers may share a parameter of one shape that is trained; a frozen one is named by each."
+                )
+            path, _, name = f"m{index}.{shared.name}".rpartition(".")
+            setattr(self.get_submodule(path), name, owned)
+
+    def _parameter(self, index: int, name: str) -> nn.Parameter:
+        try:
+            return self.get_submodule(f"m{index}").get_parameter(name)
+        except AttributeError as error:
+            raise not_allowed(f"Layer {index} has no parameter of a name that the graph gives.") from error
 
     def forward(self, batch: torch.Tensor, watch: Watch | None = None) -> torch.Tensor:
         rows, real = batch.shape[0], self.real or next(self.parameters()).dtype
@@ -94,6 +122,11 @@ class InterpreterModule(nn.Module):
         return function.compute(operands, settings, self.training)
 
 
+def trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that are trained, by name, in layout order; one that layers share once, in the first of them."""
+    return [named for named in module.named_parameters() if named[1].requires_grad]
+
+
 def rebuild(graph: ModelGraph, limits: GraphLimits | None = None) -> InterpreterModule:
     """Checks ``graph`` (``validate``) and makes its model on the CPU, float32, every weight zero. Weights take memory only
     once they are written.
@@ -106,11 +139,16 @@ def rebuild(graph: ModelGraph, limits: GraphLimits | None = None) -> Interpreter
     validate(graph, limits)
     with torch.device("meta"):
         module = InterpreterModule(graph)
+    places = [
+        (layer, *named) for layer in module.modules() for named in layer.named_parameters(recurse=False)
+    ]
     module.to_empty(device="cpu")
-    for layer in module.modules():
-        for name, parameter in [*layer.named_parameters(recurse=False)]:
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for layer, name, parameter in places:
+        if parameter not in made:  # it may be that of several layers
             zeros = torch.from_numpy(np.zeros(parameter.shape, np.float32))  # numpy leaves them to the kernel
-            setattr(layer, name, nn.Parameter(zeros))
+            made[parameter] = nn.Parameter(zeros, parameter.requires_grad)
+        setattr(layer, name, made[parameter])
     return module
 
 

@@ -16,6 +16,7 @@ class GraphLimits:
         parameters: trainable numbers. A holder took twice their float32 size, above its start, for rounds of one step
             on 10^8 in linear layers (measured). Several steps take three models more, with momentum five; models that run
             row by row several times as much.
+        frozen_parameters: numbers of a base model that are not trained. They stay where they are on disk, four bytes each.
         nodes: steps of the computation.
         modules: layers.
         integer: absolute value of any integer argument.
@@ -34,6 +35,7 @@ class GraphLimits:
     """
 
     parameters: int = 120_000_000
+    frozen_parameters: int = 400_000_000
     nodes: int = 4_000
     modules: int = 1_500
     integer: int = 1 << 24
@@ -57,6 +59,7 @@ class GraphBounds:
 
     Attributes:
         parameters: trainable numbers.
+        frozen_parameters: numbers that are not trained.
         activation_bytes: all values of one physical batch, at eight bytes a number (a float32 and its gradient).
         flops: matrix-product operations of one forward and backward pass (three times the forward pass).
         outputs: width of the output.
@@ -64,6 +67,7 @@ class GraphBounds:
     """
 
     parameters: int
+    frozen_parameters: int
     activation_bytes: int
     flops: int
     outputs: int

@@ -69,11 +69,31 @@ class NodeKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class FrozenParameter:
+    """A parameter of a layer that is not trained: ``name`` in the layer, ``base_name`` in the job's base model."""
+
+    name: str
+    base_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SharedParameter:
+    """A parameter of a layer that is ``owner_name`` of the earlier layer ``owner``, and trained as one."""
+
+    name: str
+    owner: int
+    owner_name: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleSpec:
-    """A layer: the name of an allow-listed ``torch.nn`` class and its constructor arguments by name."""
+    """A layer: the name of an allow-listed ``torch.nn`` class and its constructor arguments by name; and which of its
+    parameters stay as they are in the base model, and which are those of an earlier layer."""
 
     class_name: str
     arguments: tuple[tuple[str, Argument], ...] = ()
+    frozen: tuple[FrozenParameter, ...] = ()
+    shared: tuple[SharedParameter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

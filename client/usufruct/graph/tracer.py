@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from usufruct.errors import InvalidInput
-from usufruct.graph.interpreter import InterpreterModule
+from usufruct.graph.interpreter import InterpreterModule, trained
 from usufruct.graph.limits import GraphBounds, GraphLimits
 from usufruct.graph.model_graph import FLOAT32, GRAPH_VERSION, INPUT_DTYPES, ModelGraph, not_allowed
 from usufruct.graph.recording import EXAMPLE_BATCHES, Recorder
@@ -25,8 +25,8 @@ class TracedModel:
 
     Attributes:
         graph: the architecture; has passed ``validate``.
-        parameter_names: pairs (name in the graph's module, name in the builder's model), in the layout order of
-            ``weights.parameter_layout``.
+        parameter_names: pairs (name in the graph's module, name in the builder's model) of what is trained, in the layout
+            order of ``weights.parameter_layout``.
         bounds: what the graph costs.
     """
 
@@ -66,7 +66,7 @@ def trace(
     graph = ModelGraph(GRAPH_VERSION, shape, input_dtype, tuple(first.modules), tuple(first.nodes))
     bounds = validate(graph, limits)
     with torch.device("meta"):
-        names = [name for name, _ in InterpreterModule(graph).named_parameters()]
+        names = [name for name, _ in trained(InterpreterModule(graph))]
     return TracedModel(graph, tuple((name, first.names[name]) for name in names), bounds)
 
 

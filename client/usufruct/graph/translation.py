@@ -11,7 +11,17 @@ from torch import fx, nn
 
 from usufruct.graph.functions import FUNCTIONS
 from usufruct.graph.layers import MODULES
-from usufruct.graph.model_graph import Argument, ModuleSpec, Node, NodeKind, NodeRef, not_allowed
+from usufruct.graph.low_rank import base_parameters
+from usufruct.graph.model_graph import (
+    Argument,
+    FrozenParameter,
+    ModuleSpec,
+    Node,
+    NodeKind,
+    NodeRef,
+    SharedParameter,
+    not_allowed,
+)
 from usufruct.graph.recognised import CALLS, CASTS, EXPANDS, PERMUTES, RESHAPES, SAME, TRANSPOSES, Call
 from usufruct.graph.recording import Recorder
 from usufruct.graph.validation import function_not_allowed
@@ -25,7 +35,7 @@ class Translation:
 
     Attributes:
         modules, nodes: of the graph.
-        names: by parameter in the graph's module (``m3.weight``), its name in the builder's model.
+        names: by parameter in the graph's module (``m3.weight``) that is trained, its name in the builder's model.
     """
 
     def __init__(self, model: nn.Module, recorder: Recorder, recorded: fx.Graph, batch: int) -> None:
@@ -34,11 +44,12 @@ class Translation:
         self.names: dict[str, str] = {}
         self._recorder, self._batch = recorder, batch
         self._own_names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._base_names = {id(parameter): name for name, parameter in base_parameters(model)}
         self._values: dict[fx.Node, NodeRef] = {}
         self._ranks: list[int] = []
         self._layers: dict[int, int] = {}
         self._raw: dict[int, NodeRef] = {}
-        self._owners: dict[int, str] = {}
+        self._owners: dict[int, tuple[int, str]] = {}
         live = _live(recorded)
         for step in recorded.nodes:
             if step in live:
@@ -84,9 +95,7 @@ class Translation:
         row = (shape[1:] if len(shape) > 1 and shape[0] in (1, self._batch) else shape) or (1,)
         if isinstance(found, nn.Parameter):
             if id(found) not in self._raw:
-                index = len(self.modules)
-                self.modules.append(ModuleSpec("RowParameter", (("shape", row),)))
-                self._name(index, {"weight": found})
+                index = self._add_layer("RowParameter", (("shape", row),), {"weight": found})
                 node = Node(NodeKind.MODULE, module_index=index, arguments=(NodeRef(0),))
                 self._raw[id(found)] = self._add(node, 1 + len(row))
             return self._raw[id(found)]
@@ -155,35 +164,39 @@ class Translation:
         source = self._value(step.args[0])
         if id(layer) not in self._layers:
             operation = MODULES[type(layer).__name__]
-            self._layers[id(layer)] = len(self.modules)
-            self.modules.append(ModuleSpec(operation.name, operation.read(layer)))
             with torch.device("meta"):
                 mine = operation.build(dict(operation.read(layer)))
-            self._name(
-                self._layers[id(layer)],
-                {
-                    name: layer.get_parameter(operation.parameter_name(name))
-                    for name, _ in mine.named_parameters()
-                },
-            )
+            parameters = {
+                name: layer.get_parameter(operation.parameter_name(name))
+                for name, _ in mine.named_parameters()
+            }
+            self._layers[id(layer)] = self._add_layer(operation.name, operation.read(layer), parameters)
         node = Node(NodeKind.MODULE, module_index=self._layers[id(layer)], arguments=(source,))
         added = 0 if self._has_batch(step) else self._ranks[source.index] - len(_shape(step.args[0]))
         self._values[step] = self._add(node, len(_shape(step)) + added)
 
-    def _name(self, index: int, parameters: dict[str, nn.Parameter]) -> None:
+    def _add_layer(
+        self,
+        class_name: str,
+        arguments: tuple[tuple[str, Argument], ...],
+        parameters: dict[str, nn.Parameter],
+    ) -> int:
+        """A layer with its parameters: of its own, of an earlier layer, or of the base model."""
+        index = len(self.modules)
+        frozen, shared = [], []
         for name, parameter in parameters.items():
             full_name = self._own_names.get(id(parameter), name)
-            if id(parameter) in self._owners:
-                raise not_allowed(
-                    f"The parameter {full_name!r} is shared by two layers; use one layer in both places instead."
-                )
-            if parameter.dtype != torch.float32 or not parameter.requires_grad:
-                raise not_allowed(
-                    f"The parameter {full_name!r} must be float32 and trainable (requires_grad); frozen parts come "
-                    "with a later version."
-                )
-            self._owners[id(parameter)] = full_name
-            self.names[f"m{index}.{name}"] = full_name
+            if parameter.dtype != torch.float32:
+                raise not_allowed(f"The parameter {full_name!r} must be float32.")
+            if not parameter.requires_grad:
+                frozen.append(FrozenParameter(name, self._base_names.get(id(parameter), full_name)))
+            elif id(parameter) in self._owners:
+                shared.append(SharedParameter(name, *self._owners[id(parameter)]))
+            else:
+                self._owners[id(parameter)] = (index, name)
+                self.names[f"m{index}.{name}"] = full_name
+        self.modules.append(ModuleSpec(class_name, arguments, tuple(frozen), tuple(shared)))
+        return index
 
     def _need_last_use(self, step: fx.Node, what: str) -> None:
         """``inplace=True`` changes its input; that means the same as a copy only if nobody else reads the input."""

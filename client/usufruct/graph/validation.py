@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from usufruct.errors import InvalidInput
+from usufruct.graph.base_model import LONGEST_NAME
 from usufruct.graph.functions import FUNCTIONS
 from usufruct.graph.interpreter import InterpreterModule
 from usufruct.graph.layers import MODULES
@@ -25,11 +26,13 @@ from usufruct.graph.model_graph import (
     GRAPH_VERSION,
     INPUT_DTYPES,
     Argument,
+    FrozenParameter,
     ModelGraph,
     ModuleSpec,
     Node,
     NodeKind,
     NodeRef,
+    SharedParameter,
     not_allowed,
     references,
 )
@@ -109,12 +112,37 @@ def _check_module(index: int, spec: ModuleSpec, limits: GraphLimits) -> None:
     if operation is None:
         raise class_not_allowed(spec.class_name)
     _check_settings(f"Layer {index} ({spec.class_name})", spec.arguments, operation.settings, limits)
+    _check_marks(index, spec, limits)
     for name, value in spec.arguments:
         _need(
             type(value) is not int or abs(value) <= limits.constructor_integer,
             f"Layer {index}: {name} is above {limits.constructor_integer}.",
             limit=limits.constructor_integer,
         )
+
+
+def _check_marks(index: int, spec: ModuleSpec, limits: GraphLimits) -> None:
+    """The form of what is frozen and shared; that the layer has such parameters is seen when it is built."""
+    where = f"Layer {index}"
+    _need(
+        type(spec.frozen) is tuple
+        and type(spec.shared) is tuple
+        and all(type(each) is FrozenParameter for each in spec.frozen)
+        and all(type(each) is SharedParameter for each in spec.shared),
+        f"{where} has a wrong form.",
+    )
+    names = [each.name for each in spec.frozen] + [each.name for each in spec.shared]
+    texts = [*names, *(each.base_name for each in spec.frozen), *(each.owner_name for each in spec.shared)]
+    _need(
+        all(type(text) is str and 0 < len(text) <= LONGEST_NAME for text in texts)
+        and len(set(names)) == len(names),
+        f"{where} names a parameter twice, or by no name of 1 to {LONGEST_NAME} characters.",
+        limit=LONGEST_NAME,
+    )
+    _need(
+        all(type(each.owner) is int and 0 <= each.owner < index for each in spec.shared),
+        f"{where} shares a parameter with a layer that does not come before it.",
+    )
 
 
 def _check_node(index: int, node: Node, graph: ModelGraph, used: set[int], limits: GraphLimits) -> None:
@@ -231,12 +259,19 @@ def _run_on_meta(graph: ModelGraph, limits: GraphLimits) -> GraphBounds:
     with torch.device("meta"):
         module = InterpreterModule(graph)
         rows = torch.empty((batch, *graph.input_shape), dtype=getattr(torch, graph.input_dtype))
-    parameters = sum(parameter.numel() for parameter in module.parameters())
+    parameters = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    frozen = sum(parameter.numel() for parameter in module.parameters()) - parameters
     _need(
         0 < parameters <= limits.parameters,
-        f"The model must have 1 to {limits.parameters} parameters; it has {parameters}.",
+        f"The model must have 1 to {limits.parameters} trained parameters; it has {parameters}.",
         limit=limits.parameters,
         requested=parameters,
+    )
+    _need(
+        frozen <= limits.frozen_parameters,
+        f"The model may have {limits.frozen_parameters} frozen parameters; it has {frozen}.",
+        limit=limits.frozen_parameters,
+        requested=frozen,
     )
     elements = 0
 
@@ -295,7 +330,9 @@ def _run_on_meta(graph: ModelGraph, limits: GraphLimits) -> GraphBounds:
         limit=limits.outputs,
     )
     _need(output.requires_grad, "The output does not follow from any parameter by a gradient.")
-    return GraphBounds(parameters, elements * _NUMBER_BYTES, flops, int(output.shape[1]), module.by_rows)
+    return GraphBounds(
+        parameters, frozen, elements * _NUMBER_BYTES, flops, int(output.shape[1]), module.by_rows
+    )
 
 
 # -- messages -------------------------------------------------------------------------------------------------------

@@ -1,13 +1,15 @@
 """Weights as bytes and as vectors: safetensors and nothing else. No pickle, no ``torch.load``.
 
 The *layout order* is that of the graph's layers, and within a layer that of ``torch`` (weight, then bias). A vector in
-layout order is what is trained, encrypted and summed.
+layout order is what is trained, encrypted and summed. Frozen parameters have no place in it: they are of the base model
+(:mod:`.base_model`).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from mmap import mmap
@@ -20,13 +22,11 @@ from safetensors.numpy import save as write_safetensors
 from torch import nn
 
 from usufruct.errors import InvalidInput
-from usufruct.graph.interpreter import InterpreterModule
-from usufruct.graph.model_graph import ModelGraph
+from usufruct.graph.base_model import LARGEST_WEIGHT, BaseModel
+from usufruct.graph.interpreter import InterpreterModule, trained
+from usufruct.graph.low_rank import base_parameters
+from usufruct.graph.model_graph import ModelGraph, not_allowed
 from usufruct.graph.tracer import TracedModel
-
-LARGEST_WEIGHT = 1e4
-"""Absolute value of any weight. Finite but huge weights make gradients overflow (measured), which clipping survives
-only because the trainer zeroes such rows; this cap keeps honest models away from it."""
 
 _LENGTH_BYTES = 8
 _HEADER_BYTES = 1 << 12
@@ -65,8 +65,8 @@ def parameter_count(graph: ModelGraph) -> int:
 
 
 def pack_weights(weights: nn.Module | Mapping[str, torch.Tensor]) -> bytes:
-    """Safetensors bytes of a module's parameters, or of named tensors. The same weights give the same bytes."""
-    named = dict(weights.named_parameters()) if isinstance(weights, nn.Module) else dict(weights)
+    """Safetensors bytes of what is trained of a module, or of named tensors. The same weights give the same bytes."""
+    named = dict(trained(weights)) if isinstance(weights, nn.Module) else dict(weights)
     arrays = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in named.items()}
     return bytes(write_safetensors(arrays))
 
@@ -87,7 +87,7 @@ def weights_in(module: nn.Module, data: Buffer) -> dict[str, Vector]:
 
     Args:
         module: of the graph; its names and shapes count, its values do not.
-        data: safetensors with exactly the module's parameters, float32.
+        data: safetensors with exactly the parameters that are trained, float32.
     Returns:
         For every parameter a view of ``data``, of its shape.
     Raises:
@@ -126,7 +126,7 @@ def load_weights(module: InterpreterModule, data: Buffer) -> None:
     """
     arrays = weights_in(module, data)
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
+        for name, parameter in trained(module):
             parameter.copy_(torch.from_numpy(np.array(arrays[name])))
 
 
@@ -155,14 +155,72 @@ def _place(entry: Any, slot: ParameterSlot) -> tuple[int, int]:
     return start, end
 
 
+# -- base models ----------------------------------------------------------------------------------------------------
+
+
+def frozen_values(graph: ModelGraph, base: BaseModel) -> dict[str, Vector]:
+    """What a base model has for the frozen parameters of a checked graph, by their names in the module; nothing is copied.
+
+    Raises:
+        InvalidInput: GRAPH_NOT_ALLOWED: it lacks one, or has it in another shape.
+    """
+    with torch.device("meta"):
+        module = InterpreterModule(graph)
+    values = {}
+    for index, spec in enumerate(graph.modules):
+        for frozen in spec.frozen:
+            name = f"m{index}.{frozen.name}"
+            shape, found = tuple(module.get_parameter(name).shape), base.tensors.get(frozen.base_name)
+            if found is None or _inner(found.shape) != _inner(shape):
+                raise not_allowed(
+                    "The base model lacks a frozen parameter of the graph, or has it in another shape.",
+                    operation=frozen.base_name,
+                )
+            values[name] = found.reshape(shape)
+    return values
+
+
+def load_frozen(module: InterpreterModule, base: BaseModel) -> None:
+    """Makes a base model's tensors the module's frozen parameters, where they are: nothing is copied, and a write to one
+    that is mapped ends the process.
+
+    Raises:
+        InvalidInput: GRAPH_NOT_ALLOWED, as :func:`frozen_values`.
+    """
+    for name, values in frozen_values(module.graph, base).items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that they cannot be written to is the point
+            module.get_parameter(name).data = torch.from_numpy(values)
+
+
+def base_of(model: nn.Module) -> BaseModel:
+    """A builder's model as a base model: all but adapters, under the names without them."""
+    return BaseModel({name: _array(parameter) for name, parameter in base_parameters(model)})
+
+
+def frozen_of(model: nn.Module) -> BaseModel:
+    """What is frozen of a builder's model, as a base model has it."""
+    return BaseModel(
+        {name: _array(value) for name, value in base_parameters(model) if not value.requires_grad}
+    )
+
+
+def _array(parameter: nn.Parameter) -> Vector:
+    return parameter.detach().cpu().numpy()
+
+
+def _inner(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the ones in front, which parameters that are no layer's lose in a graph."""
+    return shape[next((at for at, size in enumerate(shape) if size != 1), len(shape)) :]
+
+
 # -- vectors --------------------------------------------------------------------------------------------------------
 
 
 def flatten(module: InterpreterModule) -> Vector:
     """The module's weights, float32, in layout order."""
-    return np.concatenate([parameter.detach().numpy().ravel() for parameter in module.parameters()]).astype(
-        np.float32, copy=False
-    )
+    parts = [parameter.detach().numpy().ravel() for _, parameter in trained(module)]
+    return np.concatenate(parts).astype(np.float32, copy=False)
 
 
 def load_flat(module: InterpreterModule, vector: Vector) -> None:
@@ -174,7 +232,7 @@ def load_flat(module: InterpreterModule, vector: Vector) -> None:
     slots = _layout(module)
     _check_vector(vector, sum(slot.size for slot in slots))
     with torch.no_grad():
-        for slot, parameter in zip(slots, module.parameters(), strict=True):
+        for slot, (_, parameter) in zip(slots, trained(module), strict=True):
             parameter.copy_(torch.from_numpy(np.array(_slice(vector, slot))))
 
 
@@ -200,7 +258,7 @@ def load_into_model(model: nn.Module, traced: TracedModel, vector: Vector) -> No
 def _layout(module: nn.Module) -> tuple[ParameterSlot, ...]:
     slots: list[ParameterSlot] = []
     offset = 0
-    for name, parameter in module.named_parameters():
+    for name, parameter in trained(module):
         slots.append(ParameterSlot(name, tuple(parameter.shape), offset))
         offset += parameter.numel()
     return tuple(slots)

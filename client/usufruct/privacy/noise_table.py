@@ -1,7 +1,7 @@
 """Integer noise by table: the law of a symmetric integer X to within a total variation that the table states.
 
 A table holds the cumulative law of ``|X|`` in units of 2^-127; a draw takes one sign bit and compares 127 uniform bits
-with it, as integers. No float decides an entry or a draw.
+with it, as integers, of which it asks for 31 first and for the others where these do not decide. No float decides an entry or a draw.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class NoiseTable:
         total_variation: proven bound on the distance between one draw and the law, given uniform bits.
         first, second: the cumulative law of ``|X|``, entry k is P(|X| <= k) in units of 2^-127: its upper 63 and its
             lower 64 bits. Shape ``(entries,)``, the last entry is one.
-        guide: for each value of the leading bits of a word, the first entry that can exceed it.
+        guide: for each value of the leading bits of a word, how many entries are below all words that have it.
+        coarse: the upper 32 bits of ``first``: nearly every draw is decided by these, and they fit a cache twice as well.
 
     A table holds no secret and no state. It can be neither copied nor pickled: what comes out of a file has passed no
     check.
@@ -55,6 +56,7 @@ class NoiseTable:
     first: Words
     second: Words
     guide: NDArray[np.int32]
+    coarse: NDArray[np.uint32]
 
     @classmethod
     def enclosed(
@@ -100,10 +102,11 @@ class NoiseTable:
         first, second = np.ascontiguousarray(halves[:, 1]), np.ascontiguousarray(halves[:, 0])
         bits = min(_MAXIMUM_GUIDE_BITS, max(8, len(lower).bit_length() + 1))
         cells = np.arange(1 << bits, dtype=np.uint64) << np.uint64(63 - bits)
-        guide = np.searchsorted(first, cells, side="right").astype(np.int32)
-        for array in (first, second, guide):
+        guide = np.searchsorted(first, cells, side="left").astype(np.int32)
+        coarse = (first >> np.uint64(32)).astype(np.uint32)
+        for array in (first, second, guide, coarse):
             array.flags.writeable = False
-        return cls(law, variance, variation, first, second, guide)
+        return cls(law, variance, variation, first, second, guide, coarse)
 
     @property
     def log2_total_variation(self) -> float:
@@ -113,7 +116,7 @@ class NoiseTable:
     @property
     def size_bytes(self) -> int:
         """Memory that the table takes."""
-        return self.first.nbytes + self.second.nbytes + self.guide.nbytes
+        return sum(array.nbytes for array in (self.first, self.second, self.guide, self.coarse))
 
     def draw(self, count: int) -> NDArray[np.int64]:
         """``count`` independent samples, shape ``(count,)``, under keys of this call alone.
@@ -130,42 +133,50 @@ class NoiseTable:
         samples = np.empty(count, dtype=np.int64)
         for start in range(0, count, BLOCK_WORDS):
             block = samples[start : start + BLOCK_WORDS]
-            block[:] = self.invert(fresh_words(block.size), fresh_words)
+            words = fresh_words(-(-block.size // 2)).view("<u4")
+            block[:] = self.invert(words[: block.size], fresh_words)
         return samples
 
-    def invert(self, words: Words, more: Callable[[int], Words]) -> NDArray[np.int64]:
-        """One sample for each uniform word: bit 0 is the sign, the others the leading 63 bits of a 127-bit number U;
+    def invert(self, words: NDArray[np.uint32], more: Callable[[int], Words]) -> NDArray[np.int32]:
+        """One sample for each uniform word: bit 0 is the sign, the others the leading 31 bits of a 127-bit number U;
         ``|X|`` is how many entries are at most U.
 
         Args:
-            more: gives further words. The lower 64 bits of U are asked for only where the upper 63 equal those of an
-                entry, so that they decide; that they are drawn late changes nothing in the law.
+            more: gives further words, of 64 bits. The other bits of U are asked for only where its leading ones equal those of
+                an entry, so that they decide; that they are drawn late changes nothing in the law.
         """
-        leading = words >> np.uint64(1)
-        magnitude = self.guide[leading >> np.uint64(64 - len(self.guide).bit_length())]
-        passed = self.first[magnitude] <= leading
-        magnitude += passed
-        late = np.flatnonzero(passed)
-        late = late[self.first[magnitude[late]] <= leading[late]]
-        magnitude[late] = np.searchsorted(self.first, leading[late], side="right")
-        # Index -1 is the last entry, 2^63: no word equals it.
-        tied = np.flatnonzero(self.first[magnitude - 1] == leading)
-        if tied.size:
-            self._decide(tied, leading, magnitude, more(tied.size))
-        negative = (words & np.uint64(1)).astype(np.int64)
-        samples: NDArray[np.int64] = magnitude.astype(np.int64)
-        samples ^= -negative
-        samples += negative
-        return samples
+        leading = words >> np.uint32(1)
+        magnitude = self.guide.take(words >> np.uint32(33 - len(self.guide).bit_length()))
+        at = np.flatnonzero(self.coarse.take(magnitude) <= leading)
+        if at.size:  # the entry that the guide names is passed or equal, and perhaps some more
+            among, found = leading[at], magnitude[at]
+            found += self.coarse.take(found) < among
+            late = np.flatnonzero(self.coarse.take(found) < among)
+            found[late] = np.searchsorted(self.coarse, among[late], side="left")
+            equal = np.flatnonzero(self.coarse.take(found) == among)
+            if equal.size:
+                found[equal] = self._decided(among[equal], more)
+            magnitude[at] = found
+        # 1 for the sign bit 0, -1 for 1
+        sign = words.astype(np.int32)
+        sign &= 1
+        sign <<= 1
+        np.subtract(1, sign, out=sign)
+        magnitude *= sign
+        return magnitude
 
-    def _decide(
-        self, tied: NDArray[np.int64], leading: Words, magnitude: NDArray[np.int32], low: Words
-    ) -> None:
-        """The second stage: entries with equal upper bits are compared by their lower ones."""
-        for at, word in zip(tied, low, strict=True):
-            begin = int(np.searchsorted(self.first, leading[at], side="left"))
-            end = int(magnitude[at])
-            magnitude[at] = begin + int(np.searchsorted(self.second[begin:end], word, side="right"))
+    def _decided(self, leading: NDArray[np.uint32], more: Callable[[int], Words]) -> NDArray[np.int64]:
+        """How many entries are at most U, by its leading 31 bits and 96 further ones: 32, and 64 where these leave it open."""
+        upper = leading.astype(np.uint64) << np.uint64(32)
+        upper += more(leading.size) >> np.uint64(32)
+        counts: NDArray[np.int64] = np.searchsorted(self.first, upper, side="right")
+        tied = np.flatnonzero(
+            self.first[counts - 1] == upper
+        )  # index -1 is the last entry, 2^63: no U equals it
+        for at, word in zip(tied, more(tied.size) if tied.size else (), strict=True):
+            begin, end = np.searchsorted(self.first, upper[at], side="left"), counts[at]
+            counts[at] = begin + np.searchsorted(self.second[begin:end], word, side="right")
+        return counts
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("A noise table is built where it is used; it is neither copied nor pickled.")

@@ -43,7 +43,7 @@ def padded_dimension(parameter_count: int) -> int:
     return parameter_count + -parameter_count % block_size(parameter_count)
 
 
-def public_signs(seed: bytes, dimension: int) -> NDArray[np.int64]:
+def public_signs(seed: bytes, dimension: int) -> NDArray[np.int8]:
     """``dimension`` signs, +1 or -1, that every party derives from 32 public bytes, fresh for each attempt.
 
     Bits of AES-256-CTR under the seed, least significant bit of each byte first; a set bit is -1.
@@ -55,7 +55,10 @@ def public_signs(seed: bytes, dimension: int) -> NDArray[np.int64]:
         raise RoundingInvalid(f"A seed of signs has {SEED_BYTES} bytes, not {len(seed)}.", field="seed")
     words = expand(seed, -(-dimension // 64))
     bits = np.unpackbits(words.view(np.uint8), count=dimension, bitorder="little")
-    return 1 - 2 * bits.astype(np.int64)
+    signs = bits.view(np.int8)
+    signs *= -2
+    signs += 1
+    return signs
 
 
 def hadamard(values: NDArray[np.int64], block: int) -> NDArray[np.int64]:
@@ -66,24 +69,33 @@ def hadamard(values: NDArray[np.int64], block: int) -> NDArray[np.int64]:
     """
     rows = 1 << ((block.bit_length() - 1) // 2)
     result = np.empty_like(values)
+    work = np.empty((2, min(values.size, MAXIMUM_BLOCK)), dtype=np.int64)
     for start in range(0, values.size, MAXIMUM_BLOCK):  # as much as the cache holds; whole blocks
-        part = values[start : start + MAXIMUM_BLOCK].reshape(-1, rows, block // rows)
-        turned = _over_rows(part).transpose(0, 2, 1)
-        result[start : start + MAXIMUM_BLOCK] = _over_rows(turned).transpose(0, 2, 1).reshape(-1)
+        part, out = (array[start : start + MAXIMUM_BLOCK] for array in (values, result))
+        here, there = work[:, : part.size]
+        here[:] = part
+        here, there = _over_rows(here, there, rows, block // rows)
+        _turned(there, here, rows, block // rows)
+        here, there = _over_rows(there, here, block // rows, rows)
+        _turned(out, here, block // rows, rows)
     return result
 
 
-def _over_rows(matrices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The transform along axis 1 of a copy of ``matrices``, shape ``(blocks, rows, columns)``."""
-    result = np.array(matrices, order="C")
-    other = np.empty_like(result)
-    blocks, rows, columns = result.shape
+def _over_rows(
+    values: NDArray[np.int64], other: NDArray[np.int64], rows: int, columns: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The transform over the rows of every matrix [rows, columns] in ``values``; the result is in the first array given back."""
     half = rows // 2
     while half:
-        pairs = result.reshape(blocks, rows // (2 * half), 2, half * columns)
-        out = other.reshape(pairs.shape)
-        np.add(pairs[:, :, 0], pairs[:, :, 1], out=out[:, :, 0])
-        np.subtract(pairs[:, :, 0], pairs[:, :, 1], out=out[:, :, 1])
-        result, other = other, result
+        shape = (-1, 2, half * columns)
+        pairs, out = values.reshape(shape), other.reshape(shape)
+        np.add(pairs[:, 0], pairs[:, 1], out=out[:, 0])
+        np.subtract(pairs[:, 0], pairs[:, 1], out=out[:, 1])
+        values, other = other, values
         half //= 2
-    return result
+    return values, other
+
+
+def _turned(out: NDArray[np.int64], values: NDArray[np.int64], rows: int, columns: int) -> None:
+    """Writes every matrix [rows, columns] in ``values`` into ``out``, transposed."""
+    np.copyto(out.reshape(-1, columns, rows), values.reshape(-1, rows, columns).transpose(0, 2, 1))

@@ -7,6 +7,7 @@ reduced coordinate by coordinate after the noise; packing treats a run of coordi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from usufruct.privacy.distributed_plan import GRID_BITS, DistributedPlan
 from usufruct.privacy.errors import PlanInvalid, RoundingInvalid
 from usufruct.privacy.keystream import BLOCK_WORDS, Words, fresh_words
 from usufruct.privacy.noise_table import NoiseTable
-from usufruct.privacy.rotation import hadamard, public_signs
+from usufruct.privacy.rotation import MAXIMUM_BLOCK, hadamard, public_signs
 from usufruct.privacy.skellam import skellam_table
 
 _LARGEST_GRID_BITS: Final = 51
@@ -57,13 +58,16 @@ def noised_share(
         )
     if not np.isfinite(total).all():
         raise RoundingInvalid("The sum has a value that is not finite; nothing was released.", field="total")
-    on_grid = np.zeros(plan.dimension, dtype=np.int64)
-    on_grid[: plan.parameter_count] = to_grid(total, plan)
-    on_grid *= public_signs(seed, plan.dimension)
-    rotated = hadamard(on_grid, plan.block)
-    share = dithered(rotated)
-    np.clip(share, -plan.noise.clamp, plan.noise.clamp, out=share)
-    share += table.draw(plan.dimension)
+    share = np.empty(plan.dimension, dtype=np.int64)
+    signs = public_signs(seed, plan.dimension)
+    for part in _parts(plan.dimension):  # as much as a core's cache holds
+        values = np.zeros(part.stop - part.start, dtype=np.int64)
+        here = total[part]
+        values[: here.size] = to_grid(here, plan)
+        values *= signs[part]
+        steps = dithered(hadamard(values, plan.block))
+        np.clip(steps, -plan.noise.clamp, plan.noise.clamp, out=steps)
+        np.add(steps, table.draw(steps.size), out=share[part])
     return share
 
 
@@ -82,11 +86,20 @@ def open_sum(sums: NDArray[np.int64], plan: DistributedPlan, seed: bytes) -> NDA
         )
     if sums.size and int(np.abs(sums).max()) >= 1 << 40:
         raise RoundingInvalid("A sum is far outside its field.", field="sums")
-    turned = hadamard(sums, plan.block)
-    turned *= public_signs(seed, plan.dimension)
-    values: NDArray[np.float64] = turned[: plan.parameter_count].astype(np.float64)
-    values /= plan.scale * math.sqrt(plan.block)
+    values = np.empty(plan.parameter_count)
+    signs = public_signs(seed, plan.dimension)
+    for part in _parts(plan.dimension):
+        turned = hadamard(sums[part], plan.block)
+        turned *= signs[part]
+        here = values[part]
+        np.divide(turned[: here.size], plan.scale * math.sqrt(plan.block), out=here)
     return values
+
+
+def _parts(dimension: int) -> Iterator[slice]:
+    """Runs of whole blocks, small enough to stay in a core's cache while they go through all steps."""
+    for start in range(0, dimension, MAXIMUM_BLOCK):
+        yield slice(start, min(start + MAXIMUM_BLOCK, dimension))
 
 
 def to_grid(total: NDArray[np.float64], plan: DistributedPlan) -> NDArray[np.int64]:

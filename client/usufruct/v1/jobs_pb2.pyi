@@ -35,7 +35,7 @@ LEG_STATE_DELIVERED: LegState
 LEG_STATE_FAILED: LegState
 
 class TrainingJobSpec(_message.Message):
-    __slots__ = ("version", "chain_id", "compute_access", "builder", "nonce", "model_graph", "loss", "optimizer", "plan", "legs", "encryption", "aggregator", "min_cohort", "purpose", "deliver_by_seconds", "round_timeout_seconds")
+    __slots__ = ("version", "chain_id", "compute_access", "builder", "nonce", "model_graph", "loss", "optimizer", "plan", "legs", "encryption", "aggregator", "min_cohort", "purpose", "deliver_by_seconds", "round_timeout_seconds", "base_model", "evaluation", "statistics")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CHAIN_ID_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_ACCESS_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,9 @@ class TrainingJobSpec(_message.Message):
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     DELIVER_BY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ROUND_TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
     version: int
     chain_id: int
     compute_access: str
@@ -68,7 +71,28 @@ class TrainingJobSpec(_message.Message):
     purpose: str
     deliver_by_seconds: int
     round_timeout_seconds: int
-    def __init__(self, version: _Optional[int] = ..., chain_id: _Optional[int] = ..., compute_access: _Optional[str] = ..., builder: _Optional[str] = ..., nonce: _Optional[bytes] = ..., model_graph: _Optional[bytes] = ..., loss: _Optional[str] = ..., optimizer: _Optional[_Union[LocalOptimizer, _Mapping]] = ..., plan: _Optional[_Union[TrainingPlan, _Mapping]] = ..., legs: _Optional[_Iterable[_Union[LegTerms, _Mapping]]] = ..., encryption: _Optional[_Union[EncryptionPlan, _Mapping]] = ..., aggregator: _Optional[_Union[AggregatorRef, _Mapping]] = ..., min_cohort: _Optional[int] = ..., purpose: _Optional[str] = ..., deliver_by_seconds: _Optional[int] = ..., round_timeout_seconds: _Optional[int] = ...) -> None: ...
+    base_model: bytes
+    evaluation: EvaluationQuery
+    statistics: StatisticsQuery
+    def __init__(self, version: _Optional[int] = ..., chain_id: _Optional[int] = ..., compute_access: _Optional[str] = ..., builder: _Optional[str] = ..., nonce: _Optional[bytes] = ..., model_graph: _Optional[bytes] = ..., loss: _Optional[str] = ..., optimizer: _Optional[_Union[LocalOptimizer, _Mapping]] = ..., plan: _Optional[_Union[TrainingPlan, _Mapping]] = ..., legs: _Optional[_Iterable[_Union[LegTerms, _Mapping]]] = ..., encryption: _Optional[_Union[EncryptionPlan, _Mapping]] = ..., aggregator: _Optional[_Union[AggregatorRef, _Mapping]] = ..., min_cohort: _Optional[int] = ..., purpose: _Optional[str] = ..., deliver_by_seconds: _Optional[int] = ..., round_timeout_seconds: _Optional[int] = ..., base_model: _Optional[bytes] = ..., evaluation: _Optional[_Union[EvaluationQuery, _Mapping]] = ..., statistics: _Optional[_Union[StatisticsQuery, _Mapping]] = ...) -> None: ...
+
+class EvaluationQuery(_message.Message):
+    __slots__ = ("model_parameters", "score_bins", "loss_bound_micro")
+    MODEL_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    SCORE_BINS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_BOUND_MICRO_FIELD_NUMBER: _ClassVar[int]
+    model_parameters: int
+    score_bins: int
+    loss_bound_micro: int
+    def __init__(self, model_parameters: _Optional[int] = ..., score_bins: _Optional[int] = ..., loss_bound_micro: _Optional[int] = ...) -> None: ...
+
+class StatisticsQuery(_message.Message):
+    __slots__ = ("columns", "bins")
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    columns: _containers.RepeatedScalarFieldContainer[str]
+    bins: int
+    def __init__(self, columns: _Optional[_Iterable[str]] = ..., bins: _Optional[int] = ...) -> None: ...
 
 class LocalOptimizer(_message.Message):
     __slots__ = ("name", "learning_rate_nano", "momentum_nano")

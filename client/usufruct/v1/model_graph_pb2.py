@@ -24,25 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dusufruct/v1/model_graph.proto\x12\x0busufruct.v1\"\x98\x01\n\nModelGraph\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x13\n\x0binput_shape\x18\x02 \x03(\r\x12\x13\n\x0binput_dtype\x18\x03 \x01(\t\x12(\n\x07modules\x18\x04 \x03(\x0b\x32\x17.usufruct.v1.ModuleSpec\x12%\n\x05nodes\x18\x05 \x03(\x0b\x32\x16.usufruct.v1.GraphNode\"L\n\nModuleSpec\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x03(\x0b\x32\x17.usufruct.v1.NamedValue\"\xa8\x01\n\tGraphNode\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.usufruct.v1.NodeKind\x12\r\n\x05index\x18\x02 \x01(\r\x12\x10\n\x08\x66unction\x18\x03 \x01(\t\x12*\n\targuments\x18\x04 \x03(\x0b\x32\x17.usufruct.v1.GraphValue\x12)\n\x08keywords\x18\x05 \x03(\x0b\x32\x17.usufruct.v1.NamedValue\"B\n\nNamedValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.usufruct.v1.GraphValue\"\xa5\x01\n\nGraphValue\x12\x0e\n\x04none\x18\x01 \x01(\x08H\x00\x12\x0e\n\x04\x66lag\x18\x02 \x01(\x08H\x00\x12\x11\n\x07integer\x18\x03 \x01(\x12H\x00\x12\x0e\n\x04real\x18\x04 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x12\x0e\n\x04node\x18\x06 \x01(\rH\x00\x12+\n\x04list\x18\x07 \x01(\x0b\x32\x1b.usufruct.v1.GraphValueListH\x00\x42\x07\n\x05value\"9\n\x0eGraphValueList\x12\'\n\x06values\x18\x01 \x03(\x0b\x32\x17.usufruct.v1.GraphValue*~\n\x08NodeKind\x12\x19\n\x15NODE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fNODE_KIND_INPUT\x10\x01\x12\x14\n\x10NODE_KIND_MODULE\x10\x02\x12\x16\n\x12NODE_KIND_FUNCTION\x10\x03\x12\x14\n\x10NODE_KIND_OUTPUT\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dusufruct/v1/model_graph.proto\x12\x0busufruct.v1\"\x98\x01\n\nModelGraph\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x13\n\x0binput_shape\x18\x02 \x03(\r\x12\x13\n\x0binput_dtype\x18\x03 \x01(\t\x12(\n\x07modules\x18\x04 \x03(\x0b\x32\x17.usufruct.v1.ModuleSpec\x12%\n\x05nodes\x18\x05 \x03(\x0b\x32\x16.usufruct.v1.GraphNode\"\xa8\x01\n\nModuleSpec\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x03(\x0b\x32\x17.usufruct.v1.NamedValue\x12,\n\x06\x66rozen\x18\x03 \x03(\x0b\x32\x1c.usufruct.v1.FrozenParameter\x12,\n\x06shared\x18\x04 \x03(\x0b\x32\x1c.usufruct.v1.SharedParameter\"2\n\x0f\x46rozenParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tbase_name\x18\x02 \x01(\t\"B\n\x0fSharedParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\r\x12\x12\n\nowner_name\x18\x03 \x01(\t\"\xa8\x01\n\tGraphNode\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.usufruct.v1.NodeKind\x12\r\n\x05index\x18\x02 \x01(\r\x12\x10\n\x08\x66unction\x18\x03 \x01(\t\x12*\n\targuments\x18\x04 \x03(\x0b\x32\x17.usufruct.v1.GraphValue\x12)\n\x08keywords\x18\x05 \x03(\x0b\x32\x17.usufruct.v1.NamedValue\"B\n\nNamedValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.usufruct.v1.GraphValue\"\xa5\x01\n\nGraphValue\x12\x0e\n\x04none\x18\x01 \x01(\x08H\x00\x12\x0e\n\x04\x66lag\x18\x02 \x01(\x08H\x00\x12\x11\n\x07integer\x18\x03 \x01(\x12H\x00\x12\x0e\n\x04real\x18\x04 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x12\x0e\n\x04node\x18\x06 \x01(\rH\x00\x12+\n\x04list\x18\x07 \x01(\x0b\x32\x1b.usufruct.v1.GraphValueListH\x00\x42\x07\n\x05value\"9\n\x0eGraphValueList\x12\'\n\x06values\x18\x01 \x03(\x0b\x32\x17.usufruct.v1.GraphValue*~\n\x08NodeKind\x12\x19\n\x15NODE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fNODE_KIND_INPUT\x10\x01\x12\x14\n\x10NODE_KIND_MODULE\x10\x02\x12\x16\n\x12NODE_KIND_FUNCTION\x10\x03\x12\x14\n\x10NODE_KIND_OUTPUT\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'usufruct.v1.model_graph_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODEKIND']._serialized_start=745
-  _globals['_NODEKIND']._serialized_end=871
+  _globals['_NODEKIND']._serialized_start=958
+  _globals['_NODEKIND']._serialized_end=1084
   _globals['_MODELGRAPH']._serialized_start=47
   _globals['_MODELGRAPH']._serialized_end=199
-  _globals['_MODULESPEC']._serialized_start=201
-  _globals['_MODULESPEC']._serialized_end=277
-  _globals['_GRAPHNODE']._serialized_start=280
-  _globals['_GRAPHNODE']._serialized_end=448
-  _globals['_NAMEDVALUE']._serialized_start=450
-  _globals['_NAMEDVALUE']._serialized_end=516
-  _globals['_GRAPHVALUE']._serialized_start=519
-  _globals['_GRAPHVALUE']._serialized_end=684
-  _globals['_GRAPHVALUELIST']._serialized_start=686
-  _globals['_GRAPHVALUELIST']._serialized_end=743
+  _globals['_MODULESPEC']._serialized_start=202
+  _globals['_MODULESPEC']._serialized_end=370
+  _globals['_FROZENPARAMETER']._serialized_start=372
+  _globals['_FROZENPARAMETER']._serialized_end=422
+  _globals['_SHAREDPARAMETER']._serialized_start=424
+  _globals['_SHAREDPARAMETER']._serialized_end=490
+  _globals['_GRAPHNODE']._serialized_start=493
+  _globals['_GRAPHNODE']._serialized_end=661
+  _globals['_NAMEDVALUE']._serialized_start=663
+  _globals['_NAMEDVALUE']._serialized_end=729
+  _globals['_GRAPHVALUE']._serialized_start=732
+  _globals['_GRAPHVALUE']._serialized_end=897
+  _globals['_GRAPHVALUELIST']._serialized_start=899
+  _globals['_GRAPHVALUELIST']._serialized_end=956
 # @@protoc_insertion_point(module_scope)

@@ -35,12 +35,34 @@ class ModelGraph(_message.Message):
     def __init__(self, version: _Optional[int] = ..., input_shape: _Optional[_Iterable[int]] = ..., input_dtype: _Optional[str] = ..., modules: _Optional[_Iterable[_Union[ModuleSpec, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[GraphNode, _Mapping]]] = ...) -> None: ...
 
 class ModuleSpec(_message.Message):
-    __slots__ = ("class_name", "arguments")
+    __slots__ = ("class_name", "arguments", "frozen", "shared")
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     class_name: str
     arguments: _containers.RepeatedCompositeFieldContainer[NamedValue]
-    def __init__(self, class_name: _Optional[str] = ..., arguments: _Optional[_Iterable[_Union[NamedValue, _Mapping]]] = ...) -> None: ...
+    frozen: _containers.RepeatedCompositeFieldContainer[FrozenParameter]
+    shared: _containers.RepeatedCompositeFieldContainer[SharedParameter]
+    def __init__(self, class_name: _Optional[str] = ..., arguments: _Optional[_Iterable[_Union[NamedValue, _Mapping]]] = ..., frozen: _Optional[_Iterable[_Union[FrozenParameter, _Mapping]]] = ..., shared: _Optional[_Iterable[_Union[SharedParameter, _Mapping]]] = ...) -> None: ...
+
+class FrozenParameter(_message.Message):
+    __slots__ = ("name", "base_name")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BASE_NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    base_name: str
+    def __init__(self, name: _Optional[str] = ..., base_name: _Optional[str] = ...) -> None: ...
+
+class SharedParameter(_message.Message):
+    __slots__ = ("name", "owner", "owner_name")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    OWNER_NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    owner: int
+    owner_name: str
+    def __init__(self, name: _Optional[str] = ..., owner: _Optional[int] = ..., owner_name: _Optional[str] = ...) -> None: ...
 
 class GraphNode(_message.Message):
     __slots__ = ("kind", "index", "function", "arguments", "keywords")

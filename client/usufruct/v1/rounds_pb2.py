@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from usufruct.v1 import aggregation_pb2 as usufruct_dot_v1_dot_aggregation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18usufruct/v1/rounds.proto\x12\x0busufruct.v1\x1a\x1dusufruct/v1/aggregation.proto\"\xce\x01\n\x0bRoundHeader\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x12\n\ndataset_id\x18\x02 \x01(\x04\x12\r\n\x05round\x18\x03 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x18\n\x10public_key_bytes\x18\x05 \x01(\x04\x12\x19\n\x11public_key_digest\x18\x06 \x01(\x0c\x12\x15\n\rweights_bytes\x18\x07 \x01(\x04\x12\x16\n\x0eweights_digest\x18\x08 \x01(\x0c\x12\x17\n\x0foffer_signature\x18\t \x01(\x0c\"_\n\tRoundStep\x12%\n\x06submit\x18\x01 \x01(\x0b\x32\x13.usufruct.v1.SubmitH\x00\x12#\n\x05\x63heck\x18\x02 \x01(\x0b\x32\x12.usufruct.v1.CheckH\x00\x42\x06\n\x04step\"K\n\x06Submit\x12)\n\x06roster\x18\x01 \x03(\x0b\x32\x19.usufruct.v1.RosterMember\x12\x16\n\x0eview_signature\x18\x02 \x01(\x0c\"M\n\x0cRosterMember\x12\x12\n\ndataset_id\x18\x01 \x01(\x04\x12\x10\n\x08mask_key\x18\x02 \x01(\x0c\x12\x17\n\x0fready_signature\x18\x03 \x01(\x0c\"S\n\x05\x43heck\x12\x0c\n\x04seed\x18\x01 \x01(\x0c\x12\x10\n\x08sum_root\x18\x02 \x01(\x0c\x12*\n\x07uploads\x18\x03 \x03(\x0b\x32\x19.usufruct.v1.UploadHeader\"F\n\x0fGetRoundRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x12\n\ndataset_id\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"\xfa\x01\n\nRoundEvent\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.usufruct.v1.RoundState\x12\x18\n\x10\x61ttempts_charged\x18\x02 \x01(\r\x12\x12\n\noffer_hash\x18\x03 \x01(\x0c\x12\x10\n\x08mask_key\x18\x04 \x01(\x0c\x12\x17\n\x0fready_signature\x18\x05 \x01(\x0c\x12\x11\n\tview_hash\x18\x06 \x01(\x0c\x12\x13\n\x0bupload_root\x18\x07 \x01(\x0c\x12\x14\n\x0cupload_bytes\x18\x08 \x01(\x04\x12\x14\n\x0c\x63heck_values\x18\t \x03(\x04\x12\x17\n\x0f\x63heck_signature\x18\n \x01(\x0c*\xa8\x01\n\nRoundState\x12\x1b\n\x17ROUND_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROUND_STATE_CHARGED\x10\x01\x12\x15\n\x11ROUND_STATE_READY\x10\x02\x12\x19\n\x15ROUND_STATE_ENCRYPTED\x10\x03\x12\x19\n\x15ROUND_STATE_SUBMITTED\x10\x04\x12\x17\n\x13ROUND_STATE_CHECKED\x10\x05\x32Q\n\x0cRoundService\x12\x41\n\x08GetRound\x12\x1c.usufruct.v1.GetRoundRequest\x1a\x17.usufruct.v1.RoundEventb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18usufruct/v1/rounds.proto\x12\x0busufruct.v1\x1a\x1dusufruct/v1/aggregation.proto\"\xce\x01\n\x0bRoundHeader\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x12\n\ndataset_id\x18\x02 \x01(\x04\x12\r\n\x05round\x18\x03 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x18\n\x10public_key_bytes\x18\x05 \x01(\x04\x12\x19\n\x11public_key_digest\x18\x06 \x01(\x0c\x12\x15\n\rweights_bytes\x18\x07 \x01(\x04\x12\x16\n\x0eweights_digest\x18\x08 \x01(\x0c\x12\x17\n\x0foffer_signature\x18\t \x01(\x0c\"_\n\tRoundStep\x12%\n\x06submit\x18\x01 \x01(\x0b\x32\x13.usufruct.v1.SubmitH\x00\x12#\n\x05\x63heck\x18\x02 \x01(\x0b\x32\x12.usufruct.v1.CheckH\x00\x42\x06\n\x04step\"K\n\x06Submit\x12)\n\x06roster\x18\x01 \x03(\x0b\x32\x19.usufruct.v1.RosterMember\x12\x16\n\x0eview_signature\x18\x02 \x01(\x0c\"M\n\x0cRosterMember\x12\x12\n\ndataset_id\x18\x01 \x01(\x04\x12\x10\n\x08mask_key\x18\x02 \x01(\x0c\x12\x17\n\x0fready_signature\x18\x03 \x01(\x0c\"l\n\x05\x43heck\x12\x0c\n\x04seed\x18\x01 \x01(\x0c\x12\x10\n\x08sum_root\x18\x02 \x01(\x0c\x12*\n\x07uploads\x18\x03 \x03(\x0b\x32\x19.usufruct.v1.UploadHeader\x12\x17\n\x0fnext_public_key\x18\x04 \x01(\x0c\"F\n\x0fGetRoundRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x12\n\ndataset_id\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"\xfa\x01\n\nRoundEvent\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.usufruct.v1.RoundState\x12\x18\n\x10\x61ttempts_charged\x18\x02 \x01(\r\x12\x12\n\noffer_hash\x18\x03 \x01(\x0c\x12\x10\n\x08mask_key\x18\x04 \x01(\x0c\x12\x17\n\x0fready_signature\x18\x05 \x01(\x0c\x12\x11\n\tview_hash\x18\x06 \x01(\x0c\x12\x13\n\x0bupload_root\x18\x07 \x01(\x0c\x12\x14\n\x0cupload_bytes\x18\x08 \x01(\x04\x12\x14\n\x0c\x63heck_values\x18\t \x03(\x04\x12\x17\n\x0f\x63heck_signature\x18\n \x01(\x0c*\xa8\x01\n\nRoundState\x12\x1b\n\x17ROUND_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROUND_STATE_CHARGED\x10\x01\x12\x15\n\x11ROUND_STATE_READY\x10\x02\x12\x19\n\x15ROUND_STATE_ENCRYPTED\x10\x03\x12\x19\n\x15ROUND_STATE_SUBMITTED\x10\x04\x12\x17\n\x13ROUND_STATE_CHECKED\x10\x05\x32Q\n\x0cRoundService\x12\x41\n\x08GetRound\x12\x1c.usufruct.v1.GetRoundRequest\x1a\x17.usufruct.v1.RoundEventb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'usufruct.v1.rounds_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUNDSTATE']._serialized_start=945
-  _globals['_ROUNDSTATE']._serialized_end=1113
+  _globals['_ROUNDSTATE']._serialized_start=970
+  _globals['_ROUNDSTATE']._serialized_end=1138
   _globals['_ROUNDHEADER']._serialized_start=73
   _globals['_ROUNDHEADER']._serialized_end=279
   _globals['_ROUNDSTEP']._serialized_start=281
@@ -43,11 +43,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROSTERMEMBER']._serialized_start=455
   _globals['_ROSTERMEMBER']._serialized_end=532
   _globals['_CHECK']._serialized_start=534
-  _globals['_CHECK']._serialized_end=617
-  _globals['_GETROUNDREQUEST']._serialized_start=619
-  _globals['_GETROUNDREQUEST']._serialized_end=689
-  _globals['_ROUNDEVENT']._serialized_start=692
-  _globals['_ROUNDEVENT']._serialized_end=942
-  _globals['_ROUNDSERVICE']._serialized_start=1115
-  _globals['_ROUNDSERVICE']._serialized_end=1196
+  _globals['_CHECK']._serialized_end=642
+  _globals['_GETROUNDREQUEST']._serialized_start=644
+  _globals['_GETROUNDREQUEST']._serialized_end=714
+  _globals['_ROUNDEVENT']._serialized_start=717
+  _globals['_ROUNDEVENT']._serialized_end=967
+  _globals['_ROUNDSERVICE']._serialized_start=1140
+  _globals['_ROUNDSERVICE']._serialized_end=1221
 # @@protoc_insertion_point(module_scope)

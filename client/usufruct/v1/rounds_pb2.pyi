@@ -72,14 +72,16 @@ class RosterMember(_message.Message):
     def __init__(self, dataset_id: _Optional[int] = ..., mask_key: _Optional[bytes] = ..., ready_signature: _Optional[bytes] = ...) -> None: ...
 
 class Check(_message.Message):
-    __slots__ = ("seed", "sum_root", "uploads")
+    __slots__ = ("seed", "sum_root", "uploads", "next_public_key")
     SEED_FIELD_NUMBER: _ClassVar[int]
     SUM_ROOT_FIELD_NUMBER: _ClassVar[int]
     UPLOADS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     seed: bytes
     sum_root: bytes
     uploads: _containers.RepeatedCompositeFieldContainer[_aggregation_pb2.UploadHeader]
-    def __init__(self, seed: _Optional[bytes] = ..., sum_root: _Optional[bytes] = ..., uploads: _Optional[_Iterable[_Union[_aggregation_pb2.UploadHeader, _Mapping]]] = ...) -> None: ...
+    next_public_key: bytes
+    def __init__(self, seed: _Optional[bytes] = ..., sum_root: _Optional[bytes] = ..., uploads: _Optional[_Iterable[_Union[_aggregation_pb2.UploadHeader, _Mapping]]] = ..., next_public_key: _Optional[bytes] = ...) -> None: ...
 
 class GetRoundRequest(_message.Message):
     __slots__ = ("job_id", "dataset_id", "attempt")

@@ -221,13 +221,14 @@ class HolderAggregation(_Aggregation):
 
         Args:
             upload: the file that :func:`usufruct.encryption.update.write_upload` wrote; a chunk at a time is read.
-            commitment: what it returned, or ``Commitment.over(chunking, chunking.read(file))`` of the same file.
+            commitment: what it returned, or ``Commitment.over(chunking, chunking.read(file))`` of the same file. The
+                aggregator compares every chunk with it.
 
         Returns:
             How many updates of the roster have arrived whole.
 
         Raises:
-            InvalidInput: ``UPLOAD_INVALID``: the file is not what the commitment is of.
+            InvalidInput: ``UPLOAD_INVALID``: the file is not of the commitment's length, or not what it is of.
             UsufructError: what the aggregator answered: ``ROUND_UNKNOWN``, ``UPLOAD_CHANGED``, …
         """
         chunking = commitment.chunking
@@ -245,9 +246,7 @@ class HolderAggregation(_Aggregation):
             yield b"".join(commitment.leaves)
             try:
                 with upload.open("rb") as file:
-                    for index, chunk in enumerate(chunking.read(file)):
-                        commitment.check(index, chunk)
-                        yield chunk
+                    yield from chunking.read(file)
             except (InvalidInput, OSError) as error:  # gRPC would say only that an iterator failed
                 failed.append(error)
 

@@ -6,6 +6,7 @@ from eth_utils.crypto import keccak
 
 from usufruct.domain import ids
 from usufruct.domain.grant import Grant, SignedGrant
+from usufruct.domain.query import EvaluationQuery, Query, StatisticsQuery
 from usufruct.domain.training_job import (
     AggregatorRef,
     EncryptionPlan,
@@ -94,6 +95,9 @@ def spec_to_bytes(spec: TrainingJobSpec) -> bytes:
         purpose=spec.purpose,
         deliver_by_seconds=spec.deliver_by_seconds,
         round_timeout_seconds=spec.round_timeout_seconds,
+        base_model=spec.base_model,
+        evaluation=_evaluation(spec.query),
+        statistics=_statistics(spec.query),
     )
     return message.SerializeToString(deterministic=True)
 
@@ -162,6 +166,8 @@ def spec_from_bytes(data: bytes) -> TrainingJobSpec:
         purpose=m.purpose,
         deliver_by_seconds=m.deliver_by_seconds,
         round_timeout_seconds=m.round_timeout_seconds,
+        base_model=m.base_model,
+        query=_query(m),
     )
     return check_spec(spec)
 
@@ -211,6 +217,32 @@ def signed_grant_from_proto(m: jobs_pb2.SignedGrant) -> SignedGrant:
         salt=ids.hash32(m.salt, "grant.salt"),
     )
     return SignedGrant(grant, m.signature)
+
+
+def _evaluation(query: Query | None) -> jobs_pb2.EvaluationQuery | None:
+    if not isinstance(query, EvaluationQuery):
+        return None
+    return jobs_pb2.EvaluationQuery(
+        model_parameters=query.model_parameters,
+        score_bins=query.score_bins,
+        loss_bound_micro=query.loss_bound_micro,
+    )
+
+
+def _statistics(query: Query | None) -> jobs_pb2.StatisticsQuery | None:
+    if not isinstance(query, StatisticsQuery):
+        return None
+    return jobs_pb2.StatisticsQuery(columns=query.columns, bins=query.bins)
+
+
+def _query(m: jobs_pb2.TrainingJobSpec) -> Query | None:
+    which = m.WhichOneof("query")
+    if which == "evaluation":
+        asked = m.evaluation
+        return EvaluationQuery(asked.model_parameters, asked.score_bins, asked.loss_bound_micro)
+    if which == "statistics":
+        return StatisticsQuery(tuple(m.statistics.columns), m.statistics.bins)
+    return None
 
 
 def _time(value: int, field: str) -> int:

@@ -6,7 +6,16 @@ import math
 from collections.abc import Iterable
 
 from usufruct.errors import InvalidInput
-from usufruct.graph.model_graph import Argument, ModelGraph, ModuleSpec, Node, NodeKind, NodeRef
+from usufruct.graph.model_graph import (
+    Argument,
+    FrozenParameter,
+    ModelGraph,
+    ModuleSpec,
+    Node,
+    NodeKind,
+    NodeRef,
+    SharedParameter,
+)
 from usufruct.v1 import model_graph_pb2 as pb
 from usufruct.wire.parsing import parse
 
@@ -29,7 +38,15 @@ def graph_to_bytes(graph: ModelGraph) -> bytes:
         input_shape=graph.input_shape,
         input_dtype=graph.input_dtype,
         modules=[
-            pb.ModuleSpec(class_name=m.class_name, arguments=_named(m.arguments)) for m in graph.modules
+            pb.ModuleSpec(
+                class_name=m.class_name,
+                arguments=_named(m.arguments),
+                frozen=[pb.FrozenParameter(name=f.name, base_name=f.base_name) for f in m.frozen],
+                shared=[
+                    pb.SharedParameter(name=s.name, owner=s.owner, owner_name=s.owner_name) for s in m.shared
+                ],
+            )
+            for m in graph.modules
         ],
         nodes=[
             pb.GraphNode(
@@ -57,7 +74,15 @@ def graph_from_bytes(data: bytes) -> ModelGraph:
         version=m.version,
         input_shape=tuple(m.input_shape),
         input_dtype=m.input_dtype,
-        modules=tuple(ModuleSpec(x.class_name, _names(x.arguments)) for x in m.modules),
+        modules=tuple(
+            ModuleSpec(
+                x.class_name,
+                _names(x.arguments),
+                tuple(FrozenParameter(f.name, f.base_name) for f in x.frozen),
+                tuple(SharedParameter(s.name, s.owner, s.owner_name) for s in x.shared),
+            )
+            for x in m.modules
+        ),
         nodes=tuple(
             Node(
                 kind=_kind(n.kind),

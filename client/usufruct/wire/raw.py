@@ -23,6 +23,9 @@ CHUNK_BYTES = 512 << 10
 HEADER_LIMIT_BYTES = 64 << 10
 """Largest header message read."""
 
+STEP_LIMIT_BYTES = 256 << 10
+"""Largest message read after a header: it may carry a public key."""
+
 AGGREGATION_SERVICE = "usufruct.v1.AggregationService"
 ROUND_SERVICE = "usufruct.v1.RoundService"
 UPLOAD = f"/{AGGREGATION_SERVICE}/Upload"

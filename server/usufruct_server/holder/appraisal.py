@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from usufruct.domain.dataset_card import DatasetCard
 from usufruct.domain.preprocessing import feature_width
+from usufruct.domain.query import StatisticsQuery, layout_of
 from usufruct.domain.training_job import NoiseMode, TrainingJobSpec
 from usufruct.encryption import parameter_set
-from usufruct.errors import InvalidInput, UsufructError
+from usufruct.errors import ConfigError, InvalidInput, Refused, UsufructError
 from usufruct.graph.model_graph import ModelGraph, not_allowed
 from usufruct.privacy import FIELD_BITS, DistributedPlan, plan_of
 from usufruct.wire.model_graph import graph_from_bytes
 from usufruct_server.holder.catalogue import ServedDataset
 from usufruct_server.holder.policy import JobFacts
 
-GraphAppraiser = Callable[[ModelGraph, int, str, int], int]
-"""(graph, micro-batch size, loss, classes) -> parameters; raises GRAPH_NOT_ALLOWED or SPEC_INVALID."""
+GraphAppraiser = Callable[[ModelGraph, int, str, int, bytes], int]
+"""(graph, micro-batch size, loss, classes, digest of the base model) -> parameters that are trained; raises GRAPH_NOT_ALLOWED,
+SPEC_INVALID, BASE_MODEL_UNKNOWN or BASE_MODEL_INVALID."""
 
 
 def appraise(spec: TrainingJobSpec, served: ServedDataset | None, appraise_graph: GraphAppraiser) -> JobFacts:
@@ -33,26 +36,42 @@ def appraise(spec: TrainingJobSpec, served: ServedDataset | None, appraise_graph
         return JobFacts("", "", 0, 0)
     card = served.card.card
     try:
-        graph = graph_from_bytes(spec.model_graph)
-        width = feature_width(card)
-        if graph.input_shape != (width,):
-            raise not_allowed(
-                f"the model takes rows of shape {graph.input_shape}; the card gives {width} features"
-            )
-        parameters = appraise_graph(graph, spec.plan.micro_batch_size, spec.loss, len(card.label.classes))
+        values = _values(spec, card, appraise_graph)
     except InvalidInput as error:
         return (
             JobFacts(error.message, "", 0, 0)
             if error.reason != "SPEC_INVALID"
             else JobFacts("", error.message, 0, 0)
         )
+    except (Refused, ConfigError) as error:
+        return JobFacts("", "", 0, 0, base_model_problem=error.reason)
     try:
         plan = plan_of(spec, served.dataset_id)
         loss_micro = plan.loss_per_attempt_micro
         promise = plan.promise if isinstance(plan, DistributedPlan) else ""
-        return JobFacts("", _plan_problem(spec), loss_micro, parameters, promise)
+        return JobFacts("", _plan_problem(spec), loss_micro, values, promise)
     except UsufructError as error:
-        return JobFacts("", error.message, 0, parameters)
+        return JobFacts("", error.message, 0, values)
+
+
+def _values(spec: TrainingJobSpec, card: DatasetCard, appraise_graph: GraphAppraiser) -> int:
+    """Numbers of an update: parameters of the model, or what the query takes of a row."""
+    if isinstance(spec.query, StatisticsQuery):
+        return layout_of(spec.query, spec.loss, card).values
+    graph = graph_from_bytes(spec.model_graph)
+    width = feature_width(card)
+    if graph.input_shape != (width,):
+        raise not_allowed(
+            f"the model takes rows of shape {graph.input_shape}; the card gives {width} features"
+        )
+    parameters = appraise_graph(
+        graph, spec.plan.micro_batch_size, spec.loss, len(card.label.classes), spec.base_model
+    )
+    if spec.query is None:
+        return parameters
+    if spec.query.model_parameters != parameters:
+        raise InvalidInput("model_parameters is not that of the graph", reason="SPEC_INVALID")
+    return layout_of(spec.query, spec.loss, card).values
 
 
 def graph_of(spec: TrainingJobSpec) -> ModelGraph:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from usufruct.errors import CATALOGUE, ConfigError, InvalidInput
-from usufruct_server.holder import admin_commands
+from usufruct_server.holder import admin_commands, base_model_commands
 
 if TYPE_CHECKING:
     from usufruct_server.holder.job_store import JobStore
@@ -20,6 +20,7 @@ app = typer.Typer(
     name="holder", help="For data holders: serve datasets, decide on proposals.", no_args_is_help=True
 )
 app.add_typer(admin_commands.app)
+app.add_typer(base_model_commands.app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Config = Annotated[Path, typer.Option("--config", "-c", help="The holder's configuration file.")]
@@ -224,7 +225,7 @@ def inbox(
             {
                 "job_id": "0x" + proposal.job_id.hex(), "dataset_id": proposal.dataset_id, "builder": proposal.builder,
                 "state": proposal.state.value, "decision": proposal.decision, "reason": proposal.reason,
-                "purpose": spec.purpose, "rounds": spec.plan.rounds, "spare_attempts": spec.plan.spare_attempts,
+                "purpose": spec.purpose, "kind": spec.kind, "rounds": spec.plan.rounds, "spare_attempts": spec.plan.spare_attempts,
                 "loss_micro": loss, "epsilon": round(epsilon(loss, terms.order, spec.plan.delta_pico / 1e12), 4),
                 "noise": spec.plan.noise_mode.name.lower(),
                 "promise": distributed_plan_of(spec, proposal.dataset_id).promise if distributed else "",
@@ -234,7 +235,7 @@ def inbox(
             }
         )  # fmt: skip
     text = "\n".join(
-        f"{row['job_id']} dataset {row['dataset_id']}: {row['builder']} asks for {row['rounds']} rounds over {row['holders']} "
+        f"{row['job_id']} dataset {row['dataset_id']}: {row['builder']} asks for {row['rounds']} rounds of {row['kind']} over {row['holders']} "
         f"holders, epsilon {row['epsilon']:.2f}, for {row['price_units']} units. Purpose: {row['purpose'] or '(none given)'}"
         + (f" Distributed noise: {row['promise']}." if row["promise"] else "")
         + (

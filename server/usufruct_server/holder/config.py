@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from usufruct.domain.ids import address
+from usufruct.domain.query import JobKind
 from usufruct.domain.training_job import MICRO, NoiseMode
 from usufruct.errors import InvalidInput
+from usufruct.graph.base_model import LARGEST_BYTES
 from usufruct.privacy import epsilon_floor, loss_for_epsilon_micro
 from usufruct.toml_file import Table, TomlFile
 
@@ -51,6 +53,7 @@ class Policy:
 
     Attributes:
         auto_grant: whether a proposal inside all limits is granted at once; otherwise it waits in the inbox.
+        job_kinds: what a job may do with rows: train on them, evaluate a model, take statistics.
         noise_modes: those that are accepted.
         co_holders: numbers on chain of holders that this one knows to be separate institutions. Only they, and this holder,
             count towards the holders that a sum with distributed noise must have.
@@ -65,6 +68,7 @@ class Policy:
     """
 
     auto_grant: bool = False
+    job_kinds: tuple[JobKind, ...] = tuple(JobKind)
     noise_modes: tuple[NoiseMode, ...] = (NoiseMode.LOCAL, NoiseMode.DISTRIBUTED)
     co_holders: tuple[int, ...] = ()
     max_epsilon_per_job: float | None = None
@@ -96,6 +100,14 @@ class Policy:
         if self.max_epsilon_per_job is not None:
             return min(loss_for_epsilon_micro(self.max_epsilon_per_job, order, delta), cap_micro)
         return cap_micro
+
+
+@dataclass(frozen=True)
+class BaseModelsConfig:
+    """Where base models are kept, and how large the file of one may be."""
+
+    folder: Path
+    largest_bytes: int = LARGEST_BYTES
 
 
 @dataclass(frozen=True)
@@ -151,6 +163,7 @@ class HolderConfig:
     chain: ChainConfig
     keys: KeysConfig
     policy: Policy
+    base_models: BaseModelsConfig
     datasets: tuple[DatasetConfig, ...] = field(default=())
 
     @property
@@ -191,7 +204,7 @@ def read_config(path: Path) -> HolderConfig:
         ConfigError: naming file, line and key.
     """
     file = TomlFile(path.absolute())
-    file.only(("holder", "chain", "keys", "policy", "datasets"))
+    file.only(("holder", "chain", "keys", "policy", "base_models", "datasets"))
     holder = file.table("holder")
     state_dir = holder.location("state_dir", file.path.parent / "state")
     listen = _endpoint(holder, "listen")
@@ -205,6 +218,7 @@ def read_config(path: Path) -> HolderConfig:
         chain=_chain(file.table("chain")),
         keys=_keys(file.table("keys")),
         policy=_policy(file.table("policy", required=False)),
+        base_models=_base_models(file.table("base_models", required=False), state_dir / "base_models"),
         datasets=tuple(_dataset(table) for table in file.tables("datasets")),
     )
     holder.only_known()
@@ -261,11 +275,15 @@ def _policy(table: Table) -> Policy:
     modes = table.texts("noise_modes", tuple(NOISE_MODES))
     if not modes or any(mode not in NOISE_MODES for mode in modes):
         raise table.error("noise_modes", 'must be a list with one or both of "local" and "distributed"')
+    kinds = table.texts("job_kinds", tuple(JobKind))
+    if not kinds or any(kind not in tuple(JobKind) for kind in kinds):
+        raise table.error("job_kinds", f"must be a list of one or more of {', '.join(JobKind)}")
     if "max_epsilon_per_job" in table.raw and "max_loss_per_job_micro" in table.raw:
         raise table.error("max_loss_per_job_micro", "and max_epsilon_per_job say the same thing; keep one")
     standard = Policy()
     policy = Policy(
         auto_grant=table.flag("auto_grant", standard.auto_grant),
+        job_kinds=tuple(map(JobKind, kinds)),
         noise_modes=tuple(NOISE_MODES[mode] for mode in modes),
         co_holders=_co_holders(table),
         max_epsilon_per_job=table.real("max_epsilon_per_job", None, above=0.0, most=1000.0),
@@ -287,6 +305,15 @@ def _policy(table: Table) -> Policy:
     )
     table.only_known()
     return policy
+
+
+def _base_models(table: Table, folder: Path) -> BaseModelsConfig:
+    base_models = BaseModelsConfig(
+        folder=table.location("folder", folder),
+        largest_bytes=table.whole("largest_bytes", LARGEST_BYTES, least=1, most=LARGEST_BYTES),
+    )
+    table.only_known()
+    return base_models
 
 
 def _co_holders(table: Table) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from eth_account.signers.local import LocalAccount
 from usufruct.chain import Chain
 from usufruct.errors import ConfigError, UsufructError
 from usufruct.wire.tls import TlsIdentity, fingerprint_text, load_identity
+from usufruct_server.holder.base_models import BaseModels
 from usufruct_server.holder.catalogue import load_card, load_catalogue
 from usufruct_server.holder.config import HolderConfig
 from usufruct_server.holder.data_check import look_at_data
@@ -73,6 +74,7 @@ class Doctor:
         for entry in self.config.datasets:
             checks.append((f"card {entry.card.name}", partial(self._card, entry.card)))
             checks.append((f"data {entry.data.name}", partial(self._data, entry.card, entry.data)))
+        checks.append(("base models", self._base_models))
         checks.append(("registration", self._registration))
         checks.append(("history", self._history))
         for name, check in checks:
@@ -125,6 +127,9 @@ class Doctor:
         if wei < need:
             raise ConfigError(f"The operator {address} has {wei} wei; send it at least {need} for gas.")
         return f"the operator has {wei} wei, enough for gas"
+
+    def _base_models(self) -> str:
+        return f"{BaseModels(self.config.base_models).check()} here, whole"
 
     def _disk(self) -> str:
         folder = self.config.state_dir

@@ -71,10 +71,11 @@ class JobFacts:
     Attributes:
         graph_problem: what is wrong with the model graph, or "".
         loss_per_attempt_micro: the holder's own figure for one attempt; 0 where the plan cannot be priced.
-        parameter_count: of the graph.
+        parameter_count: of the graph, or numbers that the query takes of a row.
         plan_problem: what is wrong with the training plan, or "".
         promise: with distributed noise, in words, what holds against the coalition that the spec assumes, which is what is
             charged, and what remains against everyone else together.
+        base_model_problem: the reason, of the catalogue, why the job's base model cannot be used, or "".
     """
 
     graph_problem: str
@@ -82,6 +83,7 @@ class JobFacts:
     loss_per_attempt_micro: int
     parameter_count: int
     promise: str = ""
+    base_model_problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,10 +169,13 @@ def _about_the_plan(spec: TrainingJobSpec, dataset: DatasetFacts | None, job: Jo
     assert dataset is not None
     if job.graph_problem:
         return Decision("refuse", "GRAPH_NOT_ALLOWED", job.graph_problem)
+    if job.base_model_problem:
+        note = f"the job's base model is sha256:{spec.base_model.hex()}"
+        return Decision("refuse", job.base_model_problem, note)
     if job.plan_problem:
         return Decision("refuse", "SPEC_INVALID", job.plan_problem)
     if spec.encryption.parameter_count != job.parameter_count:
-        return Decision("refuse", "SPEC_INVALID", "parameter_count is not that of the graph")
+        return Decision("refuse", "SPEC_INVALID", "parameter_count is not that of the graph or query")
     terms: LegTerms = spec.leg(dataset.dataset_id)
     if terms.order != dataset.order:
         return Decision("refuse", "SPEC_INVALID", f"the dataset's Rényi order is {dataset.order}")
@@ -184,6 +189,8 @@ def _about_the_policy(spec: TrainingJobSpec, dataset: DatasetFacts | None, polic
     terms, loss = spec.leg(dataset.dataset_id), spec.reservation_micro(dataset.dataset_id)
     if spec.builder in policy.builders_deny:
         return Decision("refuse", "POLICY_REFUSED", "the builder is on the list builders_deny")
+    if spec.kind not in policy.job_kinds:
+        return Decision("refuse", "POLICY_JOB_KIND", f"{spec.kind} is not in job_kinds")
     if spec.plan.noise_mode not in policy.noise_modes:
         return Decision("refuse", "POLICY_NOISE_MODE", "the noise mode is not in noise_modes")
     least = spec.plan.min_honest + spec.plan.max_colluding

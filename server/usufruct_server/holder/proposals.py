@@ -101,8 +101,8 @@ class Proposals:
             "", None, b"", now, None, False,
         )  # fmt: skip
         _log.info(
-            "event=proposal job=%s dataset=%d builder=%s outcome=%s reason=%s noise=%s note=%r",
-            spec.job_id.hex(), dataset_id, caller, decision.outcome, decision.reason, spec.plan.noise_mode.name.lower(),
+            "event=proposal job=%s dataset=%d builder=%s kind=%s outcome=%s reason=%s noise=%s note=%r",
+            spec.job_id.hex(), dataset_id, caller, spec.kind, decision.outcome, decision.reason, spec.plan.noise_mode.name.lower(),
             decision.note,
         )  # fmt: skip
         if decision.outcome == "refuse":

@@ -24,6 +24,7 @@ def published_policy(policy: Policy, dataset: DatasetConfig, card_hash: bytes) -
         "card_hash": "0x" + card_hash.hex(),
         "auto_grant": policy.auto_grant,
         "unknown_builders": policy.unknown_builders,
+        "job_kinds": sorted(policy.job_kinds),
         "noise_modes": sorted(mode.name.lower() for mode in policy.offered_modes),
         "order": dataset.order,
         "delta_pico": round(dataset.delta * 1e12),

@@ -33,6 +33,7 @@ from usufruct.wire.auth import Authenticator, AuthService
 from usufruct.wire.raw import ROUND_SERVICE, add_raw_methods
 from usufruct.wire.status import ErrorInterceptor
 from usufruct.wire.tls import SERVER_OPTIONS, TlsIdentity, load_identity, require_free, start_server
+from usufruct_server.holder.base_models import BaseModels
 from usufruct_server.holder.catalogue import ServedDataset, load_catalogue
 from usufruct_server.holder.config import HolderConfig
 from usufruct_server.holder.data_check import DataFinding, look_at_data
@@ -108,7 +109,7 @@ class HolderServer:
         if zygote is None:
             zygote = Zygote()
             undo.callback(zygote.close)
-        trainers = Trainers(zygote)
+        trainers = Trainers(zygote, BaseModels(config.base_models))
         undo.callback(trainers.close)
         chain = open_chain(config)
         problems = registration_problems(

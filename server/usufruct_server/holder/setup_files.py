@@ -104,6 +104,7 @@ admin = "keys/admin.json"                 # cold: registers; keep it elsewhere a
 
 [policy]
 auto_grant = false                        # true grants at once what is inside the limits
+job_kinds = ["training", "evaluation", "statistics"]
 noise_modes = ["local", "distributed"]    # the promise of the second rests on other holders too:
 co_holders = []                           # numbers on chain of those that you know; without any, only "local" is offered
 unknown_builders = "inbox"                # "inbox", "refuse" or "grant"

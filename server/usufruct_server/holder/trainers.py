@@ -10,8 +10,9 @@ from usufruct.errors import Refused
 from usufruct.graph.model_graph import ModelGraph
 from usufruct.privacy import plan_of
 from usufruct_server.holder.appraisal import graph_of
+from usufruct_server.holder.base_models import BaseModels
 from usufruct_server.holder.catalogue import ServedDataset
-from usufruct_server.holder.training.messages import TrainerTask
+from usufruct_server.holder.training.messages import BaseModelFile, TrainerTask
 from usufruct_server.holder.training.trainer import Trainer
 from usufruct_server.holder.training.zygote import Zygote
 
@@ -25,30 +26,34 @@ LegKey = tuple[bytes, int]
 class Trainers:
     """Starts, keeps and ends trainer children. Safe from several threads; one leg's calls come from one thread at a time."""
 
-    def __init__(self, zygote: Zygote) -> None:
+    def __init__(self, zygote: Zygote, base_models: BaseModels) -> None:
         """``zygote``: forks the children; whoever made it closes it."""
         self._guard = threading.Lock()
         self._appraising = threading.Lock()
-        self._zygote = zygote
+        self._zygote, self._base_models = zygote, base_models
         self._legs: dict[LegKey, Trainer] = {}
 
-    def appraise_graph(self, graph: ModelGraph, micro_batch_size: int, loss: str, classes: int) -> int:
+    def appraise_graph(
+        self, graph: ModelGraph, micro_batch_size: int, loss: str, classes: int, base_model: bytes
+    ) -> int:
         """Has a child without data look at a proposed graph; returns its parameters.
 
         Raises:
-            InvalidInput: GRAPH_NOT_ALLOWED or SPEC_INVALID. TrainerFailed: no answer in time.
+            InvalidInput: GRAPH_NOT_ALLOWED or SPEC_INVALID. Refused: BASE_MODEL_UNKNOWN. ConfigError: BASE_MODEL_INVALID.
+            TrainerFailed: no answer in time.
         """
+        file = self._base_models.find(base_model)
         with (
             self._appraising,
             self._zygote.spawn() as trainer,
         ):  # one at a time: a stranger's graph costs memory
-            return trainer.appraise(graph, micro_batch_size, loss, classes)
+            return trainer.appraise(graph, micro_batch_size, loss, classes, file)
 
     def for_leg(self, spec: TrainingJobSpec, served: ServedDataset) -> Trainer:
         """The leg's child, started and with the data read; a new one where the old one is dead.
 
         Raises:
-            UsufructError: what the child refuses (graph, loss, card, data), before any charge; TOO_MANY.
+            UsufructError: what the child refuses (graph, base model, loss, card, data), before any charge; TOO_MANY.
         """
         key = (spec.job_id, served.dataset_id)
         with self._guard:
@@ -61,7 +66,7 @@ class Trainers:
                 known.stop()
             trainer = self._legs[key] = self._zygote.spawn()
         try:
-            trainer.start(task_for(spec, served))
+            trainer.start(task_for(spec, served, self._base_models.find(spec.base_model)))
         except BaseException:
             self.end(key)
             raise
@@ -85,16 +90,20 @@ class Trainers:
             trainer.stop()
 
 
-def task_for(spec: TrainingJobSpec, served: ServedDataset) -> TrainerTask:
+def task_for(
+    spec: TrainingJobSpec, served: ServedDataset, base_model: BaseModelFile | None = None
+) -> TrainerTask:
     """What the child is told about a leg."""
     return TrainerTask(
         card=served.card.card,
         data_path=served.config.data,
-        graph=graph_of(spec),
+        graph=graph_of(spec) if spec.model_graph else None,
         plan=plan_of(spec, served.dataset_id),
         loss=spec.loss,
         optimizer=spec.optimizer,
         weight=spec.leg(served.dataset_id).weight_nano / NANO,
         update_range=spec.encryption.update_range_nano / NANO,
         value_bits=spec.encryption.value_bits,
+        base_model=base_model,
+        query=spec.query,
     )

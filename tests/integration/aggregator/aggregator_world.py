@@ -110,7 +110,7 @@ class Network:
         answers = {
             d: check_value(challenge, CHUNKING, chunks_of(self.uploads[d])) for d in fetched.upload_roots
         }
-        checked = check_sum(challenge, fetched.commitment, fetched.chunks(), answers)
+        checked = check_sum(challenge, fetched.commitment, fetched.chunks(), lambda: answers)
         return np.concatenate(list(self.key.open_sum(checked, fetched.chunks())))
 
     def total(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A development chain with scripted holders, fresh for every test."""
+"""A development chain with scripted holders, for every test a copy of its own."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from escrow_world import Deployed, EscrowWorld
+from escrow_world import Beginning, EscrowWorld
 
 from usufruct.chain.dev_chain import DevChain
 
 
 @pytest.fixture(scope="session")
-def deployed() -> Deployed:
-    return Deployed.make()
+def beginning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beginning]:
+    made = Beginning.make(tmp_path_factory.mktemp("beginning"))
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def world(deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EscrowWorld]:
+def world(beginning: Beginning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EscrowWorld]:
     monkeypatch.setenv("USUFRUCT_HOME", str(tmp_path / "home"))
-    with DevChain(evm=deployed.evm.copy()) as node:
-        running = EscrowWorld.start(tmp_path, node, deployed.addresses)
+    with DevChain(evm=beginning.evm.copy()) as node:
+        running = EscrowWorld.start(tmp_path, node, beginning)
         yield running
         running.stop()

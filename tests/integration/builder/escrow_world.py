@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from eth_account import Account
+from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
 from scripted_holder import ScriptedHolder
+from stand_in_holder import Seat
 from torch import nn
 
 import usufruct as uf
@@ -29,18 +32,57 @@ HOUR, DAY = 3600, 86_400
 
 
 @dataclass(frozen=True)
-class Deployed:
-    """A chain with the contracts and nothing else."""
+class Beginning:
+    """A chain with the contracts, the holders' registrations and a builder's money: what every test begins with.
+
+    Attributes:
+        seats: of the holders of datasets 1, 2 and 3.
+        key: the builder's keystore; its passphrase is beside it.
+        ports: bound and not listening, so that nobody but a holder gets them between two tests.
+    """
 
     evm: DevEvm
     addresses: Addresses
+    token: str
+    seats: Mapping[int, Seat]
+    key: Path
+    ports: Sequence[socket.socket]
 
     @classmethod
-    def make(cls) -> Deployed:
+    def make(cls, directory: Path) -> Beginning:
+        ports = [_bound() for _ in range(3)]
+        listens = (f"127.0.0.1:{port.getsockname()[1]}" for port in ports)
+        seats = {number: Seat(listen=listen) for number, listen in enumerate(listens, 1)}
         with DevChain() as node:
             deployer = Account.create()
             _fund(node, deployer.address)
-            return cls(node.evm, deploy(node.url, deployer, test_token=True))
+            addresses = deploy(node.url, deployer, test_token=True)
+            assert addresses.test_token is not None
+            chain = Chain.connect(node.url, addresses.compute_access)
+            for number, seat in seats.items():
+                _fund(node, seat.operator.address)
+                cls._register(ScriptedHolder(number, chain, seat), addresses.test_token)
+            key = directory / "builder.json"
+            builder = _create_key(key, node)
+            Sender(chain, builder).mint_test_token(addresses.test_token, builder.address, 100 * PRICE)
+            return cls(node.evm, addresses, addresses.test_token, seats, key, ports)
+
+    @staticmethod
+    def _register(holder: ScriptedHolder, token: str) -> None:
+        """One key is operator and admin: these holders guard nothing. Holder and dataset have the same number."""
+        admin = Sender(holder.chain, holder.operator)
+        at = holder.peer
+        number = admin.register_holder(admin.address, admin.address, at.endpoint, at.fingerprint)
+        admin.take_fencing_epoch(number, 1, bytes(32))
+        terms = DatasetTerms(PRICE, 2, CAP // 10, CAP // 5, 30 * DAY, keccak(holder.policy))
+        card = card_hash(holder.card.to_bytes())
+        assert admin.register_dataset(number, card, token, ORDER, CAP, terms) == number == holder.dataset_id
+        holder.stop()
+
+    def close(self) -> None:
+        """Gives the ports back."""
+        for port in self.ports:
+            port.close()
 
 
 @dataclass
@@ -48,7 +90,8 @@ class EscrowWorld:
     """Holders of datasets 1, 2 and 3; any two of them are enough for a sum.
 
     Attributes:
-        network: the builder's, with its key on disk.
+        network: the builder's.
+        key: its keystore.
     """
 
     directory: Path
@@ -58,35 +101,20 @@ class EscrowWorld:
     holders: dict[int, ScriptedHolder]
     aggregator: AggregatorServer
     network: Network
+    key: Path
 
     @classmethod
-    def start(cls, directory: Path, node: DevChain, addresses: Addresses) -> EscrowWorld:
-        """At a node that serves a copy of a chain with the contracts."""
-        chain = Chain.connect(node.url, addresses.compute_access)
-        assert addresses.test_token is not None
-        token = addresses.test_token
-        holders: dict[int, ScriptedHolder] = {}
-        for number in (1, 2, 3):
-            holder = holders[number] = ScriptedHolder(number, chain)
-            _fund(node, holder.operator.address)
-            admin = Sender(chain, holder.operator)  # one key for everything: these holders guard nothing
-            holder.holder_id = admin.register_holder(
-                admin.address, admin.address, holder.peer.endpoint, holder.peer.fingerprint
-            )
-            admin.take_fencing_epoch(holder.holder_id, 1, bytes(32))
-            terms = DatasetTerms(PRICE, 2, CAP // 10, CAP // 5, 30 * DAY, keccak(holder.policy))
-            assert number == admin.register_dataset(
-                holder.holder_id, card_hash(holder.card.to_bytes()), token, ORDER, CAP, terms
-            )
+    def start(cls, directory: Path, node: DevChain, beginning: Beginning) -> EscrowWorld:
+        """At a node that serves a copy of the beginning's chain."""
+        contract = beginning.addresses.compute_access
+        chain = Chain.connect(node.url, contract)
+        holders = {number: ScriptedHolder(number, chain, seat) for number, seat in beginning.seats.items()}
         (directory / "aggregator").mkdir()
         aggregator = AggregatorServer(
             AggregatorConfig("127.0.0.1:0", directory / "aggregator"), generate_identity()
         )
-        key = cls._key(directory / "builder.json", node)
-        network = uf.connect(node.url, contract=addresses.compute_access, key=key)
-        world = cls(directory, node, chain, token, holders, aggregator, network)
-        world.mint(network, 100 * PRICE)
-        return world
+        network = uf.connect(node.url, contract=contract, key=beginning.key)
+        return cls(directory, node, chain, beginning.token, holders, aggregator, network, beginning.key)
 
     def stop(self) -> None:
         for holder in self.holders.values():
@@ -97,7 +125,8 @@ class EscrowWorld:
 
     def another(self, name: str, units: int = 0) -> Network:
         """Another account with its own key, gas money, and ``units`` in its wallet."""
-        key = self._key(self.directory / f"{name}.json", self.node)
+        key = self.directory / f"{name}.json"
+        _create_key(key, self.node)
         other = uf.connect(self.node.url, contract=self.chain.compute_access, key=key)
         if units:
             self.mint(other, units)
@@ -168,13 +197,6 @@ class EscrowWorld:
             for number, holder in self.holders.items()
         }
 
-    @staticmethod
-    def _key(path: Path, node: DevChain) -> Path:
-        account = create_key(path, "secret", light=True)
-        path.with_name(path.name + ".passphrase").write_text("secret\n")
-        _fund(node, account.address)
-        return path
-
 
 def model() -> nn.Module:
     """The smallest classifier."""
@@ -184,3 +206,18 @@ def model() -> nn.Module:
 
 def _fund(node: DevChain, address: str) -> None:
     node.evm.fund(bytes.fromhex(address[2:]), 10**19)
+
+
+def _create_key(path: Path, node: DevChain) -> LocalAccount:
+    account = create_key(path, "secret", light=True)
+    path.with_name(path.name + ".passphrase").write_text("secret\n")
+    _fund(node, account.address)
+    return account
+
+
+def _bound() -> socket.socket:
+    """A free port that the system gives to nobody, and that a server may still listen at."""
+    port = socket.socket()
+    port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    port.bind(("127.0.0.1", 0))
+    return port

@@ -34,7 +34,7 @@ from usufruct.v1 import catalogue_pb2, catalogue_pb2_grpc, jobs_pb2, jobs_pb2_gr
 from usufruct.wire import jobs
 from usufruct.wire.receipts import receipt_to_proto
 
-from stand_in_holder import StandInHolder  # isort: skip
+from stand_in_holder import Seat, StandInHolder  # isort: skip
 
 import grpc  # isort: skip  (after usufruct, which settles the TLS version first)
 
@@ -45,7 +45,7 @@ class ScriptedHolder(StandInHolder):
     """One holder with one dataset.
 
     Attributes:
-        holder_id: its number on chain, once it is registered.
+        holder_id: its number on chain, that of its dataset.
         chain: where it looks legs up.
         refusals: by method name ("StartLeg"), what is raised instead of an answer.
         before: by method name, called with the job's id before there is an answer.
@@ -58,8 +58,8 @@ class ScriptedHolder(StandInHolder):
         calls: names of the methods that were called, in order.
     """
 
-    def __init__(self, dataset_id: int, chain: Chain) -> None:
-        self.chain, self.holder_id = chain, 0
+    def __init__(self, dataset_id: int, chain: Chain, seat: Seat) -> None:
+        self.chain, self.holder_id = chain, dataset_id
         self.refusals: dict[str, UsufructError] = {}
         self.before: dict[str, Callable[[bytes], object]] = {}
         self.charged: dict[bytes, int] = {}
@@ -70,7 +70,7 @@ class ScriptedHolder(StandInHolder):
         self.grants: dict[bytes, jobs_pb2.SignedGrant] = {}
         self.receipts: dict[bytes, LegReceipt] = {}
         self.calls: list[str] = []
-        super().__init__(dataset_id)
+        super().__init__(dataset_id, seat)
         self.statements: LocalAccount = self.operator
         self.card = DatasetCard(
             name=f"script {dataset_id}",

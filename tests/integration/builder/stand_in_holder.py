@@ -7,11 +7,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from eth_account import Account
+from eth_account.signers.local import LocalAccount
 
 from usufruct.domain.round_view import RoundOffer, RoundView
 from usufruct.domain.training_job import NANO, NoiseMode, TrainingJobSpec
@@ -29,7 +30,7 @@ from usufruct.wire.aggregation import HolderAggregation, RoundToSum
 from usufruct.wire.auth import Authenticator, AuthService
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.parsing import parse
-from usufruct.wire.raw import HEADER_LIMIT_BYTES, ROUND_SERVICE, IncomingStream, add_raw_methods
+from usufruct.wire.raw import ROUND_SERVICE, STEP_LIMIT_BYTES, IncomingStream, add_raw_methods
 from usufruct.wire.signatures import (
     sign_check,
     sign_ready,
@@ -39,11 +40,20 @@ from usufruct.wire.signatures import (
     verify_view,
 )
 from usufruct.wire.status import ErrorInterceptor
-from usufruct.wire.tls import SERVER_OPTIONS, generate_identity, start_server
+from usufruct.wire.tls import SERVER_OPTIONS, TlsIdentity, generate_identity, start_server
 
 import grpc  # isort: skip  (after usufruct, which settles the TLS version first)
 
 LIMIT = 1 << 24
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A holder as the others know it: its key, its TLS identity, and where it listens."""
+
+    operator: LocalAccount = field(default_factory=Account.create)
+    identity: TlsIdentity = field(default_factory=generate_identity)
+    listen: str = "127.0.0.1:0"
 
 
 @dataclass
@@ -78,8 +88,9 @@ class StandInHolder:
         outbox: by attempt and view, the encrypted update.
     """
 
-    def __init__(self, dataset_id: int) -> None:
-        self.dataset_id, self.operator = dataset_id, Account.create()
+    def __init__(self, dataset_id: int, seat: Seat | None = None) -> None:
+        seat = seat or Seat()
+        self.dataset_id, self.operator = dataset_id, seat.operator
         self.signer = self.operator
         self.update = np.zeros(0)
         self.refusal: UsufructError | None = None
@@ -98,14 +109,13 @@ class StandInHolder:
         self.spec: TrainingJobSpec | None = None
         self._kept: dict[tuple[bytes, int], Kept] = {}
         self._files = tempfile.TemporaryDirectory()
-        identity = generate_identity()
         self._server = grpc.server(
             ThreadPoolExecutor(8), interceptors=[ErrorInterceptor()], options=list(SERVER_OPTIONS)
         )
-        self.authenticator = Authenticator(identity.fingerprint)
+        self.authenticator = Authenticator(seat.identity.fingerprint)
         self.add_services(self._server)
-        port = start_server(self._server, identity, "127.0.0.1:0")
-        self.peer = PinnedEndpoint(f"127.0.0.1:{port}", identity.fingerprint)
+        port = start_server(self._server, seat.identity, seat.listen)
+        self.peer = PinnedEndpoint(f"127.0.0.1:{port}", seat.identity.fingerprint)
 
     def add_services(self, server: grpc.Server) -> None:
         """What it serves."""
@@ -160,7 +170,7 @@ class StandInHolder:
         mask_key = kept.mask.public_bytes
         ready = sign_ready(self.operator, offer.hash, self.dataset_id, mask_key)
         yield event(rounds_pb2.ROUND_STATE_READY, mask_key=mask_key, ready_signature=ready)
-        submit = parse(rounds_pb2.RoundStep, stream.message(HEADER_LIMIT_BYTES), HEADER_LIMIT_BYTES).submit
+        submit = parse(rounds_pb2.RoundStep, stream.message(STEP_LIMIT_BYTES), STEP_LIMIT_BYTES).submit
         view = self._checked_view(spec, kept, submit)
         to_sum = RoundToSum(
             spec.job_id, header.round, header.attempt, view.hash,
@@ -179,7 +189,7 @@ class StandInHolder:
         with HolderAggregation(at, self.signer) as aggregation:
             aggregation.send_upload(to_sum, self.dataset_id, path, commitment)
         yield event(rounds_pb2.ROUND_STATE_SUBMITTED, **facts)
-        check = parse(rounds_pb2.RoundStep, stream.message(HEADER_LIMIT_BYTES), HEADER_LIMIT_BYTES).check
+        check = parse(rounds_pb2.RoundStep, stream.message(STEP_LIMIT_BYTES), STEP_LIMIT_BYTES).check
         challenge = Challenge(check.seed, view.hash, check.sum_root)
         self.challenges.append(challenge)
         if kept.challenge not in (None, challenge):

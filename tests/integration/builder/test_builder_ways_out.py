@@ -227,7 +227,7 @@ def test_cancel_and_withdraw_at_a_terminal(world: EscrowWorld) -> None:
     assert [leg["state"] for leg in done["legs"]] == ["FAILED"] * 3
     assert done["refunded_units"] == {world.token: 3 * PRICE}
     place = ("--rpc", world.node.url, "--contract", world.chain.compute_access)
-    key = ("--key", str(world.directory / "builder.json"))
+    key = ("--key", str(world.key))
     left = usufruct("withdraw", str(2 * PRICE), *place, *key, "--json")
     assert (left["deposits"], left["wallet"]) == ({world.token: PRICE}, {world.token: 99 * PRICE})
     seen = usufruct("watch", job.id, "--json")

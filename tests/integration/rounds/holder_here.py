@@ -199,9 +199,17 @@ class HolderHere:
         """Any will do."""
         self._block = block
 
-    def run(self, round: int, attempt: int, timeout_seconds: float, rotation_seed: bytes) -> int:
+    def run(
+        self,
+        round: int,
+        attempt: int,
+        timeout_seconds: float,
+        rotation_seed: bytes,
+        meanwhile: Callable[[], None],
+    ) -> int:
         self._on_reaching(self.life, "train:before")
         self.draws[attempt] += 1
+        meanwhile()
         self._on_reaching(self.life, "train:after")
         values = self.values(attempt).astype("<i4")
         self._block.write(0, memoryview(values.tobytes()))

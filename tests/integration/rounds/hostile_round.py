@@ -122,7 +122,7 @@ class HostileRound(TamperedUploads):
 
     def _judged(self) -> object:
         here = self._here
-        self._done = check(self._challenge, self._fetched, here.to_sum(), here.said(CHECKED))
+        self._done = check(self._challenge, self._fetched, here.to_sum(), lambda: here.said(CHECKED))
         return self._done
 
     def _check_tries(self, number: int, step: rounds_pb2.RoundStep) -> list[Try]:
@@ -187,7 +187,7 @@ class HostileRound(TamperedUploads):
 
         def judged(number: int) -> Callable[[rounds_pb2.RoundEvent], object]:
             return lambda event: check(
-                self._challenge, self._fetched, here.to_sum(), {**here.said(CHECKED), number: event}
+                self._challenge, self._fetched, here.to_sum(), lambda: {**here.said(CHECKED), number: event}
             )
 
         for number in self._numbers:

@@ -237,7 +237,7 @@ class RoundHere:
             self.streams[number].say(check_step(challenge, fetched))
         for number in self.attempt.fixed_view.datasets:
             self.hear(number)
-        return check(challenge, fetched, self.to_sum(), self.said(CHECKED))
+        return check(challenge, fetched, self.to_sum(), lambda: self.said(CHECKED))
 
     def open(self, checked: CheckedSum, fetched: FetchedSum) -> NDArray[np.int64]:
         """What it opens to; and the aggregator may forget it."""

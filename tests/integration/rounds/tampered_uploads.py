@@ -341,4 +341,4 @@ class TamperedUploads(TamperedOffers):
                     seed=challenge.seed, dataset_id=number, values=values,
                 )  # fmt: skip
                 answers[number] = rounds_pb2.RoundEvent(check_values=values, check_signature=signature)
-            check(challenge, fetched, to_sum, answers)
+            check(challenge, fetched, to_sum, lambda: answers)

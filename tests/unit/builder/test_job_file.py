@@ -9,8 +9,9 @@ import torch
 from listed_datasets import OPERATOR, make_dataset
 
 from usufruct.builder.job_file import build_model, read_job_file, read_validation_csv
-from usufruct.builder.settings import SGD, Encryption, Privacy
+from usufruct.builder.settings import SGD, Encryption, Evaluation, Privacy, Statistics
 from usufruct.errors import ConfigError, InvalidInput
+from usufruct.graph import pack_weights
 
 GOOD = """
 [network]
@@ -49,8 +50,10 @@ def test_a_good_file_is_read_and_paths_are_relative_to_it(tmp_path: Path) -> Non
     assert job.optimizer == SGD(lr=0.5, local_steps=2)
     assert job.privacy == Privacy(epsilon=3.0)
     model = build_model(job, make_dataset(1).card)
+    assert model is not None
     assert [tuple(p.shape) for p in model.parameters()] == [(4, 2), (4,), (1, 4), (1,)]
     again = build_model(job, make_dataset(1).card)
+    assert again is not None
     assert torch.equal(next(model.parameters()), next(again.parameters())), "the seed must fix the weights"
 
 
@@ -78,9 +81,42 @@ def test_the_encryption_may_stand_in_the_file(tmp_path: Path) -> None:
         read_job_file(written(tmp_path, GOOD + "[encryption]\nvalue_bits = 11\n"))
 
 
+TRAINING = GOOD[GOOD.index("[training]") : GOOD.index("[privacy]")]
+
+
+def test_an_evaluation_may_stand_in_the_place_of_training(tmp_path: Path) -> None:
+    job = read_job_file(written(tmp_path, GOOD))
+    trained = build_model(job, make_dataset(1).card)
+    assert trained is not None
+    with torch.no_grad():
+        next(trained.parameters()).fill_(0.25)
+    (tmp_path / "model.safetensors").write_bytes(pack_weights(trained))
+    asked = f'[evaluation]\nloss = "{job.loss}"\nweights = "model.safetensors"\nscore_bins = 5\n'
+    evaluation = read_job_file(written(tmp_path, GOOD.replace(TRAINING, asked)))
+    assert (evaluation.question, evaluation.rounds) == (Evaluation(score_bins=5), 1)
+    assert evaluation.options == {"spare_attempts": 0}
+    model = build_model(evaluation, make_dataset(1).card)
+    assert model is not None
+    for name, weights in trained.named_parameters():
+        assert torch.equal(model.get_parameter(name), weights)
+    (tmp_path / "model.safetensors").write_bytes(pack_weights(torch.nn.Linear(3, 1)))
+    with pytest.raises(ConfigError):
+        build_model(evaluation, make_dataset(1).card)
+
+
+def test_statistics_may_stand_in_the_place_of_training(tmp_path: Path) -> None:
+    asked = '[statistics]\ncolumns = ["a"]\nbins = 4\nspare_attempts = 1\n'
+    job = read_job_file(written(tmp_path, GOOD.replace(TRAINING, asked)))
+    assert (job.question, job.loss, job.options) == (Statistics(("a",), bins=4), "", {"spare_attempts": 1})
+    assert build_model(job, make_dataset(1).card) is None
+    assert read_job_file(written(tmp_path, GOOD.replace(TRAINING, "[statistics]\n"))).question == Statistics()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [
+        ("[privacy]", "[statistics]\n[privacy]", "statistics"),
+        ("[training]", "[statistics]", "loss"),
         ("rounds = 5", "", "rounds"),
         ("rounds = 5", 'rounds = "five"', "rounds"),
         ("lr = 0.5", "lr = 0.5\nlearning_rate = 1", "learning_rate"),

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from usufruct import privacy as dp
 from usufruct.builder.datasets import Dataset
-from usufruct.builder.planning import make_plan, update_range_nano, weights_nano
+from usufruct.builder.planning import ROUNDING_SHARE, make_plan, update_range_nano, weights_nano
 from usufruct.builder.settings import SGD, Encryption, Privacy
-from usufruct.domain.training_job import MICRO, NANO, PICO, LocalOptimizer
+from usufruct.domain.training_job import MICRO, NANO, PICO, VALUE_BITS, LocalOptimizer
 from usufruct.encryption import BoundedValues, parameter_set
 from usufruct.encryption import plan as plan_parameters
 from usufruct.errors import InvalidInput, Refused
@@ -149,12 +149,49 @@ def test_the_encryption_is_the_planners_for_the_cohort_and_every_party_finds_it_
 ) -> None:
     options = {} if encryption is None else {"encryption": encryption}
     job = plan_for([dataset(number) for number in range(1, holders + 1)], **options)  # type: ignore[arg-type]
-    bits, security = (encryption or Encryption()).value_bits, (encryption or Encryption()).security_bits
+    bits = job.encryption.value_bits if encryption is None else encryption.value_bits
+    security = (encryption or Encryption()).security_bits
+    assert bits in VALUE_BITS
     assert job.parameters == plan_parameters(BoundedValues(bits), max(2, holders), security)
     assert parameter_set(job.encryption.parameters) == job.parameters
     assert (job.encryption.value_bits, job.parameters.max_value) == (bits, 2**bits - 1)
     assert job.parameters.literal.security_bits == security
     assert job.parameters.max_holders >= len(job.legs)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(40, 8), (400, 12), (4_000, 16)])
+def test_values_have_as_few_bits_as_keep_rounding_small_beside_the_noise(
+    dataset: Make, rows: int, expected: int
+) -> None:
+    """The more rows, the smaller the noise beside what the rows can bring about; rounding is measured on noise itself."""
+    job = plan_for(
+        [dataset(number, rows) for number in (1, 2, 3)],
+        optimizer=SGD(lr=0.5, sample_rate=0.5, local_steps=1),
+        parameter_count=10**6,
+    )
+    assert job.encryption.value_bits == expected
+    plan, reach = job.plan, job.encryption.update_range_nano / NANO
+    deviation = (
+        0.5 * plan.noise_multiplier_micro / MICRO * plan.max_grad_norm_micro / MICRO / (0.5 * rows) / 3
+    )
+    noise = np.random.default_rng(4).normal(0.0, deviation, 200_000)
+
+    def share(bits: int) -> float:
+        back = dp.unround_sum(dp.round_update(noise, reach, bits).astype(np.int64), 1, reach, bits)
+        return float((back - noise).var() / deviation**2)
+
+    fewer = [bits for bits in VALUE_BITS if bits < expected]
+    assert share(expected) < 1.05 * ROUNDING_SHARE
+    assert all(share(bits) > 0.95 * ROUNDING_SHARE for bits in fewer)
+
+
+def test_a_model_of_less_than_a_block_takes_the_bits_that_are_fewest_bytes(dataset: Make) -> None:
+    datasets = [dataset(number, 400) for number in (1, 2, 3)]
+    chosen = plan_for(datasets)
+    for bits in (12, 16):
+        other = plan_for(datasets, encryption=Encryption(bits))  # type: ignore[arg-type]
+        assert chosen.parameters.upload_bytes(31) <= other.parameters.upload_bytes(31)
+    assert chosen.encryption.value_bits == 16, "twelve are enough for the noise, and their block is larger"
 
 
 def test_a_small_cohort_takes_fewer_bytes_than_a_large_one(dataset: Make) -> None:

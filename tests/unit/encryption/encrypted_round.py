@@ -100,7 +100,7 @@ class EncryptedRound:
         """The builder's side, from the delivery of the sum to the end of the check."""
         total = Commitment.over(self.sums, sum_chunks)
         challenge = self.challenge(total, seed)
-        return check_sum(challenge, total, sum_chunks, self.answers(challenge))
+        return check_sum(challenge, total, sum_chunks, lambda: self.answers(challenge))
 
     def open(self, sum_chunks: list[Bytes]) -> np.ndarray:
         return np.concatenate(list(self.key.open_sum(self.check(sum_chunks), sum_chunks)))

@@ -226,7 +226,7 @@ def test_answers_of_another_seed_view_sum_or_roster_do_not_pass(
     total = Commitment.over(now.sums, chunks)
     challenge = now.challenge(total)
     good = now.answers(challenge)
-    check_sum(challenge, total, chunks, good)
+    check_sum(challenge, total, chunks, lambda: good)
     bad = [
         now.answers(now.challenge(total, b"t" * 32)),
         before.answers(before.challenge(total)),
@@ -241,7 +241,7 @@ def test_answers_of_another_seed_view_sum_or_roster_do_not_pass(
     ]
     for answers in bad:
         with pytest.raises(RoundFailed) as refused:
-            check_sum(challenge, total, chunks, answers)
+            check_sum(challenge, total, chunks, lambda answers=answers: answers)
         assert refused.value.reason == "SUM_INVALID"
     for root, its_chunks in (
         (before, before.sum_chunks()),
@@ -250,7 +250,7 @@ def test_answers_of_another_seed_view_sum_or_roster_do_not_pass(
     ):
         other = Commitment.over(root.sums, before.sum_chunks()) if root is before else total
         with pytest.raises(InvalidInput):
-            check_sum(challenge, other, its_chunks, good)
+            check_sum(challenge, other, its_chunks, lambda: good)
 
 
 # -- the key opens what was checked, once --------------------------------------------------------------------

@@ -117,6 +117,23 @@ def test_a_new_round_gives_nothing_of_the_last(pool: ZeroPool) -> None:
             assert opens_to_zero(new, block) and not opens_to_zero(old, block)
 
 
+def test_a_round_that_was_begun_ahead_keeps_what_was_made_and_another_key_gets_none_of_it(
+    pool: ZeroPool,
+) -> None:
+    ahead, other = RoundKey.generate(P), RoundKey.generate(P)
+    for begun, then, kept in ((ahead, ahead, 12), (ahead, other, 0)):
+        pool.start(begun.public_key_bytes, 12)
+        wait_until_filled(pool, 12)
+        pool.start(then.public_key_bytes, 12)
+        assert sum(worker.ready for worker in pool._alive) == kept
+        wait_until_filled(pool, 12)
+        assert all(opens_to_zero(then, pool.take()) for _ in range(12))
+        pool.start(then.public_key_bytes, 12)  # a block was taken: this is another round under the same key
+        assert sum(worker.ready for worker in pool._alive) == 0
+        wait_until_filled(pool, 12)
+        pool.stop()
+
+
 def test_an_empty_ring_makes_nobody_wait(pool: ZeroPool) -> None:
     """The workers are stopped, so nothing can come from them."""
     key = RoundKey.generate(P)
@@ -134,8 +151,8 @@ def test_a_killed_worker_is_done_without_and_replaced_at_the_next_round(
     pool: ZeroPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = RoundKey.generate(P)
-    before = pool.worker_processes
     pool.start(key.public_key_bytes, 40)
+    before = pool.worker_processes
     wait_until_filled(pool, SLOTS_PER_MIB)
     for process in before:
         os.kill(process, signal.SIGKILL)

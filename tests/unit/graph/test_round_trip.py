@@ -139,16 +139,6 @@ def test_bounds_count_parameters_values_and_operations() -> None:
     assert bounds.outputs == 2
 
 
-class Tied(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
-        self.second.weight = self.first.weight
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(self.first(x))
-
-
 class Branches(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -185,12 +175,6 @@ def _hooked() -> nn.Module:
     return nn.Sequential(layer)
 
 
-def _frozen() -> nn.Module:
-    layer = nn.Linear(3, 1)
-    layer.weight.requires_grad_(False)
-    return nn.Sequential(layer)
-
-
 REFUSED: dict[str, tuple[nn.Module, str]] = {
     "BatchNorm": (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), "or LayerNorm"),
     "softmax over the batch": (nn.Sequential(nn.Linear(3, 3), nn.Softmax(dim=0)), "along the batch"),
@@ -203,12 +187,11 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
         Calls(lambda h, layer=nn.TransformerEncoderLayer(3, 1): layer(h[:, None])),
         "batch_first=True",
     ),
-    "tied": (Tied(), "shared by two layers"),
     "branch on values": (Branches(), "must not branch"),
     "subclass": (nn.Sequential(MyLinear(3, 1)), "subclass of a PyTorch layer"),
     "two inputs": (TwoInputs(), "must take one tensor"),
     "hooks": (_hooked(), "has hooks"),
-    "frozen": (_frozen(), "requires_grad"),
+    "frozen": (nn.Linear(3, 1).requires_grad_(False), "parameters; it has 0"),
     "float64": (nn.Linear(3, 1).double(), "float32"),
     "no parameters": (nn.Sequential(nn.ReLU()), "parameters; it has 0"),
     "mean over the batch": (Calls(lambda h: h - h.mean(0)), "mean works along the batch"),

@@ -9,7 +9,6 @@ from holder_world import Builder, Place, World, free_port, registered, server_of
 from neighbour import Neighbour, shared_job
 from running_leg import Leg
 
-from usufruct.chain.dev_chain import DevChain
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct.wire.tls import create_identity
 from usufruct_server.aggregator.config import AggregatorConfig
@@ -20,8 +19,8 @@ from usufruct_server.holder.server import HolderServer
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with DevChain() as dev:
-        yield World.make(dev, tmp_path_factory.mktemp("world"))
+    with World.running(tmp_path_factory.mktemp("world")) as world:
+        yield world
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +43,7 @@ def served(world: World) -> Iterator[HolderServer]:
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A holder on a chain of its own whose housekeeping only does what a test asks for: time may pass."""
-    with DevChain() as dev:
-        world = World.make(dev, tmp_path_factory.mktemp("quiet"))
+    with World.running(tmp_path_factory.mktemp("quiet")) as world:
         config = world.holder("quiet", port=free_port())
         server = server_of(config)
         server.start()

@@ -11,6 +11,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -24,8 +25,9 @@ from eth_account.signers.local import LocalAccount
 from torch import nn
 
 from usufruct import graph
-from usufruct.chain import Chain, LegEntry, Sender, deploy, sign_lower
+from usufruct.chain import Addresses, Chain, LegEntry, Sender, deploy, sign_lower
 from usufruct.chain.dev_chain import DevChain
+from usufruct.chain.dev_evm import DevEvm
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.domain.ids import leg_id
 from usufruct.domain.round_view import RoundOffer, RoundView
@@ -92,6 +94,15 @@ def write_data(path: Path, persons: int = 60, rows: int = 60) -> None:
 
 
 @functools.cache
+def deployed() -> tuple[DevEvm, Addresses]:
+    """A chain with the contracts and nothing else; every world has a copy."""
+    with DevChain() as dev:
+        deployer = Account.create()
+        fund(dev, deployer.address)
+        return dev.evm, deploy(dev.url, deployer, test_token=True)
+
+
+@functools.cache
 def zygote() -> Zygote:
     """One for all servers of this process: each would load PyTorch anew."""
     shared = Zygote()
@@ -116,12 +127,13 @@ class World:
     folder: Path
 
     @classmethod
-    def make(cls, dev: DevChain, folder: Path) -> World:
-        deployer = Account.create()
-        fund(dev, deployer.address)
-        addresses = deploy(dev.url, deployer, test_token=True)
+    @contextmanager
+    def running(cls, folder: Path) -> Iterator[World]:
+        """On a chain of its own."""
+        evm, addresses = deployed()
         assert addresses.test_token is not None
-        return cls(dev, Chain.connect(dev.url, addresses.compute_access), addresses.test_token, folder)
+        with DevChain(evm=evm.copy()) as dev:
+            yield cls(dev, Chain.connect(dev.url, addresses.compute_access), addresses.test_token, folder)
 
     def now(self) -> int:
         """Time of the chain's newest block, UTC seconds."""

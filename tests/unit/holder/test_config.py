@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from usufruct.domain.query import JobKind
 from usufruct.domain.training_job import NoiseMode
 from usufruct.errors import ConfigError
 from usufruct.privacy import loss_for_epsilon_micro
@@ -63,6 +64,7 @@ def test_a_good_file_means_what_it_says(tmp_path: Path) -> None:
     assert config.endpoint == "relay.example.org:443"
     assert config.state_dir == tmp_path / "state"
     assert config.policy.auto_grant and config.policy.noise_modes == (NoiseMode.LOCAL, NoiseMode.DISTRIBUTED)
+    assert config.policy.job_kinds == tuple(JobKind), "a holder that says nothing accepts all of them"
     assert config.policy.unknown_builders == "inbox"
     assert (config.policy.arbiters, config.policy.longest_challenge_seconds) == ((), 7 * 86_400)
     one, two = config.datasets
@@ -83,6 +85,8 @@ def test_a_good_file_means_what_it_says(tmp_path: Path) -> None:
         ("auto_grant = true", 'auto_grant = "yes"', 16, "auto_grant"),
         ("auto_grant = true", "auto_grants = true", 16, "auto_grants"),
         ("auto_grant = true", 'noise_modes = ["none"]', 16, "noise_modes"),
+        ("auto_grant = true", 'job_kinds = ["inference"]', 16, "job_kinds"),
+        ("auto_grant = true", "job_kinds = []", 16, "job_kinds"),
         ("auto_grant = true", 'co_holders = ["clinic"]', 16, "co_holders"),
         ("auto_grant = true", "co_holders = [0]", 16, "co_holders"),
         ("auto_grant = true", 'unknown_builders = "ask"', 16, "unknown_builders"),

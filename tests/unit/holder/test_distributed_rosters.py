@@ -94,7 +94,7 @@ SERVED = ServedDataset(
 def facts(spec: TrainingJobSpec) -> JobFacts:
     """What the holder works out by itself."""
 
-    def look(model: ModelGraph, micro_batch_size: int, loss: str, classes: int) -> int:
+    def look(model: ModelGraph, micro_batch_size: int, loss: str, classes: int, base_model: bytes) -> int:
         return graph.validate(model, graph.GraphLimits(physical_batch=micro_batch_size)).parameters
 
     return appraise(spec, SERVED, look)

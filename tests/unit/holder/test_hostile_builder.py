@@ -17,7 +17,7 @@ from usufruct.errors import UsufructError
 from usufruct.v1 import rounds_pb2
 from usufruct.wire.aggregation import BuilderAggregation
 from usufruct.wire.channel import PinnedEndpoint
-from usufruct.wire.raw import HEADER_LIMIT_BYTES
+from usufruct.wire.raw import STEP_LIMIT_BYTES
 from usufruct_server.holder.ledger import LedgerReader
 from usufruct_server.holder.rounds import checking
 from usufruct_server.holder.server import HolderServer
@@ -94,7 +94,7 @@ def test_steps_out_of_their_order_are_refused_and_the_attempt_stays(leg: Leg) ->
         (check, "ROUND_OUT_OF_ORDER"),
         (rounds_pb2.RoundStep(), "MALFORMED"),
         (b"\xff\xff\xff", "MALFORMED"),
-        (bytes(HEADER_LIMIT_BYTES + 1), "TOO_LARGE"),
+        (bytes(STEP_LIMIT_BYTES + 1), "TOO_LARGE"),
         (None, "MALFORMED"),  # the builder's half of the stream ends
     ):
         talk = leg.talk(parts)
@@ -133,14 +133,14 @@ def test_an_attempt_answers_one_challenge_and_says_so_on_disk_first(
     assert UsageKind.CHECKED not in leg.kinds()
 
     on_disk: list[int] = []
-    compute = checking.check_value
+    compute = checking.LinearCheck
 
     def watched(*arguments: object) -> object:
         with LedgerReader(leg.served.config.ledger_path) as reader:
             on_disk.append(reader.usage_count())
         return compute(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(checking, "check_value", watched)
+    monkeypatch.setattr(checking, "LinearCheck", watched)
     sent.talk.say(sent.check())
     answer = sent.talk.until(rounds_pb2.ROUND_STATE_CHECKED)
     (record,) = leg.records(UsageKind.CHECKED)

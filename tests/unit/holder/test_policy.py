@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from usufruct.domain.query import EvaluationQuery, JobKind
 from usufruct.domain.training_job import (
     AggregatorRef,
     EncryptionPlan,
@@ -37,6 +38,7 @@ SPEC = check_spec(
         min_cohort=2, purpose="", deliver_by_seconds=NOW + 1000, round_timeout_seconds=60,
     )
 )  # fmt: skip
+EVALUATION = replace(SPEC, query=EvaluationQuery(31, 20, 10**6))
 HOLDER = HolderFacts(1, B, 7, OPERATOR, NOW)
 DATASET = DatasetFacts(1, True, "", CARD, 100, 6, 1e-5, C, 500, 2, 50_000, 60_000, 0)
 JOB = JobFacts("", "", 1000, 33)
@@ -81,6 +83,8 @@ def test_a_job_inside_all_limits_is_granted() -> None:
         ("POLICY_REFUSED", {"policy": replace(AUTO, unknown_builders="refuse")}),
         ("POLICY_REFUSED", {"policy": replace(AUTO, max_rounds=9)}),
         ("POLICY_NOISE_MODE", {"policy": replace(AUTO, noise_modes=(NoiseMode.DISTRIBUTED,))}),
+        ("POLICY_JOB_KIND", {"policy": replace(AUTO, job_kinds=(JobKind.EVALUATION, JobKind.STATISTICS))}),
+        ("POLICY_JOB_KIND", {"spec": EVALUATION, "policy": replace(AUTO, job_kinds=(JobKind.TRAINING,))}),
         ("POLICY_PRICE_TOO_LOW", {"dataset": replace(DATASET, price_units=501)}),
         ("POLICY_PRICE_TOO_LOW", {"policy": replace(AUTO, min_price_units=501)}),
         ("POLICY_PRICE_TOO_LOW", {"dataset": replace(DATASET, token=A)}),

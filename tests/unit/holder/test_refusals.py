@@ -11,7 +11,6 @@ from holder_world import Builder, World, free_port, registered, round_parts, ser
 from torch import nn
 
 from usufruct import graph
-from usufruct.chain.dev_chain import DevChain
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.domain.usage_record import UsageKind
 from usufruct.encryption import DEFAULT_PARAMETERS, BoundedValues, SignedSums, plan
@@ -121,22 +120,21 @@ def test_a_cohort_with_invented_members_is_refused(
 
 
 @pytest.fixture(scope="module")
-def cautious(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, HolderServer, DevChain]]:
+def cautious(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, HolderServer]]:
     """A holder on a chain of its own, whose policy asks a person and whose grants are short."""
-    with DevChain() as dev:
-        world = World.make(dev, tmp_path_factory.mktemp("cautious"))
+    with World.running(tmp_path_factory.mktemp("cautious")) as world:
         policy = 'auto_grant = true\nunknown_builders = "inbox"\ngrant_term_seconds = 60'
         config = world.holder("second", port=free_port(), policy=policy)
         server = server_of(config)
         server.start()
-        yield world, server, dev
+        yield world, server
         server.stop()
 
 
 def test_a_person_decides_about_what_waits_in_the_inbox(
-    cautious: tuple[World, HolderServer, DevChain],
+    cautious: tuple[World, HolderServer],
 ) -> None:
-    world, server, dev = cautious
+    world, server = cautious
     peer, dataset_id = (
         PinnedEndpoint(server.config.endpoint, server.identity.fingerprint),
         registered(server.config),
@@ -160,16 +158,16 @@ def test_a_person_decides_about_what_waits_in_the_inbox(
     assert yes.state == GRANTED
     assert (no.state, no.reason) == (REFUSED, "REFUSED_BY_HOLDER")
     assert _logged(server, jobs[1].job_id) == ["REFUSED_BY_HOLDER"]
-    dev.evm.increase_time(120)
-    dev.evm.mine()
+    world.dev.evm.increase_time(120)
+    world.dev.evm.mine()
     assert _reason(builder.start, peer, jobs[0].job_id, dataset_id) == "GRANT_EXPIRED"
     builder.close()
 
 
 def test_a_dataset_in_which_a_person_has_two_rows_is_refused(
-    cautious: tuple[World, HolderServer, DevChain],
+    cautious: tuple[World, HolderServer],
 ) -> None:
-    world, _, _ = cautious
+    world, _ = cautious
     config = world.holder("third", port=free_port(), person_column="patient", persons=30)
     server = server_of(config)
     server.start()
@@ -181,8 +179,8 @@ def test_a_dataset_in_which_a_person_has_two_rows_is_refused(
     server.stop()
 
 
-def test_a_sum_over_too_few_holders_is_refused(cautious: tuple[World, HolderServer, DevChain]) -> None:
-    world, _, _ = cautious
+def test_a_sum_over_too_few_holders_is_refused(cautious: tuple[World, HolderServer]) -> None:
+    world, _ = cautious
     config = world.holder("fourth", port=free_port(), min_cohort=2)
     server = server_of(config)
     server.start()
@@ -195,9 +193,9 @@ def test_a_sum_over_too_few_holders_is_refused(cautious: tuple[World, HolderServ
 
 
 def test_a_server_refuses_to_start_when_the_chain_says_otherwise(
-    cautious: tuple[World, HolderServer, DevChain],
+    cautious: tuple[World, HolderServer],
 ) -> None:
-    world, _, _ = cautious
+    world, _ = cautious
     config = world.holder("fifth", port=free_port())
     operator = open_operator(config)
     with pytest.raises(ConfigError, match=r"The endpoint is .*, on chain it is"):
@@ -210,19 +208,19 @@ def test_a_server_refuses_to_start_when_the_chain_says_otherwise(
         server_of(config, operator)
 
 
-def test_a_taken_port_is_named(cautious: tuple[World, HolderServer, DevChain]) -> None:
-    world, first, _ = cautious
+def test_a_taken_port_is_named(cautious: tuple[World, HolderServer]) -> None:
+    world, first = cautious
     config = replace(world.holder("sixth", port=free_port()), listen=first.config.listen)
     assert _reason(HolderServer, config, open_operator(config)) == "PORT_IN_USE"
 
 
 def test_without_the_chain_new_work_is_refused_at_once(
-    cautious: tuple[World, HolderServer, DevChain],
+    cautious: tuple[World, HolderServer],
 ) -> None:
-    world, server, dev = cautious
+    world, server = cautious
     peer, builder = PinnedEndpoint(server.config.endpoint, server.identity.fingerprint), Builder(world)
     spec = builder.spec(registered(server.config))
-    dev.stop()
+    world.dev.stop()
     assert (
         _reason(builder.propose, peer, registered(server.config), spec_to_bytes(spec)) == "CHAIN_UNREACHABLE"
     )

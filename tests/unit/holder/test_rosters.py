@@ -55,7 +55,7 @@ def test_two_holders_masks_vanish_and_the_check_opens_the_sum(
                 shared.dataset_id: tuple(mine.check_values),
                 neighbour.dataset_id: answer(challenge, path, commitment),
             }
-            checked = check_sum(challenge, fetched.commitment, fetched.chunks(), answers)
+            checked = check_sum(challenge, fetched.commitment, fetched.chunks(), lambda: answers)
             opened = np.concatenate(list(parts.key.open_sum(checked, fetched.chunks())))
     assert list(opened) == list(drawn[0] + values)
     stored = shared.served.ledger.upload(shared.dataset_id, shared.spec.job_id, 1, 1)

@@ -21,7 +21,7 @@ from usufruct.wire.aggregation import BuilderAggregation
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct_server.holder.ledger import LedgerReader
 from usufruct_server.holder.training.block import SharedBlock
-from usufruct_server.holder.training.trainer import Trainer
+from usufruct_server.holder.training.trainer import Trainer, TrainerFailed
 
 
 def test_the_charge_is_on_disk_before_the_trainer_runs(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,8 @@ def test_what_is_no_update_is_never_sent(
         blocks.append(block)
         check(self, block, *arguments)
 
-    def written(self: Trainer, *_: object) -> int:
+    def written(self: Trainer, *arguments: Any) -> int:
+        arguments[-1]()  # what the holder does meanwhile
         blocks[0].write(0, memoryview(np.array(values, "<i4").tobytes()))
         return len(values)
 
@@ -163,6 +164,23 @@ def test_a_trainer_that_dies_after_the_charge_loses_the_attempt_and_not_the_leg(
     )  # trained and encrypted; only the aggregator is not ready
     assert leg.charged == 2
     assert leg.kinds().count(UsageKind.LOST) == 1
+
+
+def test_a_charge_is_on_record_also_where_the_trainer_takes_no_order(
+    leg: Leg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is written while the trainer works; one that is gone by then works at nothing."""
+
+    def gone(self: Trainer, *arguments: Any) -> int:
+        raise TrainerFailed("The trainer process is gone.")
+
+    monkeypatch.setattr(Trainer, "run", gone)
+    assert leg.refused() == "TRAINER_FAILED"
+    assert leg.charged == 1
+    assert [kind for kind in leg.kinds() if kind in (UsageKind.CHARGED, UsageKind.LOST)] == [
+        UsageKind.CHARGED,
+        UsageKind.LOST,
+    ]
 
 
 def test_no_attempt_is_drawn_beyond_the_reservation(leg: Leg) -> None:

@@ -49,7 +49,7 @@ def test_a_leg_runs_is_logged_and_delivered_at_its_whole_reservation(
                 view_hash=submission.view.hash, sum_root=challenge.sum_root, seed=seed, dataset_id=dataset_id,
                 values=values, signature=answer.check_signature, operator=served.operator,
             )  # fmt: skip
-            checked = check_sum(challenge, fetched.commitment, fetched.chunks(), {dataset_id: values})
+            checked = check_sum(challenge, fetched.commitment, fetched.chunks(), lambda: {dataset_id: values})
             update = np.concatenate(list(parts.key.open_sum(checked, fetched.chunks())))
             assert len(np.unique(update)) > 1, "an update carries noise"
         aggregation.close_round(summed)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -18,12 +19,20 @@ POINTS = {point.name: point for point in entry_points(group="usufruct.commands")
 
 def commands() -> list[tuple[str, ...]]:
     """Every command of every group, as words after `usufruct`."""
-    words: list[tuple[str, ...]] = []
-    for name, point in sorted(POINTS.items()):
-        command = typer.main.get_command(point.load())
-        inner = getattr(command, "commands", {})
-        words += [(name, each) for each in sorted(inner)] or [(name,)]
-    return words
+
+    def below(words: tuple[str, ...]) -> list[tuple[str, ...]]:
+        inner = getattr(command_of(words), "commands", {})
+        return [each for name in sorted(inner) for each in below((*words, name))] or [words]
+
+    return [words for name in sorted(POINTS) for words in below((name,))]
+
+
+def command_of(words: tuple[str, ...]) -> Any:
+    """The command or group of these words."""
+    command: Any = typer.main.get_command(POINTS[words[0]].load())
+    for word in words[1:]:
+        command = command.commands[word]
+    return command
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +47,7 @@ def test_all_roles_have_their_group() -> None:
     expected = {
         ("holder", "init"), ("holder", "doctor"), ("holder", "serve"), ("holder", "inbox"), ("holder", "grant"),
         ("holder", "refuse"), ("holder", "ledger"), ("holder", "datasets"), ("aggregator", "serve"), ("builder", "datasets"),
-        ("builder", "quote"), ("builder", "submit"), ("builder", "watch"), ("builder", "resume"), ("audit", "log"),
+        ("holder", "base-model", "add"), ("builder", "quote"), ("builder", "submit"), ("builder", "watch"), ("builder", "resume"), ("audit", "log"),
         ("audit", "verify"), ("chain", "dev"), ("chain", "deploy"),
     }  # fmt: skip
     assert expected <= set(commands())
@@ -46,9 +55,7 @@ def test_all_roles_have_their_group() -> None:
 
 def test_every_command_has_help_for_itself_and_for_each_option_and_takes_json() -> None:
     for words in commands():
-        command = typer.main.get_command(POINTS[words[0]].load())
-        if len(words) > 1:
-            command = command.commands[words[1]]
+        command = command_of(words)
         assert command.help, f"{words} has no help"
         options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
         assert all(option.help for option in options if option.name != "help"), words

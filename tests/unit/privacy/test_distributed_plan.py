@@ -31,6 +31,7 @@ from usufruct.privacy import (
     skellam_table,
     table_for,
 )
+from usufruct.privacy.calibration import FINEST_PER_ROOT
 from usufruct.privacy.distributed_plan import FIELD_BITS, GRID_BITS, largest_sum
 from usufruct.privacy.plan import CLIP_SLACK, GRID_SLACK
 from usufruct.privacy.rotation import block_size, hadamard, padded_dimension, public_signs
@@ -183,6 +184,15 @@ def test_calibration_takes_the_least_noise_and_fills_the_field() -> None:
     assert largest_sum(noise, 10, coordinates) > 0.99 * (1 << (FIELD_BITS - 1))
     less = replace(PLAN, noise=replace(noise, share_noise=noise.share_noise - 1))
     assert less.reservation_micro > CAP
+
+
+@pytest.mark.parametrize("parameters", [1, 14, 1000])
+def test_a_scale_is_no_finer_than_rounding_asks_for(parameters: int) -> None:
+    """A small sum would fit a scale a hundred times as fine, for which the tables of noise would be as many times larger."""
+    noise = integer_noise_for({6: CAP}, **{**COHORT, "parameter_count": parameters, "largest_batch": 4})
+    steps = noise.scale_micro / 10**6
+    assert steps == pytest.approx(FINEST_PER_ROOT * math.sqrt(padded_dimension(parameters)), rel=1e-6)
+    assert padded_dimension(parameters) / 4 < 1e-4 * steps**2, "what rounding adds to the squared norm"
 
 
 def test_where_orders_differ_every_cap_holds() -> None:

@@ -98,28 +98,34 @@ def test_the_two_parts_of_a_gaussian_sample_add_up_to_the_law() -> None:
 
 
 def test_a_draw_counts_the_entries_at_most_the_uniform_number() -> None:
-    """127 random bits and a sign, by a plain count over the integers; words at, below and above entries included."""
+    """127 random bits and a sign, by a plain count over the integers; numbers at, below and above entries included, and such as
+    equal entries in the leading 31 or 63 bits only."""
     table = skellam_table(50)
     bounds = cumulative(table)
     chooser = random.Random(5)
     numbers = [chooser.getrandbits(127) for _ in range(500)]
-    numbers += [value for bound in bounds[:-1] for value in (bound - 1, bound, bound + 1)] + [0, ONE - 1]
+    for bound in bounds[:-1]:
+        numbers += [max(0, bound - 1), bound, bound + 1, bound ^ 1 << 70, bound ^ 1 << 20]
+    numbers += [0, ONE - 1]
+    of_31 = [number for number in numbers if number >> 96 in {bound >> 96 for bound in bounds}]
+    of_63 = [number for number in of_31 if number >> 64 in {bound >> 64 for bound in bounds}]
     for sign in (0, 1):
-        first = np.array([(number >> 64 << 1) + sign for number in numbers], dtype=np.uint64)
-        tied: list[int] = []
+        first = np.array([(number >> 96 << 1) + sign for number in numbers], dtype=np.uint32)
+        asked: list[int] = []
 
-        def lower_bits(count: int, tied: list[int] = tied) -> np.ndarray:
-            tied.append(count)
-            firsts = {bound >> 64 for bound in bounds}
-            lows = [number & (2**64 - 1) for number in numbers if number >> 64 in firsts]
-            return np.array(lows, dtype=np.uint64)
+        def further_bits(count: int, asked: list[int] = asked) -> np.ndarray:
+            asked.append(count)
+            if len(asked) == 1:
+                return np.array([(number >> 64) % 2**32 << 32 for number in of_31], dtype=np.uint64)
+            return np.array([number % 2**64 for number in of_63], dtype=np.uint64)
 
-        samples = table.invert(first, lower_bits)
+        samples = table.invert(first, further_bits)
         expected = [sum(bound <= number for bound in bounds) for number in numbers]
         assert samples.tolist() == [-magnitude if sign else magnitude for magnitude in expected]
-        ties = sum(number >> 64 in {bound >> 64 for bound in bounds} for number in numbers)
-        assert tied == [ties], "the second stage is asked for ties only"
-        assert ties < len(numbers) - 400
+        assert asked == [len(of_31), len(of_63)], (
+            "further bits are asked for where they decide, and only there"
+        )
+        assert len(of_63) < len(of_31) < len(numbers) - 400
 
 
 def _enclosure(variance: int) -> tuple[list[int], list[int], Fraction]:

@@ -336,6 +336,19 @@ class Twice(nn.Module):
         return self.out(torch.tanh(self.linear(h.mean(dim=2))))
 
 
+class Tied(nn.Module):
+    """Two layers that share a matrix, as a language model's table of words and its last layer do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.words = nn.Embedding(VOCABULARY, 4), nn.Linear(4, VOCABULARY)
+        self.words.weight = self.embedding.weight
+        self.out = nn.Linear(VOCABULARY, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.words(self.embedding(ids).mean(dim=1))))
+
+
 IMAGE, TOKENS = (1, 12, 12), (STEPS,)
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "convolutional": (Convolutional, IMAGE, "float32"),
@@ -356,6 +369,7 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "nn.TransformerEncoder, norm first": (lambda: TorchEncoder(True), TOKENS, "int64"),
     "BERT": (Bert, TOKENS, "int64"),
     "layers used twice": (Twice, TOKENS, "int64"),
+    "layers that share a matrix": (Tied, TOKENS, "int64"),
     "einsum": (Einsum, TOKENS, "int64"),
     "three-dimensional convolution": (Volume, (1, 3, 3, 3), "float32"),
 }

@@ -85,11 +85,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> TrainerTask:
 
 
 @pytest.fixture(scope="module")
-def trainer(task: TrainerTask) -> Iterator[Trainer]:
-    zygote = Zygote()
+def trainer(zygote: Zygote, task: TrainerTask) -> Iterator[Trainer]:
     with zygote.spawn() as trainer:
         yield trainer
-    zygote.close()
 
 
 def shares(trainer: Trainer, seed: bytes, count: int, first: int = 1) -> np.ndarray:

@@ -100,13 +100,6 @@ def task(folder: Path) -> TrainerTask:
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
-
-
-@pytest.fixture(scope="module")
 def trainer(zygote: Zygote) -> Iterator[Trainer]:
     with zygote.spawn() as trainer:
         yield trainer
@@ -269,6 +262,30 @@ def test_a_holder_with_no_rows_and_one_with_one_class_answer_like_any_other(
         assert _run(trainer, WEIGHTS, 1, 0, timeout_seconds=20).shape == (PARAMETERS,)
 
 
+def test_what_a_child_says_beside_the_update_does_not_follow_the_rows(
+    trainer: Trainer, task: TrainerTask, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A metric, a count, a warning: whatever came back beside the noised integers would have been paid by nobody."""
+    answers: list[dict[str, object]] = []
+    weights = graph.pack_vector(TRACED.graph, np.linspace(-1, 1, PARAMETERS, dtype=np.float32))
+
+    def heard(*arguments: object) -> dict[str, object]:
+        answers.append(receive(*arguments))  # type: ignore[arg-type]
+        return answers[-1]
+
+    monkeypatch.setattr("usufruct_server.holder.training.trainer.receive", heard)
+    said = []
+    trainer.wait_ready()
+    for rows in (0, 1, 40):
+        answers.clear()
+        path = _file(folder / f"said{rows}.csv", persons=40, rows=rows)
+        trainer.start(dataclasses.replace(task, data_path=path))
+        _run(trainer, weights, 1, 0, timeout_seconds=20)
+        said.append([*answers])
+    assert len(said[0]) == 3
+    assert said[0] == said[1] == said[2]
+
+
 def test_the_child_is_confined_and_sees_nothing_of_the_servers_environment(
     trainer: Trainer, task: TrainerTask
 ) -> None:
@@ -333,6 +350,20 @@ def test_nothing_is_drawn_without_the_weights_of_the_very_attempt(zygote: Zygote
             prepare(trainer)
             with pytest.raises(TrainerFailed, match="LookupError"):
                 trainer.run(1, 0, timeout_seconds=20)
+
+
+def test_what_fails_while_the_child_trains_ends_the_child(zygote: Zygote, task: TrainerTask) -> None:
+    """Its answer would be taken for that of the next request."""
+    done: list[int] = []
+    with zygote.spawn() as trainer:
+        trainer.start(task)
+        _check(trainer, WEIGHTS, 1, 0, timeout_seconds=20)
+        assert trainer.run(1, 0, 20, meanwhile=lambda: done.append(1)) == PARAMETERS
+        assert done == [1]
+        _check(trainer, WEIGHTS, 1, 1, timeout_seconds=20)
+        with pytest.raises(ZeroDivisionError):
+            trainer.run(1, 1, 20, meanwhile=lambda: done.append(1 // 0))
+        assert not trainer.alive
 
 
 def test_weights_that_are_refused_leave_none_behind_not_those_before(

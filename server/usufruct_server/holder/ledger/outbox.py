@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from usufruct.encryption.chunks import Chunking
-from usufruct.encryption.commitment import Commitment
+from usufruct.encryption.chunks import Bytes, Chunking
+from usufruct.encryption.commitment import Commitment, leaf_of
 from usufruct.errors import InvalidInput
 from usufruct_server.holder.ledger.errors import UploadLost
 
@@ -39,17 +39,23 @@ class StoredUpload:
     size_bytes: int
     path: Path
 
-    def commitment(self, chunking: Chunking) -> Commitment:
+    def commitment(self, chunking: Chunking, see: Callable[[Bytes], None] = lambda chunk: None) -> Commitment:
         """The leaves of the file, read through once, a chunk at a time.
 
+        Args:
+            see: is shown each chunk; what it makes of them counts only if this returns.
         Raises:
             UploadLost: the file is gone, or its bytes are not those that were recorded.
         """
+        leaves = []
         try:
             with self.path.open("rb") as file:
-                commitment = Commitment.over(chunking, chunking.read(file))
+                for index, chunk in enumerate(chunking.read(file)):
+                    leaves.append(leaf_of(chunking, index, chunk))
+                    see(chunk)
         except (InvalidInput, OSError):
             raise self._lost() from None
+        commitment = Commitment(chunking, tuple(leaves))
         if commitment.root != self.root:
             raise self._lost()
         return commitment

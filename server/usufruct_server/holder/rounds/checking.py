@@ -8,7 +8,7 @@ from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
 
 from usufruct.domain.usage_record import UsageKind
-from usufruct.encryption.linear_check import Challenge, check_value
+from usufruct.encryption.linear_check import Challenge, LinearCheck
 from usufruct.errors import Refused, RoundFailed
 from usufruct.v1 import rounds_pb2
 from usufruct.wire.signatures import sign_check, verify_uploads
@@ -68,9 +68,11 @@ class Checking:
                 UsageKind.CHECKED, job, offer, view_hash=view.hash, upload_digest=stored.root,
                 sum_digest=challenge.sum_root, document_hash=asked[1],
             )  # fmt: skip
-        stored.commitment(to_sum.uploads)  # a damaged file would give values that accuse the aggregator
-        with stored.path.open("rb") as file:
-            values = check_value(challenge, to_sum.uploads, to_sum.uploads.read(file))
+        linear_check = LinearCheck(challenge, to_sum.uploads)
+        stored.commitment(
+            to_sum.uploads, linear_check.add
+        )  # a damaged file would give values that accuse the aggregator
+        values = linear_check.result()
         signature = sign_check(
             self._operator, view_hash=view.hash, sum_root=challenge.sum_root, seed=challenge.seed,
             dataset_id=dataset_id, values=values,

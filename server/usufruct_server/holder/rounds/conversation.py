@@ -15,7 +15,7 @@ from typing import TypeVar
 from usufruct.errors import InvalidInput, PeerError
 from usufruct.v1 import rounds_pb2
 from usufruct.wire.parsing import parse
-from usufruct.wire.raw import HEADER_LIMIT_BYTES, IncomingStream
+from usufruct.wire.raw import STEP_LIMIT_BYTES, IncomingStream
 
 T = TypeVar("T")
 
@@ -112,8 +112,8 @@ class Conversation:
         Raises:
             InvalidInput: MALFORMED; ROUND_OUT_OF_ORDER for another step. See :meth:`read`.
         """
-        message = self.read(lambda stream: stream.message(HEADER_LIMIT_BYTES), deadline, unless)
-        step = parse(rounds_pb2.RoundStep, message, HEADER_LIMIT_BYTES)
+        message = self.read(lambda stream: stream.message(STEP_LIMIT_BYTES), deadline, unless)
+        step = parse(rounds_pb2.RoundStep, message, STEP_LIMIT_BYTES)
         said = step.WhichOneof("step")
         if said is None:
             raise InvalidInput("the message is no step of a round", field="step")

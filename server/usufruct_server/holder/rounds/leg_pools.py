@@ -12,6 +12,7 @@ from usufruct.encryption import parameter_set
 from usufruct.encryption.commitment import Commitment
 from usufruct.encryption.zeros import ZeroPool
 from usufruct.errors import PeerError
+from usufruct.privacy import value_count
 from usufruct.wire.aggregation import HolderAggregation, RoundToSum
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct_server.holder.ledger import StoredUpload
@@ -42,6 +43,30 @@ class LegPools:
             if job.key not in self._zeros:
                 self._zeros[job.key] = ZeroPool(parameter_set(job.spec.encryption.parameters))
             return self._zeros[job.key]
+
+    def begin_ahead(self, job: GrantedJob, next_public_key: bytes) -> None:
+        """Has zeros made for an attempt that is still to come, in the time that this one leaves; empty for none.
+
+        Args:
+            next_public_key: what is no key is ignored. If the next attempt has another, what was made is forgotten.
+        """
+        with self._guard:
+            zeros = self._zeros.get(job.key)
+        if zeros is None or not next_public_key:  # none: the leg has ended
+            return
+        try:
+            zeros.start(
+                next_public_key,
+                parameter_set(job.spec.encryption.parameters).blocks_for(value_count(job.spec)),
+            )
+        except Exception as error:  # nobody needs them yet: the update that is there goes first
+            _log.warning(
+                "event=zeros_not_ahead job=%s dataset=%d type=%s",
+                job.key[0].hex(),
+                job.key[1],
+                type(error).__name__,
+            )
+            zeros.stop()
 
     def send(
         self,

@@ -227,5 +227,5 @@ def skip_body(job: GrantedJob, request: RoundRequest, stream: IncomingStream) ->
 
 def _allowed(job: GrantedJob) -> tuple[EncryptionParameters, int]:
     """The job's encryption, and the most bytes that its weights may have."""
-    encryption = job.spec.encryption
-    return parameter_set(encryption.parameters), encryption.parameter_count * VALUE_BYTES + _SAFETENSORS_BYTES
+    spec = job.spec
+    return parameter_set(spec.encryption.parameters), spec.model_parameters * VALUE_BYTES + _SAFETENSORS_BYTES

@@ -115,6 +115,7 @@ class RoundRunner:
             with self._refusals(caller, request):
                 answer = self._checking.answer(attempt, step.check)
             yield answer
+        self._begin_ahead(job, attempt, step.check.next_public_key)
 
     def status(self, caller: str, job_id: bytes, dataset_id: int, attempt: int) -> RoundStatus:
         """How far an attempt has come, up to SUBMITTED, for a builder that lost the stream.
@@ -235,12 +236,10 @@ class RoundRunner:
         job, offer = attempt.job, attempt.offer
         job_id, dataset_id = job.key
         try:
-            loss_micro = job.spec.leg(dataset_id).loss_per_attempt_micro
-            self._log.record(UsageKind.CHARGED, job, offer, loss_micro=loss_micro)
-            self._store.update_leg(job_id, dataset_id, last_round=offer.round)
-            attempt.tell(RoundProgress.CHARGED)
             seconds = float(job.spec.round_timeout_seconds)
-            count = charged.trainer.run(offer.round, offer.attempt, seconds, offer.rotation_seed)
+            count = charged.trainer.run(
+                offer.round, offer.attempt, seconds, offer.rotation_seed, lambda: self._note_charge(attempt)
+            )
             if count != value_count(job.spec):
                 raise RoundFailed(
                     "the trainer answered with another number of values", reason="TRAINER_FAILED"
@@ -255,6 +254,7 @@ class RoundRunner:
                 "event=attempt_lost job=%s dataset=%d attempt=%d type=%s reason=%s",
                 job_id.hex(), dataset_id, offer.attempt, type(error).__name__, getattr(error, "reason", ""),
             )  # fmt: skip
+            self._record_charge(attempt)  # a trainer that took no order was never waited for
             self._log.record(UsageKind.LOST, job, offer)
             reason = "TRAINER_FAILED" if getattr(error, "reason", "") == "TRAINER_FAILED" else "ATTEMPT_LOST"
             raise RoundFailed(
@@ -265,6 +265,23 @@ class RoundRunner:
             body.block.close()
         del masks  # what hides the update is needed no more
         self._submission.send(attempt, view, stored, commitment)
+
+    def _note_charge(self, attempt: Attempt) -> None:
+        """Says in the usage log and to the builder what the ledger has charged."""
+        self._record_charge(attempt)
+        self._store.update_leg(*attempt.job.key, last_round=attempt.offer.round)
+        attempt.tell(RoundProgress.CHARGED)
+
+    def _begin_ahead(self, job: GrantedJob, ended: Attempt, next_public_key: bytes) -> None:
+        """Has zeros made for the builder's next attempt while it opens and applies the sum of this one."""
+        with self._legs.lock(job.key):
+            if self._live(job.key) in (None, ended):
+                self._pools.begin_ahead(job, next_public_key)
+
+    def _record_charge(self, attempt: Attempt) -> None:
+        job = attempt.job
+        loss_micro = job.spec.leg(job.served.dataset_id).loss_per_attempt_micro
+        self._log.record(UsageKind.CHARGED, job, attempt.offer, loss_micro=loss_micro)
 
     def _send_again(self, attempt: Attempt, stored: StoredUpload) -> None:
         """Of an attempt whose upload is stored, the builder has the same steps to go through."""

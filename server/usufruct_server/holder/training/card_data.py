@@ -20,12 +20,14 @@ _FORMATS = {".csv": "csv", ".parquet": "parquet"}
 _ROWS_AT_ONCE = 4096
 
 
-def load_card_data(path: Path, card: DatasetCard) -> PreparedData:
+def load_card_data(path: Path, card: DatasetCard, *, as_columns: bool = False) -> PreparedData:
     """All rows of ``path`` as numbers, in the order of the file.
 
     Works for no rows, few rows and rows of one class alike. Every CSV value is read as text, so that nothing is
     inferred from the rows; the card alone says what they mean.
 
+    Args:
+        as_columns: as :func:`usufruct.domain.preprocessing.prepare_columns` has it.
     Raises:
         Refused: PERSON_HAS_SEVERAL_ROWS, when the card names a person column and a person is there twice.
         InvalidInput: DATA_UNREADABLE, when the file is missing, not of its format, or lacks a column of the card.
@@ -41,7 +43,7 @@ def load_card_data(path: Path, card: DatasetCard) -> PreparedData:
             reason="PERSON_HAS_SEVERAL_ROWS",
             field=card.person_column,
         )
-    return prepare_columns(card, columns)
+    return prepare_columns(card, columns, as_columns=as_columns)
 
 
 def _read(path: Path, names: list[str]) -> dict[str, list[Any]]:

@@ -1,5 +1,5 @@
-"""The zygote's and the trainer child's process: ``python -m usufruct_server.holder.training.child``, started by
-:class:`zygote.Zygote`, whose orders it takes from the socket whose descriptor is its only argument.
+"""The zygote's and the trainer child's process, started by :class:`zygote.Zygote` as :data:`zygote.PROGRAM`; it takes its
+orders from the socket whose descriptor is its only argument.
 
 A child is one process for one leg of one job. It speaks ``messages`` over the socket that came with the order to fork
 it, and ends when that socket closes. It holds the only copy of the rows in the clear; what it sends are updates that already
@@ -13,6 +13,7 @@ nothing that a fork copies: every draw of noise has a fresh key of the system's.
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import os
@@ -30,16 +31,20 @@ import torch
 from usufruct import graph
 from usufruct.domain.dataset_card import read_card
 from usufruct.domain.preprocessing import feature_width
-from usufruct.errors import UsufructError
+from usufruct.domain.query import EvaluationQuery, StatisticsQuery
+from usufruct.errors import ConfigError, InvalidInput, UsufructError
 from usufruct.graph.model_graph import FLOAT32, not_allowed
 from usufruct.privacy.gaussian_noise import discrete_gaussian
 from usufruct_server.holder.training.block import VALUE_BYTES
 from usufruct_server.holder.training.card_data import load_card_data
 from usufruct_server.holder.training.confinement import TrainerLimits, confine, end_with
-from usufruct_server.holder.training.dpsgd import rehearse
+from usufruct_server.holder.training.dpsgd import BoundedSum, rehearse
 from usufruct_server.holder.training.losses import checked_loss
 from usufruct_server.holder.training.messages import (
+    BaseModelFile,
     ConnectionEnded,
+    TrainerTask,
+    base_model_from_header,
     graph_from_header,
     receive,
     receive_descriptor,
@@ -47,32 +52,24 @@ from usufruct_server.holder.training.messages import (
     task_from_header,
 )
 from usufruct_server.holder.training.per_sample import ClippedSum
+from usufruct_server.holder.training.query_sum import evaluation_sum, statistics_sum
 from usufruct_server.holder.training.released import Release
 
 
 class Session:
-    """A task that has been started: model, data and plan of one leg.
+    """A task that has been started: model or query, data and plan of one leg.
 
     Raises:
         UsufructError: the graph, the loss or the data do not fit; before any row was used.
     """
 
     def __init__(self, header: dict[str, Any]) -> None:
-        self.task = task = task_from_header(header)
-        limits = graph.GraphLimits(physical_batch=task.plan.micro_batch_size)
-        bounds = graph.validate(task.graph, limits)
-        width = feature_width(task.card)
-        if task.graph.input_shape != (width,) or task.graph.input_dtype != FLOAT32:
-            raise not_allowed(
-                f"The model takes rows of the shape {task.graph.input_shape} and type {task.graph.input_dtype}; the "
-                f"dataset card gives {width} features of type {FLOAT32}.",
-                minimum=width,
-            )
-        loss = checked_loss(task.loss, bounds.outputs, len(task.card.label.classes))
-        self.clipped_sum = ClippedSum(graph.rebuild(task.graph, limits), loss)
+        task = task_from_header(header)
+        statistics = isinstance(task.query, StatisticsQuery)
+        self.clipped_sum = bounded_sum(task)
         rehearse(self.clipped_sum, task.plan)
-        self.release = Release(task, bounds.parameters)
-        self.data = load_card_data(task.data_path, task.card)
+        self.release = Release(task, self.clipped_sum.parameters)
+        self.data = load_card_data(task.data_path, task.card, as_columns=statistics)
         self.loaded: tuple[int, int, mmap.mmap] | None = None
 
     def load(self, block: mmap.mmap, header: dict[str, Any]) -> None:
@@ -80,7 +77,12 @@ class Session:
         self.loaded = None
         with memoryview(block) as view:
             weights = view[: header["weights_bytes"]]
-        self.clipped_sum.load(graph.weights_in(self.clipped_sum.module, weights))
+        if self.clipped_sum.module is not None:
+            self.clipped_sum.load(graph.weights_in(self.clipped_sum.module, weights))
+        elif len(weights):
+            raise InvalidInput(
+                "There is no model that the weights could be of.", reason="WEIGHTS_NOT_ALLOWED"
+            )
         self.loaded = (header["round"], header["attempt"], block)
 
     def run(self, header: dict[str, Any]) -> int:
@@ -101,6 +103,36 @@ class Session:
         return count
 
 
+def bounded_sum(task: TrainerTask) -> BoundedSum:
+    """What the task takes of each row.
+
+    Raises:
+        InvalidInput: GRAPH_NOT_ALLOWED or SPEC_INVALID.
+        ConfigError: BASE_MODEL_INVALID.
+    """
+    if isinstance(task.query, StatisticsQuery):
+        return statistics_sum(task.query, task.card)
+    assert task.graph is not None
+    limits = graph.GraphLimits(physical_batch=task.plan.micro_batch_size)
+    bounds = graph.validate(task.graph, limits)
+    width = feature_width(task.card)
+    if task.graph.input_shape != (width,) or task.graph.input_dtype != FLOAT32:
+        raise not_allowed(
+            f"The model takes rows of the shape {task.graph.input_shape} and type {task.graph.input_dtype}; the "
+            f"dataset card gives {width} features of type {FLOAT32}.",
+            minimum=width,
+        )
+    loss = checked_loss(task.loss, bounds.outputs, len(task.card.label.classes))
+    module = graph.rebuild(task.graph, limits)
+    base = base_for(bounds, task.base_model)
+    if base is not None and task.base_model is not None:
+        check_base_model(base, task.base_model.digest)
+        graph.load_frozen(module, base)
+    if isinstance(task.query, EvaluationQuery):
+        return evaluation_sum(task.query, module, loss, task.card)
+    return ClippedSum(module, loss)
+
+
 def appraise(header: dict[str, Any]) -> int:
     """Parameters of a graph that passes every check and fits the loss; no data are opened.
 
@@ -108,9 +140,43 @@ def appraise(header: dict[str, Any]) -> int:
         UsufructError: GRAPH_NOT_ALLOWED or SPEC_INVALID.
     """
     limits = graph.GraphLimits(physical_batch=header["micro_batch_size"])
-    bounds = graph.validate(graph_from_header(header["graph"]), limits)
+    proposed = graph_from_header(header["graph"])
+    bounds = graph.validate(proposed, limits)
+    base = base_for(bounds, base_model_from_header(header["base_model"]))
+    if base is not None:
+        graph.frozen_values(proposed, base)
     checked_loss(header["loss"], bounds.outputs, header["classes"])
     return bounds.parameters
+
+
+def base_for(bounds: graph.GraphBounds, file: BaseModelFile | None) -> graph.BaseModel | None:
+    """The base model that a checked graph needs, mapped; None where nothing is frozen.
+
+    Raises:
+        InvalidInput: SPEC_INVALID: a graph with frozen parameters and no base model, or the other way round.
+        ConfigError: BASE_MODEL_INVALID.
+    """
+    if (bounds.frozen_parameters > 0) != (file is not None):
+        raise InvalidInput(
+            "A job names a base model where its graph has frozen parameters, and only there.",
+            reason="SPEC_INVALID",
+            field="base_model",
+        )
+    return None if file is None else graph.open_base_model(Path(file.path))
+
+
+def check_base_model(base: graph.BaseModel, digest: str) -> None:
+    """Whether every number of it is what the job names, and fit to compute with.
+
+    Raises:
+        ConfigError: BASE_MODEL_INVALID.
+    """
+    if base.digest.hex() != digest:
+        raise ConfigError(
+            "The file of the base model is damaged; add it again: usufruct holder base-model add.",
+            reason="BASE_MODEL_INVALID",
+        )
+    base.check_values()
 
 
 def serve(connection: socket.socket) -> None:
@@ -244,6 +310,8 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     torch.set_num_threads(1)
     _warm_up()
+    gc.freeze()  # what was loaded is there for good: no child looks through it, which would copy its memory
+    gc.enable()
     children, text, connections = Children(), b"", list[int]()
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 64)
@@ -256,7 +324,3 @@ def main() -> None:
                 children.fork(order, socket.socket(fileno=connections.pop(0)), control)
             else:
                 children.end(order["end"])
-
-
-if __name__ == "__main__":
-    main()

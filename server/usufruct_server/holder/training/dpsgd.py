@@ -27,9 +27,13 @@ from usufruct.privacy.leg_plan import LegPlan
 from usufruct.privacy.plan import LocalPlan
 from usufruct.privacy.sampling import poisson_mask, random_order
 from usufruct_server.holder.training.per_sample import ClippedSum, Part
+from usufruct_server.holder.training.query_sum import QuerySum
 from usufruct_server.holder.training.step_sum import StepSum
 
 _SPARE_DEVIATIONS = 6.0
+
+BoundedSum = ClippedSum | QuerySum
+"""What a step adds up over its sample: of each row its clipped gradient, or what a query takes of it."""
 
 
 def micro_batches(plan: LegPlan) -> int:
@@ -43,7 +47,7 @@ def micro_batches(plan: LegPlan) -> int:
 
 
 def train_round(
-    clipped_sum: ClippedSum, data: PreparedData, plan: LocalPlan, optimizer: LocalOptimizer
+    clipped_sum: BoundedSum, data: PreparedData, plan: LocalPlan, optimizer: LocalOptimizer
 ) -> Iterator[NDArray[np.float64]]:
     """Trains from the present weights and gives the update. Call it only after the charge.
 
@@ -51,7 +55,7 @@ def train_round(
     any, in float64.
 
     Args:
-        clipped_sum: the job's model, with this round's weights, and its loss. Once the first chunk is given, its weights
+        clipped_sum: the job's model, with this round's weights, and its loss; or its query, of one step. Once the first chunk is given, its weights
             are needed no more: they may be overwritten.
         data: the holder's rows; may have none.
         plan: what is sampled, clipped and noised.
@@ -80,6 +84,7 @@ def train_round(
             if not left:
                 yield change
         if left:
+            assert isinstance(clipped_sum, ClippedSum)  # a query has one step
             clipped_sum.move(update)
 
 
@@ -90,7 +95,7 @@ def noised_chunk(chunk: NDArray[np.float64], plan: LocalPlan, count: int) -> NDA
     return noised
 
 
-def sum_over_sample(clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan) -> NDArray[np.float64]:
+def sum_over_sample(clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan) -> NDArray[np.float64]:
     """The clipped sum of one step as a whole, without noise; float64, shape (parameters,). It must not leave its caller."""
     total, at = np.empty(clipped_sum.parameters), 0
     for chunk in clipped_sums(clipped_sum, data, plan).chunks():
@@ -99,20 +104,26 @@ def sum_over_sample(clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan) 
     return total
 
 
-def clipped_sums(clipped_sum: ClippedSum, data: PreparedData, plan: LegPlan) -> StepSum:
+def clipped_sums(clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan) -> StepSum:
     """Clipped sum over a fresh Poisson sample, without noise: it must not leave the process. The sample ends here.
 
-    Rows go to random places. So, as long as the sample fits into :func:`micro_batches`, whether one row is in it does not
-    move the others, whose rounding may depend on where they are: given the places of the others it is a row in a place
-    or none. What a place's number is says nothing else.
+    Rows go to random places, since a row's rounding may depend on where it is. So one row more moves no other as long as the
+    sample fits into :func:`micro_batches`: given the places of the others it is a row in a place or none. Of a larger
+    sample, what does not fit follows in random order, and one row more moves one other at most, to the last place: take it
+    out, and put the last row where it was, and every arrangement of the others is as likely as any. What a place's number
+    is says nothing else.
     """
     sample = np.flatnonzero(poisson_mask(len(data.labels), plan.sample_rate))
     size = plan.micro_batch_size
-    count = max(micro_batches(plan), math.ceil(len(sample) / size))
-    row_at = np.full(count * size, -1)
-    row_at[random_order(len(row_at))[: len(sample)]] = sample
+    places = micro_batches(plan) * size
+    order = random_order(max(places, len(sample)))
+    row_at = np.full(max(micro_batches(plan), math.ceil(len(sample) / size)) * size, -1)
+    if len(sample) <= places:
+        row_at[order[: len(sample)]] = sample
+    else:
+        row_at[: len(sample)] = sample[order]
     total = StepSum(clipped_sum.parameters)
-    for rows in row_at.reshape(count, size):
+    for rows in row_at.reshape(-1, size):
         for part in _clipped(clipped_sum, *_gathered(data, rows), plan.clip_norm):
             total.add(part)
     return total
@@ -131,7 +142,7 @@ def _gathered(data: PreparedData, rows: NDArray[np.int64]) -> tuple[torch.Tensor
 
 
 def _clipped(
-    clipped_sum: ClippedSum,
+    clipped_sum: BoundedSum,
     features: torch.Tensor,
     labels: torch.Tensor,
     present: torch.Tensor,
@@ -153,14 +164,14 @@ def _clipped(
         yield whole
 
 
-def rehearse(clipped_sum: ClippedSum, plan: LegPlan) -> None:
+def rehearse(clipped_sum: BoundedSum, plan: LegPlan) -> None:
     """Runs one micro-batch of padding, so that a graph or a size that cannot be run is refused before any charge.
 
     Raises:
         InvalidInput: GRAPH_NOT_ALLOWED.
     """
     size = plan.micro_batch_size
-    features = torch.zeros((size, *clipped_sum.module.graph.input_shape))
+    features = torch.zeros((size, *clipped_sum.input_shape), dtype=torch.float64)
     try:
         none = torch.zeros(size, dtype=torch.float64)
         for _ in clipped_sum.part(

@@ -11,13 +11,23 @@ import json
 import socket
 import struct
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from usufruct.domain.dataset_card import DatasetCard, read_card
+from usufruct.domain.query import EvaluationQuery, Query, StatisticsQuery
 from usufruct.domain.training_job import LocalOptimizer
-from usufruct.graph.model_graph import Argument, ModelGraph, ModuleSpec, Node, NodeKind, NodeRef
+from usufruct.graph.model_graph import (
+    Argument,
+    FrozenParameter,
+    ModelGraph,
+    ModuleSpec,
+    Node,
+    NodeKind,
+    NodeRef,
+    SharedParameter,
+)
 from usufruct.privacy.distributed_plan import DistributedPlan, IntegerNoise
 from usufruct.privacy.leg_plan import LegPlan
 from usufruct.privacy.plan import LocalPlan
@@ -31,29 +41,41 @@ class ConnectionEnded(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class BaseModelFile:
+    """A base model of the holder: where it is, and its SHA-256 in hexadecimal digits."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrainerTask:
     """All that a trainer child is told about a leg, before any round.
 
     Attributes:
         card: of the dataset.
         data_path: the holder's file.
-        graph: the job's model; checked again in the child.
+        graph: the job's model; checked again in the child. None for statistics.
         plan: what is sampled, clipped and noised.
         loss, optimizer: of the job.
         weight: share of this leg in the average; the update is multiplied by it before it is rounded. With `local` noise
             only, as are:
         update_range, value_bits: how the update becomes integers (``usufruct.privacy.round_update``).
+        base_model: what the graph's frozen parameters are of; None where it has none.
+        query: what is asked of rows in place of training, if anything.
     """
 
     card: DatasetCard
     data_path: Path
-    graph: ModelGraph
+    graph: ModelGraph | None
     plan: LegPlan
     loss: str
     optimizer: LocalOptimizer
     weight: float
     update_range: float
     value_bits: int
+    base_model: BaseModelFile | None = None
+    query: Query | None = None
 
 
 def task_to_header(task: TrainerTask) -> dict[str, Any]:
@@ -61,13 +83,15 @@ def task_to_header(task: TrainerTask) -> dict[str, Any]:
     return {
         "card": task.card.to_bytes().decode(),
         "data_path": str(task.data_path),
-        "graph": graph_to_header(task.graph),
+        "graph": None if task.graph is None else graph_to_header(task.graph),
         "plan": asdict(task.plan),
         "loss": task.loss,
         "optimizer": asdict(task.optimizer),
         "weight": task.weight,
         "update_range": task.update_range,
         "value_bits": task.value_bits,
+        "base_model": base_model_to_header(task.base_model),
+        "query": None if task.query is None else asdict(task.query),
     }
 
 
@@ -76,14 +100,26 @@ def task_from_header(header: dict[str, Any]) -> TrainerTask:
     return TrainerTask(
         card=read_card(header["card"].encode()),
         data_path=Path(header["data_path"]),
-        graph=graph_from_header(header["graph"]),
+        graph=None if header["graph"] is None else graph_from_header(header["graph"]),
         plan=_plan(header["plan"]),
         loss=header["loss"],
         optimizer=LocalOptimizer(**header["optimizer"]),
         weight=header["weight"],
         update_range=header["update_range"],
         value_bits=header["value_bits"],
+        base_model=base_model_from_header(header["base_model"]),
+        query=None if header["query"] is None else _query(header["query"]),
     )
+
+
+def base_model_to_header(base_model: BaseModelFile | None) -> dict[str, str] | None:
+    """A base model as JSON values; :func:`base_model_from_header` gives it back."""
+    return None if base_model is None else asdict(base_model)
+
+
+def base_model_from_header(fields: dict[str, str] | None) -> BaseModelFile | None:
+    """The base model that :func:`base_model_to_header` wrote."""
+    return None if fields is None else BaseModelFile(**fields)
 
 
 def _plan(fields: dict[str, Any]) -> LegPlan:
@@ -92,13 +128,27 @@ def _plan(fields: dict[str, Any]) -> LegPlan:
     return LocalPlan(**fields)
 
 
+def _query(fields: dict[str, Any]) -> Query:
+    if "columns" in fields:
+        return StatisticsQuery(tuple(fields["columns"]), fields["bins"])
+    return EvaluationQuery(**fields)
+
+
 def graph_to_header(graph: ModelGraph) -> dict[str, Any]:
     """A graph as JSON values; :func:`graph_from_header` gives it back."""
     return {
         "version": graph.version,
         "input_shape": list(graph.input_shape),
         "input_dtype": graph.input_dtype,
-        "modules": [[spec.class_name, _pairs(spec.arguments)] for spec in graph.modules],
+        "modules": [
+            [
+                spec.class_name,
+                _pairs(spec.arguments),
+                [astuple(frozen) for frozen in spec.frozen],
+                [astuple(shared) for shared in spec.shared],
+            ]
+            for spec in graph.modules
+        ],
         "nodes": [
             [
                 node.kind.value,
@@ -118,7 +168,15 @@ def graph_from_header(graph: dict[str, Any]) -> ModelGraph:
         graph["version"],
         tuple(graph["input_shape"]),
         graph["input_dtype"],
-        tuple(ModuleSpec(name, _from_pairs(arguments)) for name, arguments in graph["modules"]),
+        tuple(
+            ModuleSpec(
+                name,
+                _from_pairs(arguments),
+                tuple(FrozenParameter(*each) for each in frozen),
+                tuple(SharedParameter(*each) for each in shared),
+            )
+            for name, arguments, frozen, shared in graph["modules"]
+        ),
         tuple(
             Node(NodeKind(kind), index, name, _arguments(arguments), _from_pairs(keywords))
             for kind, index, name, arguments, keywords in graph["nodes"]

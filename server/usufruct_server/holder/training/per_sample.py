@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from usufruct.graph.interpreter import InterpreterModule
+from usufruct.graph.interpreter import InterpreterModule, trained
 from usufruct_server.holder.training.kept_layers import (
     BLOCK_ROWS,
     KEPT_NUMBERS,
@@ -93,7 +93,8 @@ class ClippedSum:
         clipping: flat, or automatic.
         real: float32, or float64 for whom the last bits are worth twice the time.
     Attributes:
-        parameters: how many numbers the model has.
+        parameters: how many numbers are trained. Frozen ones stay as they are in the module, enter no norm and no sum.
+        input_shape: of a row's features.
     """
 
     def __init__(
@@ -103,20 +104,29 @@ class ClippedSum:
         clipping: Clipping = Clipping.FLAT,
         real: torch.dtype = torch.float32,
     ) -> None:
-        self.module = module.train().requires_grad_(False)
+        self.module = module.train()
+        self.input_shape = module.graph.input_shape
         self.loss = loss
         self.clipping = clipping
         self.real = module.real = real
+        own = [layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))]
         self._layers = [
-            layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))
+            layer for layer in own if any(p.requires_grad for p in layer.parameters(recurse=False))
         ]
-        self.by_rows = module.by_rows or any(type(layer) not in LAYER_RULES for layer in self._layers)
+        # the gradient by a parameter that layers share is more than what their rules give one by one
+        sharing = sum(1 for layer in own for _ in layer.parameters(recurse=False)) > len(
+            [*module.parameters()]
+        )
+        self.by_rows = module.by_rows or sharing or not all(map(_by_rule, self._layers))
         self._uses: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-        self._weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        self._weights = {name: parameter.detach() for name, parameter in trained(module)}
         self.parameters = sum(weights.numel() for weights in self._weights.values())
         if not self.by_rows:
             for layer in self._layers:
                 layer.register_forward_hook(self._note)
+        for parameter in module.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(real)
         self.move(None)
 
     def load(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
@@ -127,7 +137,7 @@ class ClippedSum:
     def move(self, update: NDArray[np.float64] | None) -> None:
         """Makes the weights those that were put in plus ``update``, float64 in layout order."""
         moved, at = None if update is None else torch.from_numpy(update), 0
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in trained(self.module):
             weights = self._weights[name]
             if moved is None:
                 parameter.data = weights.to(self.real)
@@ -213,7 +223,7 @@ class ClippedSum:
         self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
     ) -> Part:
         """The same with every row a batch of one. A gradient is there as numbers, so its mass is its norm."""
-        parameters = {name: value.detach() for name, value in self.module.named_parameters()}
+        parameters = {name: value.detach() for name, value in trained(self.module)}
 
         def of_row(values: dict[str, torch.Tensor], row: torch.Tensor, label: torch.Tensor) -> Any:
             output = functional_call(self.module, values, (row.unsqueeze(0),))
@@ -230,6 +240,11 @@ class ClippedSum:
             (added,) = kept.sums(self._factors(kept.squares, kept.masses, present[part], clip_norm))
             total += added
         return Part(lambda: iter([total]), total.nbytes)
+
+
+def _by_rule(layer: nn.Module) -> bool:
+    """Whether a rule gives what is asked of the layer: the gradient by all of its parameters."""
+    return type(layer) in LAYER_RULES and all(p.requires_grad for p in layer.parameters(recurse=False))
 
 
 @contextmanager

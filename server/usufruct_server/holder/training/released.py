@@ -14,16 +14,15 @@ from usufruct.privacy.gaussian_noise import require_fine_grid
 from usufruct.privacy.noise_table import NoiseTable
 from usufruct.privacy.rounding import round_update
 from usufruct.privacy.shares import noised_share, table_for
-from usufruct_server.holder.training.dpsgd import sum_over_sample, train_round
+from usufruct_server.holder.training.dpsgd import BoundedSum, sum_over_sample, train_round
 from usufruct_server.holder.training.messages import TrainerTask
-from usufruct_server.holder.training.per_sample import ClippedSum
 
 
 class Release:
     """The one way from rows to what is sent. Made before any charge: what can be refused is refused here.
 
     Args:
-        parameters: of the model.
+        parameters: of the model, or numbers that the query takes of a row.
     Raises:
         PlanInvalid: the plan is for another number of parameters.
         MechanismInvalid: `local` noise of this size on so many is more than its grid resolves.
@@ -45,7 +44,7 @@ class Release:
             self._table = table_for(plan)
 
     def integers(
-        self, clipped_sum: ClippedSum, data: PreparedData, rotation_seed: bytes
+        self, clipped_sum: BoundedSum, data: PreparedData, rotation_seed: bytes
     ) -> Iterator[NDArray[np.integer]]:
         """The integers of one attempt, after its charge, a chunk at a time: in all as many as parameters, or ``plan.dimension`` with
         `distributed` noise. Once the first chunk is given, the weights are needed no more.

@@ -50,8 +50,11 @@ Written out by the SDK, so not in the lists: `nn.MultiheadAttention` (self-atten
 and `min` with a dimension, `where` with a number, indexing by slices and numbers, and parameters that are no layer's
 (`RowParameter`). A layer may be used several times.
 
-Not there: BatchNorm (it mixes records), frozen parameters, several inputs, two layers that share a parameter, models of
-Hugging Face `transformers` by their own classes (write the encoder out, as `tests/unit/training/model_families.py` does).
+Parameters may be frozen (`requires_grad_(False)`, or `uf.lora`, whose adapters are linear layers): they are of a base model that
+the holder has on disk, and cost neither clipping nor noise. Layers may share a parameter. A model in which layers share one that is
+trained, or a layer is frozen in part, is trained by rows.
+
+Not there: BatchNorm (it mixes records), several inputs, models of Hugging Face `transformers` by their own classes (write the encoder out, as `tests/unit/training/model_families.py` does).
 """
 
 

@@ -22,8 +22,10 @@ from usufruct.errors import RoundFailed, UsufructError
 from usufruct.graph.model_graph import ModelGraph
 from usufruct_server.holder.training.block import SharedBlock
 from usufruct_server.holder.training.messages import (
+    BaseModelFile,
     ConnectionEnded,
     TrainerTask,
+    base_model_to_header,
     graph_to_header,
     receive,
     send,
@@ -85,16 +87,19 @@ class Trainer:
         micro_batch_size: int,
         loss: str,
         classes: int,
+        base_model: BaseModelFile | None = None,
         timeout_seconds: float = START_SECONDS,
     ) -> int:
         """Has the child check a proposed graph and whether the loss fits it; no data are opened.
 
         A stranger's graph is built here and not in the server: whatever it costs or breaks, it is the child.
 
+        Args:
+            base_model: what the graph's frozen parameters are of; only that it has them is checked here.
         Returns:
-            How many parameters the graph has.
+            How many parameters of the graph are trained.
         Raises:
-            UsufructError: GRAPH_NOT_ALLOWED or SPEC_INVALID.
+            UsufructError: GRAPH_NOT_ALLOWED, SPEC_INVALID or BASE_MODEL_INVALID.
             TrainerFailed: no answer in time.
         """
         header = {
@@ -103,6 +108,7 @@ class Trainer:
             "micro_batch_size": micro_batch_size,
             "loss": loss,
             "classes": classes,
+            "base_model": base_model_to_header(base_model),
         }
         answer = self._ask(header, "appraised", timeout_seconds)
         return int(answer["parameters"])
@@ -121,8 +127,8 @@ class Trainer:
         """Gives the child its leg: it checks graph, loss and card, and reads the data. Before any charge.
 
         Raises:
-            UsufructError: with the reason of the refusal, such as GRAPH_NOT_ALLOWED, SPEC_INVALID, DATA_UNREADABLE or
-                PERSON_HAS_SEVERAL_ROWS. The child lives on.
+            UsufructError: with the reason of the refusal, such as GRAPH_NOT_ALLOWED, SPEC_INVALID, BASE_MODEL_INVALID,
+                DATA_UNREADABLE or PERSON_HAS_SEVERAL_ROWS. The child lives on.
             TrainerFailed: it did not answer in time.
         """
         self._ask({"request": "start", "task": task_to_header(task)}, "started", timeout_seconds)
@@ -143,7 +149,14 @@ class Trainer:
         header = {"request": "weights", "round": round, "attempt": attempt, "weights_bytes": weights_bytes}
         self._ask(header, "weights", timeout_seconds, block.descriptor)
 
-    def run(self, round: int, attempt: int, timeout_seconds: float, rotation_seed: bytes = b"") -> int:
+    def run(
+        self,
+        round: int,
+        attempt: int,
+        timeout_seconds: float,
+        rotation_seed: bytes = b"",
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> int:
         """Trains one round from the weights that were checked last. Draws noise, so charge the ledger first.
 
         The integers of :class:`released.Release` are in the attempt's block afterwards, in the place of the weights. The
@@ -153,6 +166,7 @@ class Trainer:
             round, attempt: as charged, and as the weights were checked for.
             timeout_seconds: afterwards the child is killed.
             rotation_seed: of the attempt, 32 public bytes; needed with `distributed` noise.
+            meanwhile: done here while the child trains. What it raises is raised, and ends the child.
         Returns:
             How many integers there are.
         Raises:
@@ -160,7 +174,7 @@ class Trainer:
                 charged stays charged.
         """
         header = {"request": "run", "round": round, "attempt": attempt, "rotation_seed": rotation_seed.hex()}
-        return int(self._ask(header, "update", timeout_seconds)["values"])
+        return int(self._ask(header, "update", timeout_seconds, meanwhile=meanwhile)["values"])
 
     def stop(self) -> None:
         """Ends the child and removes its scratch directory. May be called again, from any thread."""
@@ -180,13 +194,19 @@ class Trainer:
     # -- one question, one answer --
 
     def _ask(
-        self, header: dict[str, Any], expected: str, timeout_seconds: float, descriptor: int | None = None
+        self,
+        header: dict[str, Any],
+        expected: str,
+        timeout_seconds: float,
+        descriptor: int | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
         deadline_seconds = time.monotonic() + timeout_seconds
         with self._lock:
             self._await_ready(deadline_seconds)
             try:
                 send(self._connection, header, descriptor, deadline_seconds)
+                self._do(meanwhile)
                 answer = receive(self._connection, deadline_seconds)
             except ConnectionEnded as error:
                 raise self._failed(f"no answer to {header['request']!r} ({error})") from error
@@ -198,6 +218,13 @@ class Trainer:
                     f"{header['request']!r} failed ({answer.get('where', 'unexpected answer')})"
                 )
             return answer
+
+    def _do(self, meanwhile: Callable[[], None]) -> None:
+        try:
+            meanwhile()
+        except BaseException:
+            self._failed("is not waited for")  # its answer would be taken for that of another request
+            raise
 
     def _await_ready(self, deadline_seconds: float) -> None:
         if self._pid:

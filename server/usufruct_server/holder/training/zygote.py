@@ -16,9 +16,13 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Final
 
 from usufruct_server.holder.training.confinement import TrainerLimits
 from usufruct_server.holder.training.trainer import Trainer
+
+PROGRAM: Final = "import gc; gc.disable(); from usufruct_server.holder.training.child import main; main()"
+"""Nothing of what is loaded is ever garbage: looking for some, again and again, takes a quarter of the time."""
 
 
 class Zygote:
@@ -77,10 +81,9 @@ class Zygote:
 
     def _start(self) -> None:
         self._control, theirs = socket.socketpair()
-        module = "usufruct_server.holder.training.child"
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                [sys.executable, "-P", "-c", PROGRAM, str(theirs.fileno())],
                 env=_environment(self._scratch),
                 cwd=self._scratch,
                 pass_fds=(theirs.fileno(),),
