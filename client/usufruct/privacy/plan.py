@@ -30,9 +30,8 @@ MINIMUM_GRAD_NORM: Final = 1e-6
 MAXIMUM_GRAD_NORM: Final = 1e6
 
 CLIP_SLACK: Final = 1e-3
-"""Share of ``max_grad_norm`` kept back for arithmetic: per-sample norms in float32 err by up to 1e-4 of it
-(measured, DESIGN section 4), float64 sums over fixed micro-batches by under 1e-11, and putting a sum on the
-grid of its noise takes up to 5e-4."""
+"""Share of ``max_grad_norm`` kept back for arithmetic: rounding in the trainer's sums adds up to 4.7e-4 of it (proved
+there), and putting a sum on the grid of its noise takes up to 5e-4."""
 
 GRID_SLACK: Final = 5e-4
 """Share of ``max_grad_norm`` that putting two neighbouring sums on a grid may add to their distance."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
 from typing import Final
 
 import numpy as np
@@ -43,7 +41,7 @@ def poisson_mask(count: int, sample_rate: float) -> NDArray[np.bool_]:
 
 def included(words: Words, sample_rate: float) -> NDArray[np.bool_]:
     """Which words fall below ``sample_rate * 2^64``, compared as integers."""
-    threshold = math.floor(Fraction(sample_rate) * 2**64)
+    threshold = int(sample_rate * 2.0**64)  # to multiply by a power of two is exact
     if threshold >= 2**64:
         return np.ones(words.size, dtype=np.bool_)
     return words < np.uint64(threshold)

@@ -127,12 +127,12 @@ def test_the_measured_models_are_within_1e_6_in_float32(name: str, clip_share: f
     assert (got - want).norm() > 1e-12 * want.norm()  # it is float32
 
 
-@pytest.mark.parametrize("rows", [64, 200])
+@pytest.mark.parametrize("rows", [64, 200, 600])
 @pytest.mark.parametrize("name", training.MODELS)
 def test_a_row_moves_a_float32_sum_by_no_more_than_is_left_for_rounding(name: str, rows: int) -> None:
     """Rows that are all alike add up to the largest partial sums, and so to the largest rounding errors. At least half
     of a block's errors must point one way for this to be off: it shows gross faults, the proof is in kept_layers."""
-    assert (1 - CLIP_SLACK) * (1 + ADDED_BY_ROUNDING) <= 1 - GRID_SLACK
+    assert (1 - CLIP_SLACK) * (1 + ADDED_BY_ROUNDING + 2.0**-18) <= 1 - GRID_SLACK
     torch.manual_seed(1)
     clipped_sum = _clipped_sum(
         training.MODELS[name](), CROSS_ENTROPY, 3.0, real=torch.float32, width=training.WIDTH

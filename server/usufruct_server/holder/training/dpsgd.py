@@ -97,11 +97,7 @@ def noised_chunk(chunk: NDArray[np.float64], plan: LocalPlan, count: int) -> NDA
 
 def sum_over_sample(clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan) -> NDArray[np.float64]:
     """The clipped sum of one step as a whole, without noise; float64, shape (parameters,). It must not leave its caller."""
-    total, at = np.empty(clipped_sum.parameters), 0
-    for chunk in clipped_sums(clipped_sum, data, plan).chunks():
-        total[at : at + chunk.size] = chunk
-        at += chunk.size
-    return total
+    return clipped_sums(clipped_sum, data, plan).whole()
 
 
 def clipped_sums(clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan) -> StepSum:

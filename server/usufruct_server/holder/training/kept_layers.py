@@ -15,15 +15,16 @@ out by at most C·(1 + ``ADDED_BY_ROUNDING``), besides what :class:`BookKept` ad
 are added up. Every addition errs by at most u = 2⁻²⁴ of its result, so a sum of n terms by u times the sum of its partial
 sums; a term is part of all those above it in the tree of additions, and over all terms these are at most n(n + 1)/2 - 1 + n.
 With one rounding each for factor, weighted row and product, the sum over a block of n rows errs by u·C·(n² + 9n)/2 at most,
-in L2 norm over all parameters by Minkowski's inequality, with the row and without it; other blocks are the same in both.
+in L2 norm over all parameters by Minkowski's inequality. Of b blocks that are folded, those with the row in them are sums of
+at most 2n, 4n, ... bn rows and err by u·C·2bn at most. Both with the row and without it; all else is the same in both.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -36,7 +37,10 @@ from usufruct_server.holder.training.layer_rules import (
 )
 
 BLOCK_ROWS: Final = 64
-"""Rows whose products are added up in the precision of the model."""
+"""Rows whose products are added up in the precision of the model, in whatever order."""
+
+FOLDED_BLOCKS: Final = 8
+"""Blocks whose sums are added up in the precision of the model, by halves."""
 
 _TERMS: Final = 1024
 """Numbers whose squares are added up in the precision of the model."""
@@ -44,8 +48,13 @@ _TERMS: Final = 1024
 _SHORT: Final = (_TERMS + 4) * 2.0**-24
 """6.1e-5."""
 
-ADDED_BY_ROUNDING: Final = (BLOCK_ROWS**2 + 9 * BLOCK_ROWS) * 2.0**-24 + _SHORT
-"""3.4e-4: less than what ``CLIP_SLACK`` leaves beside ``GRID_SLACK``."""
+ADDED_BY_ROUNDING: Final = (
+    BLOCK_ROWS**2 + 9 * BLOCK_ROWS + 4 * FOLDED_BLOCKS * BLOCK_ROWS
+) * 2.0**-24 + _SHORT
+"""4.6e-4: less than what ``CLIP_SLACK`` leaves beside ``GRID_SLACK``."""
+
+_ROWS_TIMES_TERMS: Final = 1 << 21
+"""m·n of :class:`BookKept`."""
 
 KEPT_NUMBERS: Final = 1 << 23
 """Numbers of ``RowGradients`` that a micro-batch may leave, over all layers (32 MiB)."""
@@ -65,16 +74,17 @@ class KeptLayer(Protocol):
     size_bytes: int
 
     def sums(self, factors: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Σ factors[i]·gradient[i], float64, flat, in the order of the layer's parameters, in pieces whose lengths
-        follow from the layer alone. A row of factor zero adds nothing, whatever it holds."""
+        """Σ factors[i]·gradient[i], flat, in the order of the layer's parameters, in pieces whose lengths follow from the
+        layer alone; a piece is float64, or of the precision of the model if nothing more was to be added to it. A row of
+        factor zero adds nothing, whatever it holds."""
         ...
 
 
-def keep(layer: nn.Module, uses: Sequence[Use], numbers_left: int) -> KeptLayer:
+def keep(layer: nn.Module, uses: Sequence[Use], numbers_left: int, features: torch.Tensor) -> KeptLayer:
     """The form that suits a layer, if ``numbers_left`` numbers more may be kept."""
     rule = LAYER_RULES[type(layer)]
     if isinstance(layer, nn.Linear) and len(uses) == 1 and uses[0][0].dim() == 2:
-        return OuterProducts(layer, *uses[0])
+        return OuterProducts(layer, *uses[0], _share_memory(uses[0][0], features))
     if rule.book_keeping is None or row_numbers(layer, uses) <= numbers_left:
         assert rule.gradients is not None
         blocks = (
@@ -92,27 +102,48 @@ def row_numbers(layer: nn.Module, uses: Sequence[Use]) -> int:
 
 
 class OuterProducts:
-    """``nn.Linear`` applied once, to values [batch, inputs]."""
+    """``nn.Linear`` applied once, to values ``a`` [batch, inputs]. Where these are ``features``, preprocessing has left
+    nothing in them that is not finite, and to put zero in its place, which takes as long as to read them, is for the case
+    that it has."""
 
-    def __init__(self, layer: nn.Linear, a: torch.Tensor, d: torch.Tensor) -> None:
+    def __init__(self, layer: nn.Linear, a: torch.Tensor, d: torch.Tensor, features: bool) -> None:
         self._bias = layer.bias is not None
-        self.squares = self.masses = _squares(d) * (_squares(a) + (1.0 if self._bias else 0.0))
-        self._a, self._d = _finite(a), _finite(d)
+        of_a = _squares(a)
+        self.squares = self.masses = _squares(d) * (of_a + 1.0 if self._bias else of_a)
+        self._a = a if features and bool(torch.isfinite(of_a).all()) else _finite(a)
+        self._d = _finite(d)
         self.size_bytes = self._a.nbytes + self._d.nbytes
 
     def sums(self, factors: torch.Tensor) -> Iterator[torch.Tensor]:
-        scaled, (rows, inputs) = _finite(weighted(self._d, factors.to(self._d.dtype))), self._a.shape
+        scaled, (rows, inputs) = weighted(self._d, factors.to(self._d.dtype)), self._a.shape
         whole = rows - rows % BLOCK_ROWS
         a_blocks = self._a[:whole].view(-1, BLOCK_ROWS, inputs)
-        d_blocks = scaled[:whole].view(-1, BLOCK_ROWS, scaled.shape[1])
+        d_blocks = scaled[:whole].view(-1, BLOCK_ROWS, scaled.shape[1]).transpose(1, 2)
         for piece in row_pieces(scaled.shape[1], inputs):
-            products = torch.bmm(d_blocks[:, :, piece].transpose(1, 2), a_blocks)
-            total = torch.from_numpy(np.add.reduce(products.numpy(), axis=0, dtype=np.float64))
+            parts = [
+                _folded(
+                    torch.bmm(d_blocks[at : at + FOLDED_BLOCKS, piece], a_blocks[at : at + FOLDED_BLOCKS])
+                )
+                for at in range(0, len(a_blocks), FOLDED_BLOCKS)
+            ]
             if whole < rows:
-                total += scaled[whole:, piece].t() @ self._a[whole:]
+                parts.append(scaled[whole:, piece].t() @ self._a[whole:])
+            total = parts[0] if len(parts) == 1 else parts[0].double()
+            for part in parts[1:]:
+                total += part
             yield total.view(-1)
         if self._bias:
             yield scaled.sum(0, dtype=torch.float64)
+
+
+def _folded(products: torch.Tensor) -> torch.Tensor:
+    """The sum of all [blocks, ...], by halves; overwrites them."""
+    values, count = products.numpy(), len(products)
+    while count > 1:
+        half = count // 2
+        values[:half] += values[count - half : count]
+        count -= half
+    return products[0]
 
 
 class RowGradients:
@@ -145,25 +176,41 @@ class RowGradients:
 
 
 class BookKept:
-    """By a rule, in float64."""
+    """By a rule, in float64, some rows at a time. Terms of a row may be ``largest_mass`` times as large as what they add
+    up to, and so may what rounding adds: n·2⁻⁵²·m·largest_mass·C at most for m rows and n terms, which is 2⁻¹⁹·C."""
 
     def __init__(self, layer: nn.Module, rule: BookKeeping, uses: Sequence[Use]) -> None:
         self._layer, self._rule = layer, rule
         self.squares, self.masses = rule.squares(layer, _double(uses))
         self._uses = [(_finite(a), _finite(d)) for a, d in uses]
         self.size_bytes = sum(a.nbytes + d.nbytes for a, d in self._uses)
+        places = sum(d[0].numel() for _, d in uses) // rule.outputs(layer)
+        self._rows = min(BLOCK_ROWS, max(1, math.isqrt(_ROWS_TIMES_TERMS // places)))
 
     def sums(self, factors: torch.Tensor) -> Iterator[torch.Tensor]:
-        yield from self._rule.weighted_sums(self._layer, _double(self._uses), factors)
+        of_blocks = [
+            self._rule.weighted_sums(
+                self._layer, _double([(a[rows], d[rows]) for a, d in self._uses]), factors[rows]
+            )
+            for rows in _blocks(len(factors), self._rows)
+        ]
+        for first, *others in zip(*of_blocks, strict=True):
+            for other in others:
+                first += other
+            yield first
 
 
-def _blocks(rows: int) -> Iterator[slice]:
-    for at in range(0, rows, BLOCK_ROWS):
-        yield slice(at, min(at + BLOCK_ROWS, rows))
+def _blocks(rows: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
+    for at in range(0, rows, size):
+        yield slice(at, min(at + size, rows))
 
 
 def _double(uses: Sequence[Use]) -> list[Any]:
     return [(a.double() if a.is_floating_point() else a, d.double()) for a, d in uses]
+
+
+def _share_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _squares(values: torch.Tensor) -> torch.Tensor:
@@ -171,7 +218,7 @@ def _squares(values: torch.Tensor) -> torch.Tensor:
     ``_TERMS`` numbers at most, and what those below the least normal number leave out is added again. Rows longer than
     1.8e19 in float32 have none: they are not finite."""
     columns = values.shape[1]
-    parts = values.split(_TERMS, dim=1) if columns > _TERMS else (values,)
+    parts = torch.split(values, _TERMS, dim=1) if columns > _TERMS else (values,)
     squares = added([torch.linalg.vector_norm(part, dim=1).double().square_() for part in parts])
     return squares.add_(columns * torch.finfo(values.dtype).tiny)
 

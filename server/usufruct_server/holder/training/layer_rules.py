@@ -32,8 +32,8 @@ Use: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 CHUNK_ELEMENTS = 1 << 22
 """Numbers that a rule holds at once for rows one by one (32 MiB)."""
 
-PIECE_ELEMENTS = 1 << 15
-"""Numbers of a matrix' sum that are made at once, if a row has no more (256 KiB)."""
+PIECE_ELEMENTS = 1 << 17
+"""Numbers of a matrix' sum that are made at once, if a row has no more (1 MiB)."""
 
 _EPSILON = 2.0**-52
 
@@ -53,11 +53,13 @@ class BookKeeping:
         squares: (layer, uses) -> two tensors [batch]: the squared norm of each row's gradient over the layer's
             parameters, never below the true one by more than float64's error, and its squared mass.
         weighted_sums: (layer, uses, factors [batch]) -> Σ factors[i]·gradient[i], flat, in the order of the layer's
-            parameters, in pieces whose lengths follow from the layer alone; a large matrix in many.
+            parameters, in pieces whose lengths follow from the layer alone; a large matrix in many. A piece is the caller's.
+        outputs: layer -> numbers that come out of one place of a row.
     """
 
     squares: Callable[[Any, Sequence[Use]], tuple[torch.Tensor, torch.Tensor]]
     weighted_sums: Callable[[Any, Sequence[Use], torch.Tensor], Iterator[torch.Tensor]]
+    outputs: Callable[[Any], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ def _patches(layer: nn.Conv1d | nn.Conv2d, a: torch.Tensor, d: torch.Tensor) -> 
     (ky, kx), (sy, sx), (ey, ex) = (
         (*one, *sizes) for sizes in (layer.kernel_size, layer.stride, layer.dilation)
     )
-    py, px = (*(0 for _ in one), *layer.padding)
+    py, px = (*(0 for _ in one), *layer.padding)  # type: ignore[misc]
     a, d = (values.unsqueeze(2) if one else values for values in (a, d))
     a = functional.pad(a.permute(0, 2, 3, 1), (0, 0, px, px, py, py)).contiguous()
     rows, height, width, channels = d.shape[0], d.shape[2], d.shape[3], a.shape[3]
@@ -322,14 +324,20 @@ def _row_parameter(layer: own_layers.RowParameter, a: torch.Tensor, d: torch.Ten
     return [d.reshape(d.shape[0], 1, -1)]
 
 
-_CONVOLUTION = LayerRule(_conv_gradients, BookKeeping(_conv_squares, _conv_sums), _conv_ordered)
+_CONVOLUTION = LayerRule(
+    _conv_gradients, BookKeeping(_conv_squares, _conv_sums, lambda layer: layer.out_channels), _conv_ordered
+)
 
 LAYER_RULES: Mapping[type[nn.Module], LayerRule] = MappingProxyType(
     {
-        nn.Linear: LayerRule(_linear_gradients, BookKeeping(_linear_squares, _linear_sums)),
+        nn.Linear: LayerRule(
+            _linear_gradients, BookKeeping(_linear_squares, _linear_sums, lambda layer: layer.out_features)
+        ),
         nn.Conv1d: _CONVOLUTION,
         nn.Conv2d: _CONVOLUTION,
-        own_layers.Embedding: LayerRule(None, BookKeeping(_embedding_squares, _embedding_sums)),
+        own_layers.Embedding: LayerRule(
+            None, BookKeeping(_embedding_squares, _embedding_sums, lambda layer: layer.embedding_dim)
+        ),
         nn.LayerNorm: _small(_trailing),
         nn.RMSNorm: _small(_trailing),
         nn.GroupNorm: _small(_group_norm),

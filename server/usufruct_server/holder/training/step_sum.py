@@ -8,6 +8,7 @@ unless a sample is so large that what is kept would take more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,39 +41,50 @@ class StepSum:
         """Adds a micro-batch."""
         kept = sum(part.size_bytes for part in self._parts)
         if self._parts and kept + part.size_bytes > _KEPT_BYTES_PER_VALUE * self._count:
-            total, at = np.empty(self._count) if self._total is None else self._total, 0
-            for piece in self._pieces():
-                total[at : at + piece.size] = piece
-                at += piece.size
-            self._total, self._parts = total, []
+            self._total, self._parts = self._added(), []
         self._parts.append(part)
 
+    def whole(self) -> NDArray[np.float64]:
+        """The sum, float64, finite; it is this object's own."""
+        return _finite(self._added())
+
     def chunks(self) -> Iterator[NDArray[np.float64]]:
-        """The sum, float64, finite, in order; a chunk is valid until the next one.
+        """The sum, float64, finite, in order; a chunk is valid until the next one."""
+        for chunk in _of_one_size(self._pieces(), min(CHUNK_VALUES, self._count)):
+            yield _finite(chunk)
 
-        A value that is not finite, which no rows are known to bring about, counts as zero: what follows is an update like any
-        other and not a failure that tells of the rows.
-        """
-        for chunk in _of_one_size(self._pieces(), CHUNK_VALUES):
-            torch.nan_to_num_(torch.from_numpy(chunk), nan=0.0, posinf=0.0, neginf=0.0)
-            yield chunk
+    def _added(self) -> NDArray[np.float64]:
+        total, at = np.empty(self._count) if self._total is None else self._total, 0
+        for piece in self._pieces():
+            total[at : at + piece.size] = piece
+            at += piece.size
+        return total
 
-    def _pieces(self) -> Iterator[NDArray[np.float64]]:
+    def _pieces(self) -> Iterator[NDArray[np.floating[Any]]]:
         """The sum in pieces of any lengths; the same rounding whether something was added up before or not."""
         total, at = self._total, 0
         if not self._parts:
             yield np.zeros(self._count) if total is None else total
         for first, *others in zip(*(part.pieces() for part in self._parts), strict=True):
-            piece: NDArray[np.float64] = first.numpy()
+            piece = first.numpy()
             if total is not None:
                 piece = total[at : at + piece.size] + piece
+            elif others:
+                piece = piece.astype(np.float64)
             for other in others:
                 piece += other.numpy()
             at += piece.size
             yield piece
 
 
-def _of_one_size(pieces: Iterable[NDArray[np.float64]], size: int) -> Iterator[NDArray[np.float64]]:
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A value that is not finite, which no rows are known to bring about, counts as zero: what follows is an update like any
+    other and not a failure that tells of the rows."""
+    torch.nan_to_num_(torch.from_numpy(values), nan=0.0, posinf=0.0, neginf=0.0)
+    return values
+
+
+def _of_one_size(pieces: Iterable[NDArray[np.floating[Any]]], size: int) -> Iterator[NDArray[np.float64]]:
     chunk, filled = np.empty(size), 0
     for piece in pieces:
         at = 0
