@@ -103,7 +103,7 @@ BUGS = (
         (
             Edit(
                 _PER_SAMPLE,
-                "factors = clip_norm / norms.clamp(min=clip_norm)",
+                "factors = (clip_norm / norms).clamp_(max=1.0)",
                 "factors = torch.ones_like(norms)",
             ),
         ),
@@ -116,8 +116,8 @@ BUGS = (
         (
             Edit(
                 _PER_SAMPLE,
-                "factors = clip_norm / norms.clamp(min=clip_norm)",
-                "factors = (clip_norm / (norms * present).norm().clamp(min=clip_norm)).expand_as(norms)",
+                "factors = (clip_norm / norms).clamp_(max=1.0)",
+                "factors = (clip_norm / (norms * present).norm().clamp(min=clip_norm)).repeat(len(norms))",
             ),
         ),
         (f"{_TRAINING_TESTS}/test_per_sample.py::test_it_equals_a_loop_over_single_rows",),
@@ -171,8 +171,8 @@ BUGS = (
         (
             Edit(
                 _DPSGD,
-                "range(max(micro_batches(plan), math.ceil(len(sample) / size)))",
-                "range(len(sample) // size)",
+                "for rows in row_at.reshape(-1, size):",
+                "for rows in row_at.reshape(-1, size)[:-1]:",
             ),
         ),
         (f"{_TRAINING_TESTS}/test_dpsgd.py::test_the_size_of_micro_batches_changes_nothing",),
@@ -236,19 +236,8 @@ BUGS = (
         (
             Edit(
                 _PER_SAMPLE,
-                "squares, masses = torch.zeros_like(present), torch.zeros_like(present)\n",
-                "squares, masses, groups = torch.zeros_like(present), torch.zeros_like(present), []\n",
-            ),
-            Edit(
-                _PER_SAMPLE,
-                "                masses += of_mass\n",
-                "                masses += of_mass\n"
-                "                groups.append(self._factors(of_gradient, of_mass, present, clip_norm)[0])\n",
-            ),
-            Edit(
-                _PER_SAMPLE,
-                "            for layer, of_layer in zip(self._layers, cleaned, strict=True):\n",
-                "            for layer, of_layer, factors in zip(self._layers, cleaned, groups, strict=True):\n",
+                "yield from part.sums(factors)",
+                "yield from part.sums(self._factors(part.squares, part.masses, present, clip_norm))",
             ),
         ),
         (f"{_TRAINING_TESTS}/test_per_sample.py::test_one_row_moves_the_sum_by_at_most_the_clip_norm",),
