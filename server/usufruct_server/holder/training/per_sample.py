@@ -68,7 +68,7 @@ class Part:
         """The pieces, each made when it is asked for."""
         pieces = self.make()
         while True:
-            with _without_subnormals():
+            with without_subnormals():
                 piece = next(pieces, None)
             if piece is None:
                 return
@@ -159,7 +159,7 @@ class ClippedSum:
             present: float64 [batch]: 1 for a row, 0 for padding.
             clip_norm: L2 bound of one row's gradient over all parameters.
         """
-        with _without_subnormals():
+        with without_subnormals():
             by = self._part_by_rows if self.by_rows else self._part_by_book_keeping
             return by(features, labels, present, clip_norm)
 
@@ -231,7 +231,7 @@ def _by_rule(layer: nn.Module) -> bool:
 
 
 @contextmanager
-def _without_subnormals() -> Iterator[None]:
+def without_subnormals() -> Iterator[None]:
     """Numbers below 1e-308 are zero: they would be slow, and the time would tell of them."""
     torch.set_flush_denormal(True)
     try:
