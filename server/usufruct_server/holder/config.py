@@ -244,7 +244,7 @@ def _endpoint(table: Table, key: str) -> str:
 
 
 def _witness_dir(table: Table, state_dir: Path) -> Path:
-    standard = Path(f"/var/tmp/usufruct-{os.getuid()}")  # noqa: S108: whose it is is looked at
+    standard = Path(f"/var/tmp/usufruct-{os.getuid()}")  # noqa: S108 - whose it is is looked at
     folder: Path = table.location("witness_dir", standard)
     if folder.resolve().is_relative_to(state_dir.resolve()):
         raise table.error("witness_dir", "must be outside state_dir: a backup must not have both")
