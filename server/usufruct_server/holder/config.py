@@ -57,7 +57,7 @@ class Policy:
         job_kinds: what a job may do with rows: train on them, evaluate a model, take statistics.
         noise_modes: those that are accepted.
         co_holders: numbers on chain of holders that this one knows to be separate institutions. Only they, and this holder,
-            count towards the holders that a sum with distributed noise must have.
+            count towards a dataset's ``min_cohort``, and towards the holders that a sum with distributed noise must have.
         max_epsilon_per_job, max_loss_per_job_micro: at most one is set; limits what one job may reserve.
         builders_allow, builders_deny: addresses, checksummed.
         unknown_builders: what happens to builders on neither list, where ``auto_grant`` is on.
@@ -120,7 +120,7 @@ class DatasetConfig:
         data: CSV or Parquet file.
         dataset_id: number on chain, when the file names it; otherwise ``holder register`` remembers it.
         price_units, token: asked for one job.
-        min_cohort: least holders in a sum.
+        min_cohort: least holders in a sum, this one and those that the policy names; above 1 it needs ``co_holders``.
         order: Rényi order of the dataset's lifetime budget.
         cap_micro: that budget, 10^-6 nat.
         delta: for translating epsilons at this dataset.
