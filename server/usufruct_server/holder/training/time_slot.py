@@ -26,7 +26,7 @@ from typing import Final, TypeVar
 Item = TypeVar("Item")
 
 MARGIN: Final = 1.25
-"""A slot is so many times as long as the worst rehearsal."""
+"""A slot is so many times as long as the worst rehearsal that counts (``dpsgd.rehearse``)."""
 LEAST_SECONDS: Final = 2e-3
 """No attempt is answered before the stopwatch shows this: a moment without the processor should not make a short one late."""
 _GRID: Final = 8
