@@ -27,6 +27,7 @@ from usufruct_server.holder.training.per_sample import ClippedSum, Part
 from usufruct_server.holder.training.time_slot import (
     LEAST_SECONDS,
     MARGIN,
+    TICK_SECONDS,
     Clock,
     RowTime,
     TimeSlots,
@@ -190,6 +191,17 @@ def test_how_long_the_noise_takes_is_not_taken_for_the_rows(work: Work, tmp_path
     took, late = run(leg)
     assert late == 0
     assert 2 * SLOT + 1000.0 <= took < 2 * SLOT + 1000.02
+
+
+def test_an_answer_leaves_whole_ticks_after_its_attempt_began(work: Work, tmp_path: Path) -> None:
+    """What draws take by the values drawn is not to be seen in the time."""
+    leg, taken = session(work, tmp_path, 40), set()
+    for draws in (7.0001, 7.0002, 7.0004):
+        work.noise = draws
+        leg.clock.sleep = lambda seconds: setattr(work.clock, "time", work.clock.time + seconds)  # type: ignore[method-assign]
+        taken.add(round(run(leg)[0], 6))
+    assert len(taken) == 1
+    assert (taken.pop() / TICK_SECONDS) % 1 == pytest.approx(0, abs=1e-6)
 
 
 def test_a_moment_without_the_processor_makes_no_short_attempt_late() -> None:

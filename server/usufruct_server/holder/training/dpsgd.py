@@ -197,11 +197,11 @@ def rehearse(clipped_sum: BoundedSum, plan: LegPlan, clock: Clock | None = None)
             np.flatnonzero(poisson_mask(plan.nominal_size, plan.sample_rate))
         try:
             with step.counted():
-                total = StepSum(clipped_sum.parameters)
+                summed = StepSum(clipped_sum.parameters)
                 for index in range(taken):
                     rows = np.arange(index * size, (index + 1) * size)
-                    total.add(clipped_sum.part(*_padded(made_up, rows, size), plan.clip_norm))
-                for _ in total.chunks():
+                    summed.add(clipped_sum.part(*_padded(made_up, rows, size), plan.clip_norm))
+                for _ in summed.chunks():
                     pass
         except Exception as error:
             raise not_allowed(

@@ -2,16 +2,18 @@
 
 *Guarantee*: what is done with rows (sampling, gathering, forward and backward pass, clipping, the sum) is counted
 by a stopwatch. An attempt of n steps is answered when the stopwatch, by waiting, has come to exactly n slots, whatever
-rows there are; so if no step takes longer than its slot, the time of an answer is the same function of public figures
-and of the noise for every set of rows. A slot is rehearsed on made-up rows before the data are read. An attempt that
-takes longer is answered after the next whole number of slots: never earlier, never with an error. Then its time tells
-that number, and nothing finer.
+rows there are; so as long as they suffice, the time of an answer is the same function of public figures and of the
+noise for every set of rows. A slot is rehearsed on made-up rows before the data are read. An attempt that takes longer
+is answered after the next whole number of slots: never earlier, never with an error. Then its time tells that number, and
+nothing finer.
 
-Not covered: noise, rounding and momentum, which come after the sum and do not look at rows, take what they take; a
-draw takes nanoseconds more or less by the value drawn. What else runs on the machine may see how much processor and
-memory is left to it. Reading the data, when a leg starts, tells about how many rows there are. Micro-batches beyond those
-that follow from public figures (``dpsgd.micro_batches``: a holder with more rows than it declares) and rows that PyTorch
-stops at take more slots.
+Noise, rounding and momentum come after the sum, look at no row, and take what they take. A draw takes nanoseconds more or
+less by the value drawn, all of them together some microseconds; an answer leaves a whole number of milliseconds after
+its attempt began, so that next to nothing of that is to be seen. That is no proof.
+
+Not covered: what else runs on the machine may see how much processor and memory is left to it. Reading the data, when a
+leg starts, tells about how many rows there are. Micro-batches beyond those that follow from public figures
+(``dpsgd.micro_batches``: a holder with more rows than it declares) and rows that PyTorch stops at take more slots.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ MARGIN: Final = 1.25
 """A slot is so many times as long as the worst rehearsal that counts (``dpsgd.rehearse``)."""
 LEAST_SECONDS: Final = 2e-3
 """No attempt is answered before the stopwatch shows this: a moment without the processor should not make a short one late."""
+TICK_SECONDS: Final = 1e-3
+"""An answer leaves a whole number of these after its attempt began."""
 _GRID: Final = 8
 
 
@@ -46,10 +50,13 @@ class Clock:
 
 @dataclass
 class RowTime:
-    """A stopwatch that runs while something is done with rows."""
+    """A stopwatch for one attempt, which runs while something is done with rows."""
 
     clock: Clock = field(default_factory=Clock)
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.began = self.clock.now()
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -93,6 +100,7 @@ class TimeSlots:
             late = max(0, math.ceil(spent.seconds / self.step_seconds) - self.steps)
         with spent.counted():
             end = spent.clock.now() + self._seconds(late) - spent.seconds
+            end = spent.began + math.ceil((end - spent.began) / TICK_SECONDS) * TICK_SECONDS
             while (left := end - spent.clock.now()) > 0:
                 spent.clock.sleep(left)
         return late
