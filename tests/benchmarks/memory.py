@@ -38,8 +38,12 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._over.wait(EVERY_SECONDS):
-            for name, pid in self._processes.items():
-                self.peak_bytes[name] = max(self.peak_bytes[name], resident_bytes(pid))
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
+        for name, pid in self._processes.items():
+            self.peak_bytes[name] = max(self.peak_bytes[name], resident_bytes(pid))
 
 
 def resident_bytes(pid: int) -> int:

@@ -197,11 +197,11 @@ BUGS = (
         (
             Edit(
                 _CHILD,
-                'send(connection, {"answer": "update", "values": session.run(header), **_attempt(header)})',
+                'send(connection, {"answer": "update", **session.run(header), **_attempt(header)})',
                 "rows = torch.from_numpy(session.data.features).double()\n"
                 "                mean = float(session.clipped_sum.module(rows).sum() / max(1, len(rows)))\n"
-                "                count = session.run(header)\n"
-                '                send(connection, {"answer": "update", "values": count, "output": mean, **_attempt(header)})',
+                "                answer = session.run(header)\n"
+                '                send(connection, {"answer": "update", **answer, "output": mean, **_attempt(header)})',
             ),
         ),
         (

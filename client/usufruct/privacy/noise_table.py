@@ -124,7 +124,7 @@ class NoiseTable:
         *Guarantee*: each is within ``total_variation`` of the law, given that
         :func:`~usufruct.privacy.keystream.fresh_words` is uniform.
 
-        The time depends on the values drawn (a few nanoseconds a sample); a caller whose time can be seen pads it.
+        The time depends on the values drawn (a few nanoseconds a sample); a caller whose time can be seen says so.
 
         Raises:
             MechanismInvalid: the count is negative or absurd.

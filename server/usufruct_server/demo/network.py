@@ -296,7 +296,12 @@ class LocalNetwork:
     def _holder_settings(self, holder: HolderSetup, endpoint: str) -> dict[str, Any]:
         """The tables of ``holder.toml``."""
         tables: dict[str, dict[str, Any]] = {
-            "holder": {"name": holder.name, "listen": endpoint, "state_dir": "state"},
+            "holder": {
+                "name": holder.name,
+                "listen": endpoint,
+                "state_dir": "state",
+                "witness_dir": "witness",
+            },
             "chain": {
                 "rpc_url": self.rpc_url,
                 "compute_access": self.compute_access,

@@ -5,6 +5,7 @@ Relative paths are relative to the file. A mistake raises :class:`ConfigError` n
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,7 @@ class Policy:
         job_kinds: what a job may do with rows: train on them, evaluate a model, take statistics.
         noise_modes: those that are accepted.
         co_holders: numbers on chain of holders that this one knows to be separate institutions. Only they, and this holder,
-            count towards the holders that a sum with distributed noise must have.
+            count towards a dataset's ``min_cohort``, and towards the holders that a sum with distributed noise must have.
         max_epsilon_per_job, max_loss_per_job_micro: at most one is set; limits what one job may reserve.
         builders_allow, builders_deny: addresses, checksummed.
         unknown_builders: what happens to builders on neither list, where ``auto_grant`` is on.
@@ -119,7 +120,7 @@ class DatasetConfig:
         data: CSV or Parquet file.
         dataset_id: number on chain, when the file names it; otherwise ``holder register`` remembers it.
         price_units, token: asked for one job.
-        min_cohort: least holders in a sum.
+        min_cohort: least holders in a sum, this one and those that the policy names; above 1 it needs ``co_holders``.
         order: Rényi order of the dataset's lifetime budget.
         cap_micro: that budget, 10^-6 nat.
         delta: for translating epsilons at this dataset.
@@ -152,6 +153,7 @@ class HolderConfig:
         endpoint: host:port where builders reach it; registered on chain.
         state_dir: ledger, proposals, outbox.
         tls_dir: TLS key and certificate; inside ``state_dir`` unless named.
+        witness_dir: outside ``state_dir``, kept while the machine runs, and never backed up with it.
     """
 
     path: Path
@@ -160,6 +162,7 @@ class HolderConfig:
     endpoint: str
     state_dir: Path
     tls_dir: Path
+    witness_dir: Path
     chain: ChainConfig
     keys: KeysConfig
     policy: Policy
@@ -215,6 +218,7 @@ def read_config(path: Path) -> HolderConfig:
         endpoint=_endpoint(holder, "endpoint") if holder.has("endpoint") else listen,
         state_dir=state_dir,
         tls_dir=holder.location("tls_dir", state_dir / "tls"),
+        witness_dir=_witness_dir(holder, state_dir),
         chain=_chain(file.table("chain")),
         keys=_keys(file.table("keys")),
         policy=_policy(file.table("policy", required=False)),
@@ -237,6 +241,14 @@ def _endpoint(table: Table, key: str) -> str:
     if not found or int(found.group(2)) > 65_535:
         raise table.error(key, 'must be "host:port", such as "127.0.0.1:7001"')
     return value
+
+
+def _witness_dir(table: Table, state_dir: Path) -> Path:
+    standard = Path(f"/var/tmp/usufruct-{os.getuid()}")  # noqa: S108 - whose it is is looked at
+    folder: Path = table.location("witness_dir", standard)
+    if folder.resolve().is_relative_to(state_dir.resolve()):
+        raise table.error("witness_dir", "must be outside state_dir: a backup must not have both")
+    return folder
 
 
 def _address(table: Table, key: str, value: str) -> str:

@@ -74,6 +74,7 @@ class Doctor:
         for entry in self.config.datasets:
             checks.append((f"card {entry.card.name}", partial(self._card, entry.card)))
             checks.append((f"data {entry.data.name}", partial(self._data, entry.card, entry.data)))
+        checks.append(("cohorts", self._cohorts))
         checks.append(("base models", self._base_models))
         checks.append(("registration", self._registration))
         checks.append(("history", self._history))
@@ -166,6 +167,16 @@ class Doctor:
         if finding.reason:
             raise ConfigError(finding.message)
         return "readable as the card describes it"
+
+    def _cohorts(self) -> str:
+        countable = 1 + len(set(self.config.policy.co_holders))
+        least = max((entry.min_cohort for entry in self.config.datasets), default=1)
+        if least > countable:
+            raise ConfigError(
+                f"min_cohort is {least}, and at most {countable} can count: this holder and those in [policy] co_holders. Every "
+                "job is refused until you name there the numbers on chain of others that you know, or lower min_cohort."
+            )
+        return f"{countable} holders can count, and {least} must"
 
     def _registration(self) -> str:
         chain, registration = self._opened_chain(), known_registration(self.config)

@@ -4,6 +4,9 @@ Two servers with copies of one state directory would each charge a ledger of the
 neither book shows. So a server takes the next *fencing epoch* on chain when it starts, naming the head of its ledger;
 the contracts take statements of the newest epoch only, and this server charges and signs nothing once there is a newer
 one. A ledger that lacks what the chain has seen of it is an older copy, and is not served at all.
+
+The chain has not seen the charges since that start. Where no witness vouches that the ledger has them (:mod:`.witness`),
+every leg that may have been charged is closed at its whole reservation: whatever is missing is in it.
 """
 
 from __future__ import annotations
@@ -13,10 +16,12 @@ import threading
 from collections.abc import Callable
 
 from usufruct.chain import Chain, HolderEntry, Sender
+from usufruct.chain import LegState as ChainLegState
 from usufruct.chain.events import LegAccepted
 from usufruct.domain.ids import ZERO_HASH
 from usufruct.errors import ChainError, LedgerError, Refused
-from usufruct_server.holder.ledger import Ledger, LedgerReader
+from usufruct_server.holder.ledger import Ledger, LedgerReader, LegState
+from usufruct_server.holder.witness import Witness
 
 _TRIES = 5
 _log = logging.getLogger("usufruct.holder.fencing")
@@ -58,11 +63,18 @@ class Fencing:
 
 
 def take_over(
-    chain: Chain, sender: Sender, holder_id: int, ledger: Ledger, tell: Callable[[str], None]
+    chain: Chain,
+    sender: Sender,
+    holder_id: int,
+    ledger: Ledger,
+    witness: Witness,
+    tell: Callable[[str], None],
 ) -> Fencing:
     """Takes the next fencing epoch, naming a new row of the ledger, and waits until that is final.
 
-    The row is of this start and no other: a copy of the ledger that was made before does not have it, and is found out.
+    The row is of this start and no other: a copy of the ledger that was made before does not have it, and is found out. A
+    copy that was made since the start before, the witness finds out, or is not there to vouch for any: then open legs
+    are closed, once no other server can charge any more and before anything is noted that would vouch for this ledger.
 
     Args:
         sender: of the operator key. tell: told in words how the wait goes.
@@ -73,10 +85,13 @@ def take_over(
     for _ in range(_TRIES):
         entry = chain.holder(holder_id)
         require_history(chain, entry, ledger)
-        epoch = entry.fencing_epoch + 1
+        proven = witness.vouches(ledger, entry.ledger_head)
+        epoch, row = entry.fencing_epoch + 1, ledger.note_start()
+        if proven:
+            witness.expect(row)
         tell(f"taking fencing epoch {epoch}: no other server of holder {holder_id} may act from then on")
         try:
-            taken = sender.take_fencing_epoch(holder_id, epoch, ledger.note_start())
+            taken = sender.take_fencing_epoch(holder_id, epoch, row)
         except ChainError as error:
             if error.reason != "FENCED_OUT":
                 raise
@@ -87,10 +102,38 @@ def take_over(
         entry, mine = chain.holder(holder_id), chain.rpc.receipt(taken.hash)
         require_history(chain, entry, ledger)
         if entry.fencing_epoch == epoch and mine is not None and mine.succeeded:
+            if not (proven and witness.vouches(ledger, row)):
+                close_open_legs(chain, ledger, tell)
+            witness.note(row)
             return Fencing(chain, holder_id, epoch)
     raise ChainError(
         "Another server of this holder keeps taking over. Run one, and stop the others.", reason="FENCED_OUT"
     )
+
+
+def close_open_legs(chain: Chain, ledger: Ledger, tell: Callable[[str], None]) -> None:
+    """Commits every leg that is accepted at a final block, and so may have been charged, at its whole reservation.
+
+    Legs that were never accepted cannot have been charged; of those that have ended the chain has the loss.
+
+    Args:
+        tell: told in words what was closed.
+    """
+    for leg in ledger.jobs():
+        entry = chain.leg(leg.job_id, leg.dataset_id) if leg.state is LegState.RESERVED else None
+        if entry is None or entry.state is not ChainLegState.ACCEPTED:
+            continue
+        loss_micro = ledger.commit(leg.dataset_id, leg.job_id)
+        _log.critical(
+            "event=leg_closed_unproven job=%s dataset=%d charged_micro=%d loss_micro=%d",
+            leg.job_id.hex(), leg.dataset_id, leg.charged_micro, loss_micro,
+        )  # fmt: skip
+        tell(
+            f"nothing proves that this ledger has every charge of job 0x{leg.job_id.hex()[:8]} on dataset {leg.dataset_id}: the "
+            "machine was booted again, or the state directory is a backup or a copy. The leg is closed at its whole "
+            "reservation, so that nothing is counted too low; it is delivered and paid as usual, and takes no further round. "
+            "If a newer copy of the state directory exists, stop now and put that back; otherwise there is nothing to do."
+        )
 
 
 def require_history(chain: Chain, entry: HolderEntry, ledger: LedgerReader) -> None:

@@ -55,9 +55,10 @@ class Following:
         self._sleeping: dict[LegKey, int] = {}
 
     def recover(self) -> None:
-        """After a start: a leg that was reserved and not yet noted as started is followed like the others."""
+        """After a start: a leg that was reserved and not yet noted as started is followed like the others, also where it
+        was closed just now."""
         for booked in self._ledger.jobs():
-            if booked.state is LegState.RESERVED:
+            if booked.state is not LegState.RELEASED:
                 self._store.start_leg(booked.job_id, booked.dataset_id, int(self._clock()))
 
     def follow(self) -> int | None:

@@ -16,7 +16,7 @@ from usufruct.errors import InvalidInput, Refused, UsufructError
 from usufruct_server.holder.catalogue import Catalogue, ServedDataset
 from usufruct_server.holder.config import Policy
 from usufruct_server.holder.job_store import JobStore, LegStatus, ProposalStatus, StoredLeg, StoredProposal
-from usufruct_server.holder.ledger import Ledger
+from usufruct_server.holder.ledger import Ledger, LegClosed
 from usufruct_server.holder.statements import Statements
 from usufruct_server.holder.trainers import LegKey, Trainers
 
@@ -214,7 +214,8 @@ class Legs:
     def start(self, caller: str, job_id: bytes, dataset_id: int) -> StartedLeg:
         """Takes up a leg: checks grant and chain, reserves in the ledger, warms a trainer, signs the acceptance.
 
-        Again: warms the trainer, and signs again as long as the leg is not accepted.
+        Again: warms the trainer, and signs again as long as the leg is not accepted. A leg that was closed at its whole
+        reservation is left as it is: its builder may end it.
 
         Raises:
             Refused: see :meth:`granted` and :meth:`on_chain`; FENCED_OUT, GRANT_WITHDRAWN, POLICY_REFUSED, BUDGET_SHORT,
@@ -234,10 +235,15 @@ class Legs:
                 self._require_grant(entry, holder, chain)
             plan = job.spec.plan
             terms = job.spec.leg(dataset_id)
-            self._ledger.reserve(
-                dataset_id, job_id, terms.loss_per_attempt_micro, plan.attempts, job.spec_hash
-            )
-            self._warm_up(job, locked)
+            try:
+                self._ledger.reserve(
+                    dataset_id, job_id, terms.loss_per_attempt_micro, plan.attempts, job.spec_hash
+                )
+            except LegClosed:
+                if locked:
+                    raise
+            else:
+                self._warm_up(job, locked)
             started = self._store.start_leg(job_id, dataset_id, int(self._clock()))
             signature = self._statements.acceptance(entry) if locked else b""
         _log.info("event=leg_started job=%s dataset=%d", job_id.hex(), dataset_id)

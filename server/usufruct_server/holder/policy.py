@@ -130,10 +130,16 @@ def judge(
 
 
 def counted_holders(spec: TrainingJobSpec, datasets: Iterable[int], policy: Policy, holder_id: int) -> int:
-    """How many holders of a roster count towards ``min_honest + max_colluding``: this one, and those that its policy names.
+    """How many holders of a roster count towards :func:`least_counted`: this one, and those that its policy names.
     Registration is open, so a stranger may be the builder itself (soundness 5)."""
     holders = {spec.leg(dataset_id).holder_id for dataset_id in datasets}
     return len(holders & {holder_id, *policy.co_holders})
+
+
+def least_counted(spec: TrainingJobSpec, min_cohort: int) -> int:
+    """How many holders must count in every sum: as many as the dataset wants in one, and with distributed noise at least
+    ``min_honest + max_colluding``. The spec's own minimum is the builder's wish, and counts everybody."""
+    return max(min_cohort, spec.plan.min_honest + spec.plan.max_colluding)
 
 
 def _about_the_job(spec: TrainingJobSpec, caller: str, holder: HolderFacts) -> Decision | None:
@@ -193,13 +199,15 @@ def _about_the_policy(spec: TrainingJobSpec, dataset: DatasetFacts | None, polic
         return Decision("refuse", "POLICY_JOB_KIND", f"{spec.kind} is not in job_kinds")
     if spec.plan.noise_mode not in policy.noise_modes:
         return Decision("refuse", "POLICY_NOISE_MODE", "the noise mode is not in noise_modes")
-    least = spec.plan.min_honest + spec.plan.max_colluding
+    least = least_counted(spec, dataset.min_cohort)
     numbers = [leg.dataset_id for leg in spec.legs]
-    if least and counted_holders(spec, numbers, policy, terms.holder_id) < least:
+    counted = counted_holders(spec, numbers, policy, terms.holder_id)
+    if counted < least:
         return Decision(
             "refuse",
             "COHORT_TOO_SMALL",
-            f"fewer than {least} of the job's holders are named in [policy] co_holders",
+            f"{least} holders must be in every sum, and {counted} of the job's count: this one and those in [policy] "
+            "co_holders; name there the numbers of others that you know",
         )
     if terms.token != dataset.token or terms.price_units < max(dataset.price_units, policy.min_price_units):
         return Decision("refuse", "POLICY_PRICE_TOO_LOW", "another token, or less than the price")

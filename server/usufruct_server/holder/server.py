@@ -57,6 +57,7 @@ from usufruct_server.holder.statements import Statements
 from usufruct_server.holder.trainers import Trainers
 from usufruct_server.holder.training.zygote import Zygote
 from usufruct_server.holder.usage_log import UsageLog
+from usufruct_server.holder.witness import Witness
 
 WORKERS = 64
 """Calls that are answered at a time; further ones wait in gRPC, and above twice as many are turned away."""
@@ -117,7 +118,9 @@ class HolderServer:
         )
         if problems:
             raise ConfigError(" ".join(problems))
-        ledger = Ledger(config.ledger_path)
+        holder_id = registration.holder_id
+        witness = Witness(config.witness_dir, f"{chain.chain_id} {chain.compute_access} {holder_id}")
+        ledger = Ledger(config.ledger_path, noted=witness.note)
         undo.callback(ledger.close)
         store = JobStore(config.jobs_path)
         undo.callback(store.close)
@@ -129,9 +132,9 @@ class HolderServer:
                 served.dataset_id, served.config.cap_micro, served.config.order, entry.reserved_micro + entry.spent_micro
             )  # fmt: skip
         require_free(config.listen)  # before the server that may be there is fenced out
-        self.fencing = take_over(chain, sender, registration.holder_id, ledger, tell)
+        self.fencing = take_over(chain, sender, holder_id, ledger, witness, tell)
         self.trainers, self.ledger, self.store, self.catalogue = trainers, ledger, store, catalogue
-        self._wire(config, operator, registration.holder_id, chain, sender)
+        self._wire(config, operator, holder_id, chain, sender)
         self._look_at_data(zygote)
         self.rounds.recover()
         self.following.recover()

@@ -121,8 +121,9 @@ class Settlement:
         with self._legs.lock(key):
             self._rounds.wind_up(key, float(proposal.spec.round_timeout_seconds))
             leg = self._store.leg(*key) or leg
+            booked = self._ledger.leg(dataset_id, job_id)
             committed = leg.state not in (LegStatus.RUNNING, LegStatus.RELEASING)
-            if committed or self._ledger.leg(dataset_id, job_id).charged:
+            if committed or booked.charged or booked.state is LegState.COMMITTED:
                 raise Refused(
                     "something of the leg was charged, or its loss is committed: finish it",
                     reason="ATTEMPT_ALREADY_CHARGED",
@@ -222,11 +223,13 @@ class Settlement:
     def _agreed(self, proposal: StoredProposal, key: LegKey, loss_micro: int, signature: bytes) -> bytes:
         """The builder's consent, if it is to exactly what was charged and a key signed it; else nothing.
 
-        That of a builder that is a contract cannot be read here, so its legs spend their whole reservation.
+        A loss that is committed stays. That of a builder that is a contract cannot be read here, so its legs spend their whole reservation.
         """
         job_id, dataset_id = key
         booked = self._ledger.leg(dataset_id, job_id)
-        if not signature or not loss_micro == booked.charged_micro < booked.reservation_micro:
+        if booked.state is not LegState.RESERVED or not signature:
+            return b""
+        if not loss_micro == booked.charged_micro < booked.reservation_micro:
             return b""
         place = self._chain.chain_id, self._chain.compute_access
         try:

@@ -88,7 +88,8 @@ def _toml(directory: Path, data: Path | None, a: Answers, *, with_passphrase_fil
 name = {_text(a.name)}
 listen = {_text(a.listen)}                # what the server binds
 endpoint = {_text(a.endpoint or a.listen)}              # where builders reach it; registered on chain
-state_dir = "state"
+state_dir = "state"                       # back it up, and never start an old copy
+# witness_dir = "/var/tmp/usufruct-1000"  # says which copy is the newest: outside state_dir, and in no backup
 
 [chain]
 rpc_url = {_text(a.rpc_url)}   # several, with spaces between, must agree
@@ -105,8 +106,9 @@ admin = "keys/admin.json"                 # cold: registers; keep it elsewhere a
 [policy]
 auto_grant = false                        # true grants at once what is inside the limits
 job_kinds = ["training", "evaluation", "statistics"]
-noise_modes = ["local", "distributed"]    # the promise of the second rests on other holders too:
-co_holders = []                           # numbers on chain of those that you know; without any, only "local" is offered
+noise_modes = ["local", "distributed"]    # the promise of the second rests on other holders too
+co_holders = []                           # numbers on chain of holders that you know to be others: only they and you count
+                                          # towards min_cohort; without any, only "local" is offered
 unknown_builders = "inbox"                # "inbox", "refuse" or "grant"
 builders_allow = []
 builders_deny = []
@@ -121,7 +123,7 @@ card = "card.json"
 data = {_text(data_path)}
 price_units = 1000000                     # in the token's smallest unit
 token = {_text(a.token or "FILL-IN")}
-min_cohort = 3                            # least holders in a sum
+min_cohort = 3                            # least holders in a sum, of you and co_holders; 1 grants to anybody's job
 order = 6                                 # Renyi order of the lifetime budget: 6 for about 3, 16 for about 1
 budget_epsilon = 10.0                     # of all jobs together, at budget_delta; can never be raised
 budget_delta = 1e-5

@@ -71,8 +71,9 @@ class Trainers:
             self.end(key)
             raise
         _log.info(
-            "event=trainer_ready job=%s dataset=%d pid=%d", spec.job_id.hex(), served.dataset_id, trainer.pid
-        )
+            "event=trainer_ready job=%s dataset=%d pid=%d slot_seconds=%.4g",
+            spec.job_id.hex(), served.dataset_id, trainer.pid, trainer.slot_seconds,
+        )  # fmt: skip
         return trainer
 
     def end(self, key: LegKey) -> None:

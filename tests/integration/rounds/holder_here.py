@@ -153,7 +153,8 @@ class HolderHere:
         with mock.patch.object(runner, "LegPools", partial(PoolsHere, lambda: connection)):
             self.rounds = RoundRunner(
                 store=self.store, ledger=self.ledger, usage=self.usage, legs=LegsHere(self.store, self.job),
-                trainers=self, operator=self.operator, policy=Policy(),  # type: ignore[arg-type]
+                trainers=self, operator=self.operator,  # type: ignore[arg-type]
+                policy=Policy(co_holders=tuple(terms.holder_id for terms in self.job.spec.legs)),
             )  # fmt: skip
         self.rounds.recover()
         self._threads = self.rounds._threads

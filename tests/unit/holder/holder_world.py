@@ -169,6 +169,7 @@ class World:
         write_data(folder / "data.csv", persons)
         made.card.write_bytes(card(person_column).to_bytes())
         text = made.config.read_text()
+        text = text.replace("[holder]", '[holder]\nwitness_dir = "witness"', 1)
         before, _, after = text.partition("[policy]")
         after = after[after.index("[[datasets]]") :]
         after = after.replace("budget_epsilon = 10.0", f"cap_micro = {cap_micro}").replace(

@@ -34,7 +34,7 @@ SPEC = check_spec(
     TrainingJobSpec(
         chain_id=1, compute_access=B, builder=A, nonce=bytes(32), model_graph=b"g", loss="x",
         optimizer=LocalOptimizer("sgd", 1), plan=TrainingPlan(NoiseMode.LOCAL, 8, 2, 1, 10**8, 10**6, 10**6, 10**7, 16),
-        legs=(_terms(1), _terms(2)), encryption=EncryptionPlan("p", 16, 10**9, 33), aggregator=AggregatorRef("a:1", bytes(32)),
+        legs=(_terms(1), _terms(2, holder_id=8)), encryption=EncryptionPlan("p", 16, 10**9, 33), aggregator=AggregatorRef("a:1", bytes(32)),
         min_cohort=2, purpose="", deliver_by_seconds=NOW + 1000, round_timeout_seconds=60,
     )
 )  # fmt: skip
@@ -42,7 +42,8 @@ EVALUATION = replace(SPEC, query=EvaluationQuery(31, 20, 10**6))
 HOLDER = HolderFacts(1, B, 7, OPERATOR, NOW)
 DATASET = DatasetFacts(1, True, "", CARD, 100, 6, 1e-5, C, 500, 2, 50_000, 60_000, 0)
 JOB = JobFacts("", "", 1000, 33)
-AUTO = Policy(auto_grant=True, unknown_builders="grant")
+KNOWN = Policy(co_holders=(8,))
+AUTO = replace(KNOWN, auto_grant=True, unknown_builders="grant")
 
 
 def _judge(
@@ -99,6 +100,26 @@ def test_each_refusal_has_its_own_reason(reason: str, changes: dict[str, Any]) -
     assert (decision.outcome, decision.reason) == ("refuse", reason)
 
 
+@pytest.mark.parametrize(
+    ("co_holders", "holder_id", "reason"),
+    [
+        ((8,), 8, ""),
+        ((8, 9), 8, ""),
+        ((), 8, "COHORT_TOO_SMALL"),
+        ((7, 9), 8, "COHORT_TOO_SMALL"),  # itself counts once, and one that is not in the job not at all
+        ((8,), 7, "COHORT_TOO_SMALL"),  # two datasets of one holder are one holder
+    ],
+)
+def test_only_holders_that_the_policy_names_count_towards_the_minimum_cohort(
+    co_holders: tuple[int, ...], holder_id: int, reason: str
+) -> None:
+    """Also with local noise: who registers a second holder must not get a sum over one."""
+    spec = replace(SPEC, legs=(_terms(1), _terms(2, holder_id=holder_id)))
+    assert _judge(spec=spec, policy=replace(AUTO, co_holders=co_holders)).reason == reason
+    alone = replace(DATASET, min_cohort=1)
+    assert _judge(spec=spec, dataset=alone, policy=replace(AUTO, co_holders=co_holders)).outcome == "grant"
+
+
 def test_limits_are_met_exactly() -> None:
     fits = replace(DATASET, available_micro=10_000, loss_limit_on_chain_micro=10_000)
     exact = replace(AUTO, max_loss_per_job_micro=10_000, max_rounds=10, min_price_units=500)
@@ -108,7 +129,7 @@ def test_limits_are_met_exactly() -> None:
 @pytest.mark.parametrize(
     ("policy", "outcome"),
     [
-        (Policy(), "inbox"),
+        (KNOWN, "inbox"),
         (replace(AUTO, auto_grant=False), "inbox"),
         (replace(AUTO, unknown_builders="inbox"), "inbox"),
         (replace(AUTO, unknown_builders="inbox", builders_allow=(A,)), "grant"),

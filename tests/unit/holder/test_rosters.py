@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,28 +130,29 @@ def test_of_two_streams_with_two_rosters_one_is_refused(
     one.hang_up()
 
 
-@pytest.fixture
-def cautious(shared: Leg) -> Iterator[None]:
-    """The holder's own minimum cohort is raised once the attempt is ready."""
-    served = shared.served.catalogue.find(shared.dataset_id)
-    assert served is not None
-    config, before = served.config, served.config.min_cohort
-    yield object.__setattr__(config, "min_cohort", 2)
-    object.__setattr__(config, "min_cohort", before)
-
-
-def test_a_roster_below_the_minimum_cohort_is_refused(
-    shared: Leg, neighbour: Neighbour, request: pytest.FixtureRequest
+@pytest.mark.parametrize("named", [True, False])
+def test_a_roster_below_the_minimum_cohort_is_refused_and_only_named_holders_count(
+    shared: Leg, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
     parts, mask = shared.parts(), MaskKey(shared.spec.job_id, neighbour.dataset_id)
     alone, together = shared.talk(parts), shared.talk(parts)
     own = alone.ready()
     together.ready()
-    request.getfixturevalue("cautious")
-    alone.say(parts.submit(own).step)
-    assert alone.error() == "COHORT_TOO_SMALL"
-    together.say(parts.submit(own, neighbour.member(parts, mask)).step)
-    assert together.error() == "ROUND_UNKNOWN", "two are enough; only the aggregator is not ready"
+    served = shared.served.catalogue.find(shared.dataset_id)
+    assert served is not None
+    other = shared.spec.leg(neighbour.dataset_id).holder_id
+    policy = replace(shared.served.config.policy, co_holders=(other,) if named else (other + 1,))
+    monkeypatch.setattr(shared.served.rounds._submission, "_policy", policy)
+    # the holder's own minimum is raised once the attempt is ready
+    object.__setattr__(served.config, "min_cohort", 2)
+    try:
+        alone.say(parts.submit(own).step)
+        assert alone.error() == "COHORT_TOO_SMALL"
+        together.say(parts.submit(own, neighbour.member(parts, mask)).step)
+        # two are enough, if both are known; then only the aggregator is not ready
+        assert together.error() == ("ROUND_UNKNOWN" if named else "COHORT_TOO_SMALL")
+    finally:
+        object.__setattr__(served.config, "min_cohort", 1)
 
 
 def raw(parts: RoundParts, *roster: rounds_pb2.RosterMember) -> rounds_pb2.RoundStep:

@@ -66,15 +66,23 @@ class Ledger(LedgerReader):
     Args:
         path: the SQLite file; created if it is not there.
         clock: UTC seconds, for the time column.
+        noted: told the hash of the last row after each charge, before :meth:`charge` returns; where it fails, nothing may
+            be drawn.
 
     Raises:
         LedgerLocked: another process, or this one, has it open.
         LedgerCorrupt: it does not verify; the message says what to do.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        noted: Callable[[bytes], None] = lambda head: None,
+    ) -> None:
         path = Path(path)
-        self._clock = clock
+        self._clock, self._noted = clock, noted
         self._process = os.getpid()
         self._failed = False
         self._file_lock = ExclusiveLock(path)
@@ -258,6 +266,7 @@ class Ledger(LedgerReader):
                 "UPDATE legs SET charged = ? WHERE dataset_id = ? AND job_id = ?",
                 (charged, dataset_id, job_id),
             )
+        self._note_head()
         return Charge(seq, round, attempt, loss_micro, charged, leg.attempts - charged)
 
     def commit(self, dataset_id: int, job_id: bytes, loss_micro: int | None = None) -> int:
@@ -477,6 +486,16 @@ class Ledger(LedgerReader):
                 raise LedgerWriteFailed(
                     f"The ledger could not be written ({error}). Nothing may be drawn. Check the disk, then restart the "
                     "server."
+                ) from error
+
+    def _note_head(self) -> None:
+        with self._guard:  # of two charges at one time, the later row is noted last
+            try:
+                self._noted(self.head()[1])
+            except OSError as error:
+                raise LedgerWriteFailed(
+                    f"The charge could not be noted outside the ledger ({error.strerror}). Nothing may be drawn. Check "
+                    "[holder] witness_dir."
                 ) from error
 
     def _append(self, kind: Kind, dataset_id: int, amount_micro: int, **columns: Any) -> int:

@@ -19,7 +19,7 @@ from usufruct.privacy import value_count
 from usufruct.wire.raw import IncomingStream
 from usufruct.wire.signatures import verify_offer
 from usufruct_server.holder.job_store import JobStore
-from usufruct_server.holder.ledger import Ledger, StoredUpload
+from usufruct_server.holder.ledger import Ledger, LegState, StoredUpload
 from usufruct_server.holder.legs import GrantedJob, Legs
 from usufruct_server.holder.rounds.attempt_log import AttemptLog
 from usufruct_server.holder.rounds.events import RoundRequest
@@ -101,6 +101,12 @@ class Opening:
             return upload
         if charged and offer.attempt <= max(attempt for _, attempt in charged):
             raise RoundFailed("attempt numbers only rise", reason="ROUND_OUT_OF_ORDER", **about)
+        if self._ledger.leg(dataset_id, job_id).state is LegState.COMMITTED:
+            raise Refused(
+                "the leg was closed at its whole reservation, for nothing proves what was charged before this start",
+                reason="ATTEMPTS_EXHAUSTED",
+                **about,
+            )
         # Also by its number: an auditor takes a charge beyond the reserved numbers for a fault of the holder.
         if max(len(charged) + 1, offer.attempt) > job.spec.plan.attempts:
             raise Refused("every reserved attempt has been charged", reason="ATTEMPTS_EXHAUSTED", **about)

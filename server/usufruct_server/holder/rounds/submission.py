@@ -11,7 +11,7 @@ from typing import BinaryIO
 from eth_account.signers.local import LocalAccount
 
 from usufruct.domain.round_view import RoundOffer, RoundView
-from usufruct.domain.training_job import NoiseMode, TrainingJobSpec
+from usufruct.domain.training_job import NoiseMode
 from usufruct.domain.usage_record import UsageKind
 from usufruct.encryption import parameter_set
 from usufruct.encryption.commitment import Commitment
@@ -23,12 +23,11 @@ from usufruct.privacy import value_count
 from usufruct.v1 import rounds_pb2
 from usufruct.wire.aggregation import RoundToSum
 from usufruct.wire.signatures import sign_ready, verify_ready, verify_view
-from usufruct_server.holder.catalogue import ServedDataset
 from usufruct_server.holder.config import Policy
 from usufruct_server.holder.job_store import JobStore
 from usufruct_server.holder.ledger import Ledger, StoredUpload
 from usufruct_server.holder.legs import GrantedJob
-from usufruct_server.holder.policy import counted_holders
+from usufruct_server.holder.policy import counted_holders, least_counted
 from usufruct_server.holder.rounds.attempt import Attempt
 from usufruct_server.holder.rounds.attempt_log import AttemptLog
 from usufruct_server.holder.rounds.events import RoundProgress
@@ -154,8 +153,8 @@ def checked_view(
     """The view that the builder signed, checked against the job; public facts only.
 
     *Guarantee*: every member of its roster is a leg of this job whose operator was shown this very offer, this holder is
-    in it with its own mask key, and it is no smaller than spec and holder ask for. With distributed noise, at least
-    ``min_honest + max_colluding`` of its members are this holder and those that its policy names.
+    in it with its own mask key, and it is no smaller than the spec asks for. At least as many holders as the dataset's
+    minimum cohort, and as ``min_honest + max_colluding``, are this one and those that its policy names.
 
     Raises:
         InvalidInput: BAD_SIGNATURE, ROSTER_MISMATCH, or a malformed field.
@@ -170,34 +169,28 @@ def checked_view(
             "the roster is not of this job's legs, or is without this one and its mask key",
             reason="ROSTER_MISMATCH",
         )
-    minimum = least_cohort(job.spec, job.served)
-    if len(view.roster) < minimum:
+    if len(view.roster) < job.spec.min_cohort:
         raise Refused(
             "the roster is smaller than the minimum cohort",
             reason="COHORT_TOO_SMALL",
             holders=len(view.roster),
-            minimum=minimum,
+            minimum=job.spec.min_cohort,
         )
-    plan, own = job.spec.plan, job.spec.leg(job.served.dataset_id).holder_id
+    own = job.spec.leg(job.served.dataset_id).holder_id
     counted = counted_holders(job.spec, view.datasets, policy, own)
-    if counted < plan.min_honest + plan.max_colluding:
+    least = least_counted(job.spec, job.served.config.min_cohort)
+    if counted < least:
         raise Refused(
             "too few holders of the roster are named in [policy] co_holders",
             reason="COHORT_TOO_SMALL",
             holders=counted,
-            minimum=plan.min_honest + plan.max_colluding,
+            minimum=least,
         )
     verify_view(view.hash, submit.view_signature, job.builder)
     for member in submit.roster:
         operator = job.spec.leg(member.dataset_id).operator
         verify_ready(offer.hash, member.dataset_id, member.mask_key, member.ready_signature, operator)
     return view
-
-
-def least_cohort(spec: TrainingJobSpec, served: ServedDataset) -> int:
-    """Fewest holders that may be in a sum with this dataset: what the spec says and what the holder says both hold. The
-    spec's is no less than ``min_honest + max_colluding`` (``check_spec``)."""
-    return max(spec.min_cohort, served.config.min_cohort)
 
 
 def round_to_sum(job: GrantedJob, view: RoundView) -> RoundToSum:

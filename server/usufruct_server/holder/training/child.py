@@ -35,6 +35,7 @@ from usufruct.domain.query import EvaluationQuery, StatisticsQuery
 from usufruct.errors import ConfigError, InvalidInput, UsufructError
 from usufruct.graph.model_graph import FLOAT32, not_allowed
 from usufruct.privacy.gaussian_noise import discrete_gaussian
+from usufruct.privacy.plan import LocalPlan
 from usufruct_server.holder.training.block import VALUE_BYTES
 from usufruct_server.holder.training.card_data import load_card_data
 from usufruct_server.holder.training.confinement import TrainerLimits, confine, end_with
@@ -54,6 +55,7 @@ from usufruct_server.holder.training.messages import (
 from usufruct_server.holder.training.per_sample import ClippedSum
 from usufruct_server.holder.training.query_sum import evaluation_sum, statistics_sum
 from usufruct_server.holder.training.released import Release
+from usufruct_server.holder.training.time_slot import Clock, RowTime, TimeSlots, slot_seconds
 
 
 class Session:
@@ -63,11 +65,13 @@ class Session:
         UsufructError: the graph, the loss or the data do not fit; before any row was used.
     """
 
-    def __init__(self, header: dict[str, Any]) -> None:
+    def __init__(self, header: dict[str, Any], clock: Clock | None = None) -> None:
         task = task_from_header(header)
+        self.clock = clock or Clock()
         statistics = isinstance(task.query, StatisticsQuery)
         self.clipped_sum = bounded_sum(task)
-        rehearse(self.clipped_sum, task.plan)
+        steps = task.plan.local_steps if isinstance(task.plan, LocalPlan) else 1
+        self.slots = TimeSlots(slot_seconds(rehearse(self.clipped_sum, task.plan, self.clock)), steps)
         self.release = Release(task, self.clipped_sum.parameters)
         self.data = load_card_data(task.data_path, task.card, as_columns=statistics)
         self.loaded: tuple[int, int, mmap.mmap] | None = None
@@ -85,9 +89,11 @@ class Session:
             )
         self.loaded = (header["round"], header["attempt"], block)
 
-    def run(self, header: dict[str, Any]) -> int:
-        """One round from the present weights: writes the noised integers, int32, little-endian, over them. Returns how many.
+    def run(self, header: dict[str, Any]) -> dict[str, int]:
+        """One round from the present weights: writes the noised integers, int32, little-endian, over them.
 
+        Returns:
+            At the end of a slot: how many, and by how many slots they are late.
         Raises:
             LookupError: the present weights are not of this attempt, or have been used.
         """
@@ -95,12 +101,11 @@ class Session:
             raise LookupError
         block, count = self.loaded[2], 0
         self.loaded = None
-        for integers in self.release.integers(
-            self.clipped_sum, self.data, bytes.fromhex(header["rotation_seed"])
-        ):
+        row_time, seed = RowTime(self.clock), bytes.fromhex(header["rotation_seed"])
+        for integers in self.release.integers(self.clipped_sum, self.data, seed, row_time):
             np.frombuffer(block, "<i4", integers.size, VALUE_BYTES * count)[:] = integers
             count += integers.size
-        return count
+        return {"values": count, "late_slots": self.slots.wait(row_time)}
 
 
 def bounded_sum(task: TrainerTask) -> BoundedSum:
@@ -196,14 +201,14 @@ def serve(connection: socket.socket) -> None:
             elif request == "start":
                 session = None  # a task that is refused leaves none behind, not the one before
                 session = Session(header["task"])
-                send(connection, {"answer": "started"})
+                send(connection, {"answer": "started", "slot_seconds": session.slots.step_seconds})
             elif session is None:
                 send(connection, {"answer": "failed", "where": "not started"})
             elif block is not None:
                 session.load(block, header)
                 send(connection, {"answer": "weights", **_attempt(header)})
             elif request == "run":
-                send(connection, {"answer": "update", "values": session.run(header), **_attempt(header)})
+                send(connection, {"answer": "update", **session.run(header), **_attempt(header)})
         except UsufructError as error:
             send(
                 connection,

@@ -29,8 +29,13 @@ from usufruct.privacy.sampling import poisson_mask, random_order
 from usufruct_server.holder.training.per_sample import ClippedSum, Part
 from usufruct_server.holder.training.query_sum import QuerySum
 from usufruct_server.holder.training.step_sum import StepSum
+from usufruct_server.holder.training.time_slot import Clock, RowTime
 
 _SPARE_DEVIATIONS = 6.0
+_REHEARSED_MICRO_BATCHES = 2
+_MOST_REHEARSALS = 7
+_ENOUGH_SECONDS = 0.2
+"""For all rehearsals; two are taken in any case."""
 
 BoundedSum = ClippedSum | QuerySum
 """What a step adds up over its sample: of each row its clipped gradient, or what a query takes of it."""
@@ -47,7 +52,11 @@ def micro_batches(plan: LegPlan) -> int:
 
 
 def train_round(
-    clipped_sum: BoundedSum, data: PreparedData, plan: LocalPlan, optimizer: LocalOptimizer
+    clipped_sum: BoundedSum,
+    data: PreparedData,
+    plan: LocalPlan,
+    optimizer: LocalOptimizer,
+    row_time: RowTime | None = None,
 ) -> Iterator[NDArray[np.float64]]:
     """Trains from the present weights and gives the update. Call it only after the charge.
 
@@ -60,6 +69,7 @@ def train_round(
         data: the holder's rows; may have none.
         plan: what is sampled, clipped and noised.
         optimizer: of the job. Its momentum starts at zero in every round.
+        row_time: counts what is done with rows.
     Returns:
         New weights minus old ones, float64, finite, in layout order, a chunk at a time.
     """
@@ -69,7 +79,7 @@ def train_round(
     velocity = np.zeros(clipped_sum.parameters) if several and optimizer.momentum_nano else None
     for left in reversed(range(plan.local_steps)):
         at = 0
-        for chunk in clipped_sums(clipped_sum, data, plan).chunks():
+        for chunk in _chunks(clipped_sum, data, plan, row_time):
             change = noised_chunk(chunk, plan, clipped_sum.parameters)
             part = slice(at, at + change.size)
             at += change.size
@@ -95,9 +105,23 @@ def noised_chunk(chunk: NDArray[np.float64], plan: LocalPlan, count: int) -> NDA
     return noised
 
 
-def sum_over_sample(clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan) -> NDArray[np.float64]:
+def sum_over_sample(
+    clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan, row_time: RowTime | None = None
+) -> NDArray[np.float64]:
     """The clipped sum of one step as a whole, without noise; float64, shape (parameters,). It must not leave its caller."""
-    return clipped_sums(clipped_sum, data, plan).whole()
+    row_time = row_time or RowTime()
+    with row_time.counted():
+        return clipped_sums(clipped_sum, data, plan).whole()
+
+
+def _chunks(
+    clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan, row_time: RowTime | None
+) -> Iterator[NDArray[np.float64]]:
+    """The chunks of a step's :func:`clipped_sums`."""
+    row_time = row_time or RowTime()
+    with row_time.counted():
+        total = clipped_sums(clipped_sum, data, plan)
+    yield from row_time.counting(total.chunks())
 
 
 def clipped_sums(clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan) -> StepSum:
@@ -160,22 +184,49 @@ def _clipped(
         yield whole
 
 
-def rehearse(clipped_sum: BoundedSum, plan: LegPlan) -> None:
-    """Runs one micro-batch of padding, so that a graph or a size that cannot be run is refused before any charge.
+def rehearse(clipped_sum: BoundedSum, plan: LegPlan, clock: Clock | None = None) -> float:
+    """Takes steps on made-up rows, so that a graph or a size that cannot be run is refused before any charge, and that the
+    time of a step is known before any row is read.
 
+    Every micro-batch is full. Of a step with many, two are taken for all; the first rehearsal is not counted, for much
+    of what it does is done once, and neither is the worst of several, which is a moment without the processor.
+
+    Returns:
+        Seconds of the worst one counted, from what is done with rows.
     Raises:
         InvalidInput: GRAPH_NOT_ALLOWED.
     """
-    size = plan.micro_batch_size
-    features = torch.zeros((size, *clipped_sum.input_shape), dtype=torch.float64)
-    try:
-        none = torch.zeros(size, dtype=torch.float64)
-        for _ in clipped_sum.part(
-            features, torch.zeros(size, dtype=torch.int64), none, plan.clip_norm
-        ).pieces():
-            pass
-    except Exception as error:
-        raise not_allowed(
-            f"The model cannot be trained at {size} rows at once ({type(error).__name__}); use a smaller micro-batch "
-            "or a smaller model."
-        ) from error
+    size, count = plan.micro_batch_size, micro_batches(plan)
+    taken = min(count, _REHEARSED_MICRO_BATCHES)
+    made_up = _made_up(clipped_sum, taken * size)
+    seconds: list[float] = []
+    spent = 0.0
+    while len(seconds) < 2 or (len(seconds) <= _MOST_REHEARSALS and spent < _ENOUGH_SECONDS):
+        sampling, step = (RowTime(clock) if clock else RowTime() for _ in range(2))
+        with sampling.counted():
+            np.flatnonzero(poisson_mask(plan.nominal_size, plan.sample_rate))
+            random_order(count * size)
+        try:
+            with step.counted():
+                summed = StepSum(clipped_sum.parameters)
+                for index in range(taken):
+                    rows = np.arange(index * size, (index + 1) * size)
+                    summed.add(clipped_sum.part(*_gathered(made_up, rows), plan.clip_norm))
+                for _ in summed.chunks():
+                    pass
+        except Exception as error:
+            raise not_allowed(
+                f"The model cannot be trained at {size} rows at once ({type(error).__name__}); use a smaller micro-batch "
+                "or a smaller model."
+            ) from error
+        spent += sampling.seconds + step.seconds
+        seconds.append(sampling.seconds + step.seconds * count / taken)
+    counted = sorted(seconds[1:])
+    return counted[-2 if len(counted) > 2 else -1]
+
+
+def _made_up(clipped_sum: BoundedSum, count: int) -> PreparedData:
+    """Rows of the features' shape that are nobody's."""
+    generator = np.random.default_rng(0)
+    features = generator.uniform(-1.0, 1.0, (count, *clipped_sum.input_shape)).astype(np.float32)
+    return PreparedData(features, np.zeros(count, dtype=np.int64))

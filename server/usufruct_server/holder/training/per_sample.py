@@ -74,7 +74,7 @@ class _WithoutSubnormals:
         torch.set_flush_denormal(False)
 
 
-_without_subnormals = _WithoutSubnormals()
+without_subnormals = _WithoutSubnormals()
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Part:
         """The pieces, each made when it is asked for."""
         pieces = self.make()
         while True:
-            with _without_subnormals:
+            with without_subnormals:
                 piece = next(pieces, None)
             if piece is None:
                 return
@@ -193,7 +193,7 @@ class ClippedSum:
             present: float64 [batch]: 1 for a row, 0 for padding.
             clip_norm: L2 bound of one row's gradient over all parameters.
         """
-        with _without_subnormals:
+        with without_subnormals:
             if features.is_floating_point():
                 features = features.to(self.real)
             by = self._part_by_rows if self.by_rows else self._part_by_book_keeping

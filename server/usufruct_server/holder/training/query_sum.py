@@ -33,7 +33,7 @@ from usufruct.domain.query import (
 from usufruct.graph.interpreter import InterpreterModule, trained
 from usufruct_server.holder.training.layer_rules import CHUNK_ELEMENTS
 from usufruct_server.holder.training.losses import Loss
-from usufruct_server.holder.training.per_sample import Part
+from usufruct_server.holder.training.per_sample import Part, without_subnormals
 
 RowVectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(features [rows, ...], labels [rows]) -> vectors [rows, values], float64, of the layout's norm at most."""
@@ -73,7 +73,7 @@ class QuerySum:
         """The sum over one micro-batch; as :meth:`per_sample.ClippedSum.part`."""
         total = torch.zeros(self.parameters, dtype=torch.float64)
         size = max(1, CHUNK_ELEMENTS // self.parameters)
-        with torch.no_grad():
+        with torch.no_grad(), without_subnormals:
             for at in range(0, len(features), size):
                 some = slice(at, at + size)
                 total += self.rows(features[some], labels[some], present[some], clip_norm).sum(0)

@@ -16,6 +16,7 @@ from usufruct.privacy.rounding import round_update
 from usufruct.privacy.shares import noised_share, table_for
 from usufruct_server.holder.training.dpsgd import BoundedSum, sum_over_sample, train_round
 from usufruct_server.holder.training.messages import TrainerTask
+from usufruct_server.holder.training.time_slot import RowTime
 
 
 class Release:
@@ -44,21 +45,26 @@ class Release:
             self._table = table_for(plan)
 
     def integers(
-        self, clipped_sum: BoundedSum, data: PreparedData, rotation_seed: bytes
+        self,
+        clipped_sum: BoundedSum,
+        data: PreparedData,
+        rotation_seed: bytes,
+        row_time: RowTime | None = None,
     ) -> Iterator[NDArray[np.integer]]:
         """The integers of one attempt, after its charge, a chunk at a time: in all as many as parameters, or ``plan.dimension`` with
         `distributed` noise. Once the first chunk is given, the weights are needed no more.
 
         Args:
             rotation_seed: of the attempt, 32 public bytes; only `distributed` noise has a use for it.
+            row_time: counts what is done with rows.
 
         *Guarantee*: the mechanism that ``task.plan`` prices; with `local` noise rounded afterwards.
         """
         task, plan = self._task, self._task.plan
         if isinstance(plan, DistributedPlan):
             assert self._table is not None
-            total = sum_over_sample(clipped_sum, data, plan)
+            total = sum_over_sample(clipped_sum, data, plan, row_time)
             yield noised_share(total, plan, self._table, rotation_seed)
             return
-        for update in train_round(clipped_sum, data, plan, task.optimizer):
+        for update in train_round(clipped_sum, data, plan, task.optimizer, row_time):
             yield round_update(update * task.weight, task.update_range, task.value_bits)

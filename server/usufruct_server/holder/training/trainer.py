@@ -6,6 +6,7 @@ Imports no torch. Calls block, so an asynchronous server runs them in a thread; 
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import shutil
 import socket
@@ -35,6 +36,7 @@ from usufruct_server.holder.training.messages import (
 START_SECONDS = 60.0
 """How long the first child may wait for PyTorch on a loaded machine; about 4 s on a quiet one."""
 KILL_SECONDS = 10.0
+_log = logging.getLogger("usufruct.holder.trainers")
 
 
 class TrainerFailed(RoundFailed):
@@ -50,6 +52,9 @@ class Trainer:
     :meth:`check_weights`, then the server charges its ledger, then :meth:`run` → :meth:`stop`. Also a context manager.
 
     After any :class:`TrainerFailed` the child is dead and every later call raises the same.
+
+    Attributes:
+        slot_seconds: how long the leg's slot for one step is; 0 before :meth:`start`.
     """
 
     def __init__(self, connection: socket.socket, scratch: Path, kill: Callable[[], bool]) -> None:
@@ -59,6 +64,7 @@ class Trainer:
         self._end = kill
         self._lock = threading.Lock()
         self._pid = 0
+        self.slot_seconds = 0.0
 
     @property
     def pid(self) -> int:
@@ -131,7 +137,8 @@ class Trainer:
                 DATA_UNREADABLE or PERSON_HAS_SEVERAL_ROWS. The child lives on.
             TrainerFailed: it did not answer in time.
         """
-        self._ask({"request": "start", "task": task_to_header(task)}, "started", timeout_seconds)
+        request = {"request": "start", "task": task_to_header(task)}
+        self.slot_seconds = float(self._ask(request, "started", timeout_seconds)["slot_seconds"])
 
     def check_weights(
         self, block: SharedBlock, weights_bytes: int, round: int, attempt: int, timeout_seconds: float
@@ -159,6 +166,8 @@ class Trainer:
     ) -> int:
         """Trains one round from the weights that were checked last. Draws noise, so charge the ledger first.
 
+        It returns at the end of a slot, whatever rows there are (:mod:`.time_slot`); one that is late is logged.
+
         The integers of :class:`released.Release` are in the attempt's block afterwards, in the place of the weights. The
         child can still change them, so use copies (:meth:`SharedBlock.values`) and check those.
 
@@ -174,7 +183,14 @@ class Trainer:
                 charged stays charged.
         """
         header = {"request": "run", "round": round, "attempt": attempt, "rotation_seed": rotation_seed.hex()}
-        return int(self._ask(header, "update", timeout_seconds, meanwhile=meanwhile)["values"])
+        answer = self._ask(header, "update", timeout_seconds, meanwhile=meanwhile)
+        if answer["late_slots"]:
+            _log.warning(
+                "event=slot_overrun pid=%d round=%d attempt=%d slots=%d slot_seconds=%.4g advice='the machine is busier than "
+                "when the leg started, or has more rows than its card declares'",
+                self._pid, round, attempt, answer["late_slots"], self.slot_seconds,
+            )  # fmt: skip
+        return int(answer["values"])
 
     def stop(self) -> None:
         """Ends the child and removes its scratch directory. May be called again, from any thread."""
