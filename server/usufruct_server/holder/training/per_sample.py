@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
+from usufruct.domain.training_job import Clipping
 from usufruct.graph.interpreter import InterpreterModule, trained
 from usufruct_server.holder.training.layer_rules import CHUNK_ELEMENTS, LAYER_RULES, Use
 from usufruct_server.holder.training.losses import Loss
@@ -38,18 +38,19 @@ LARGEST_MASS = 2.0**12
 number of places times their norm, and far less where gradients do not point against each other."""
 
 STABILITY = 0.01
-"""γ of automatic clipping, as in Bu et al. 2023, "Automatic Clipping" (their experiments use this value throughout)."""
+"""γ of automatic clipping, as in Bu et al. 2022, "Automatic Clipping" (their experiments use this value throughout)."""
 
 
-class Clipping(StrEnum):
-    """How a gradient g becomes one of norm ``clip_norm`` at most.
+def clip_factors(norms: torch.Tensor, clip_norm: float, clipping: Clipping) -> torch.Tensor:
+    """By what each row's gradient is multiplied, given its norm; both tensors float64 [batch].
 
-    ``FLAT``: g·min(1, C/|g|) (Abadi et al. 2016). ``AUTOMATIC``: g·C/(|g| + 0.01), which takes all rows to about the
-    same norm, so that ``clip_norm`` and the learning rate need not both be tuned (Bu et al. 2023).
+    *Guarantee*: factor times norm is at most ``clip_norm``, for every norm that is finite and not negative; a norm of 0 has
+    a finite factor, so that a gradient of zero stays zero. So both kinds of clipping have the same sensitivity and the same
+    price.
     """
-
-    FLAT = "flat"
-    AUTOMATIC = "automatic"
+    if clipping is Clipping.AUTOMATIC:
+        return clip_norm / (norms + STABILITY)
+    return clip_norm / norms.clamp(min=clip_norm)
 
 
 @dataclass(frozen=True)
@@ -195,10 +196,7 @@ class ClippedSum:
         finite = torch.isfinite(squares) & torch.isfinite(masses)
         norms = torch.where(finite, squares, torch.ones_like(squares)).sqrt()
         masses = torch.where(finite, masses, torch.ones_like(masses)).sqrt()
-        if self.clipping is Clipping.AUTOMATIC:
-            factors = clip_norm / (norms + STABILITY)
-        else:
-            factors = clip_norm / norms.clamp(min=clip_norm)
+        factors = clip_factors(norms, clip_norm, self.clipping)
         heaviest = LARGEST_MASS * clip_norm
         return present * finite * torch.minimum(factors, heaviest / masses.clamp(min=heaviest * 1e-9)), finite
 
