@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from charged import WatchedNetwork
 from killed_network import hospital
 
 from usufruct_server.demo.network import LocalNetwork
@@ -16,5 +17,5 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNetwork]:
     folder = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("USUFRUCT_HOME", str(folder / "home"))
-        with LocalNetwork(folder / "net", [hospital(number) for number in (1, 2, 3)]) as running:
+        with WatchedNetwork(folder / "net", [hospital(number) for number in (1, 2, 3)]) as running:
             yield running

@@ -103,8 +103,8 @@ BUGS = (
         (
             Edit(
                 _PER_SAMPLE,
-                "factors = (clip_norm / norms).clamp_(max=1.0)",
-                "factors = torch.ones_like(norms)",
+                "    return (clip_norm / norms).clamp_(max=1.0)",
+                "    return torch.ones_like(norms)",
             ),
         ),
         (
@@ -116,8 +116,8 @@ BUGS = (
         (
             Edit(
                 _PER_SAMPLE,
-                "factors = (clip_norm / norms).clamp_(max=1.0)",
-                "factors = (clip_norm / (norms * present).norm().clamp(min=clip_norm)).repeat(len(norms))",
+                "    return (clip_norm / norms).clamp_(max=1.0)",
+                "    return (clip_norm / norms.norm().clamp(min=clip_norm)).repeat(len(norms))",
             ),
         ),
         (f"{_TRAINING_TESTS}/test_per_sample.py::test_it_equals_a_loop_over_single_rows",),

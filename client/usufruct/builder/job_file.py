@@ -27,7 +27,7 @@ weights = "model.safetensors"     # of the model, as submit writes them; optiona
 columns = ["age", "sex"]          # optional, as is all in it: columns, bins, sample_rate
 
 [privacy]
-epsilon = 3.0                     # optional: delta, max_grad_norm, noise, max_colluding, min_honest
+epsilon = 3.0                     # optional: delta, max_grad_norm, clipping, noise, max_colluding, min_honest
 
 [encryption]                      # optional, as is all in it
 value_bits = 16                   # 8, 12 or 16; without it, as few as keep rounding small beside the noise
@@ -138,7 +138,7 @@ def read_job_file(path: Path) -> JobFile:
         options["arbiter"] = escrow.text("arbiter")
     asked = {
         name: privacy.value(name)
-        for name in ("delta", "max_grad_norm", "noise", "max_colluding", "min_honest")
+        for name in ("delta", "max_grad_norm", "clipping", "noise", "max_colluding", "min_honest")
         if privacy.has(name)
     }
     job = JobFile(

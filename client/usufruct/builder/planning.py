@@ -19,6 +19,7 @@ from usufruct.domain.training_job import (
     NANO,
     PICO,
     VALUE_BITS,
+    Clipping,
     EncryptionPlan,
     LegTerms,
     LocalOptimizer,
@@ -116,6 +117,7 @@ def make_plan(
         delta_pico=_scaled(privacy.delta, PICO),
         # where a dataset has fewer rows, the others would be padding
         micro_batch_size=min(MICRO_BATCH_SIZE, max(dataset.nominal_size for dataset in cohort)),
+        clipping=Clipping[privacy.clipping.upper()],
     )
     least = _least_cohort(cohort)
     if plan.noise_mode is NoiseMode.DISTRIBUTED:

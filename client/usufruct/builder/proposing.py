@@ -83,6 +83,8 @@ def new_proposal(
         base_model = digest_for(model, traced, base)
         frozen = frozen_digest(model)
         checked_validation = losses.read_validation(validation, traced.graph.input_shape[0])
+    elif base is not None:
+        raise InvalidInput("base: statistics have no model.", reason="SPEC_INVALID", field="base")
     plan = make_plan(
         datasets,
         privacy,

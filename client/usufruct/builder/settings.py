@@ -20,6 +20,9 @@ class Privacy:
             the least that keeps it.
         delta: for which epsilon is stated.
         max_grad_norm: bound on the Euclidean norm of one record's gradient (clipping).
+        clipping: how a gradient is taken to that bound. ``"flat"``: scaled down where it is longer. ``"automatic"``: every
+            gradient to about that norm, so that the bound and the learning rate are one figure to tune and not two. Both
+            cost the same. Only for training: a query has no gradients.
         noise: where noise is added. ``"local"``: in full at every holder, so that the promise holds against everyone else
             together. ``"distributed"``: a share at every holder, so that the sum has the noise of a trusted centre and the
             promise holds as long as ``min_honest`` holders of every sum are honest; for three holders or more. None:
@@ -38,11 +41,18 @@ class Privacy:
     noise: str | None = None
     max_colluding: int = 1
     min_honest: int | None = None
+    clipping: str = "flat"
 
     def __post_init__(self) -> None:
         between("epsilon", self.epsilon, 0.0, 1e3)
         between("delta", self.delta, 1e-12, 0.01)
         between("max_grad_norm", self.max_grad_norm, 1e-3, 1e3)
+        if self.clipping not in ("flat", "automatic"):
+            raise InvalidInput(
+                f"clipping must be 'flat' or 'automatic', not {self.clipping!r}.",
+                reason="SPEC_INVALID",
+                field="clipping",
+            )
         if self.noise not in (None, "local", "distributed"):
             raise InvalidInput(
                 f"noise must be 'local' or 'distributed', not {self.noise!r}.",

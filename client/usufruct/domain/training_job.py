@@ -25,6 +25,17 @@ class NoiseMode(IntEnum):
     DISTRIBUTED = 2
 
 
+class Clipping(IntEnum):
+    """How a row's gradient g becomes one whose norm is at most C; the numbers are those of ``usufruct.v1.Clipping``.
+
+    ``FLAT``: g·min(1, C/|g|) (Abadi et al. 2016). ``AUTOMATIC``: g·C/(|g| + 0.01), which takes all rows to about the same
+    norm, so that C and the learning rate need not both be tuned (Bu et al. 2022, "Automatic Clipping").
+    """
+
+    FLAT = 1
+    AUTOMATIC = 2
+
+
 @dataclass(frozen=True)
 class LocalOptimizer:
     """The optimiser that each holder runs. Rates in 10^-9."""
@@ -59,6 +70,7 @@ class TrainingPlan:
     scale_micro: int = 0
     share_noise: int = 0
     clamp: int = 0
+    clipping: Clipping = Clipping.FLAT
 
     @property
     def attempts(self) -> int:
@@ -233,6 +245,11 @@ def check_spec(spec: TrainingJobSpec) -> TrainingJobSpec:
         check_query(spec.query)
         need(spec.optimizer == QUERY_OPTIMIZER, "optimizer", "must be SGD at rate 1 for a query")
         need(plan.rounds == plan.local_steps == 1, "plan.rounds", "must be 1, of 1 step, for a query")
+        need(
+            plan.clipping is Clipping.FLAT,
+            "plan.clipping",
+            "must be flat for a query, which has no gradients",
+        )
     (_check_distributed if plan.noise_mode is NoiseMode.DISTRIBUTED else _check_local)(spec)
     return spec
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
+from usufruct.domain.training_job import Clipping
 from usufruct.privacy.accountant import unbounded_loss_micro
 from usufruct.privacy.bounds import checked_integer, checked_real
 from usufruct.privacy.conversion import (
@@ -99,7 +100,7 @@ class DistributedPlan(PricedPlan):
         min_honest: shares that the noise is sized for (h).
         max_colluding: further holders that every roster must have (c): a roster has at least h + c.
         noise: scale, noise of a share, clamp.
-        rounds, spare_attempts, micro_batch_size, nominal_size, order, delta: as in
+        rounds, spare_attempts, micro_batch_size, nominal_size, order, delta, clipping: as in
             :class:`~usufruct.privacy.plan.LocalPlan`.
 
     Raises:
@@ -120,6 +121,7 @@ class DistributedPlan(PricedPlan):
     nominal_size: int
     order: int
     delta: float
+    clipping: Clipping = Clipping.FLAT
 
     def __post_init__(self) -> None:
         rate = checked_real("sample_rate", self.sample_rate, MINIMUM_SAMPLE_RATE, 1.0, PlanInvalid)

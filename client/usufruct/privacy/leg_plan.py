@@ -49,6 +49,7 @@ def plan_from(
             nominal_size=nominal_size,
             order=order,
             delta=plan.delta_pico / PICO,
+            clipping=plan.clipping,
         )
     require_fine_grid(plan.noise_multiplier_micro / MICRO, parameter_count)
     return LocalPlan(
@@ -62,6 +63,7 @@ def plan_from(
         nominal_size=nominal_size,
         order=order,
         delta=plan.delta_pico / PICO,
+        clipping=plan.clipping,
     )
 
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final
 
+from usufruct.domain.training_job import Clipping
 from usufruct.privacy.accountant import renyi_loss_micro
 from usufruct.privacy.bounds import checked_integer, checked_real
 from usufruct.privacy.conversion import MAXIMUM_DELTA, MINIMUM_DELTA, epsilon, pld_epsilon
@@ -47,6 +48,7 @@ class PricedPlan(ABC):
     nominal_size: int
     order: int
     delta: float
+    clipping: Clipping
 
     @property
     def nominal_batch_size(self) -> float:
@@ -63,6 +65,8 @@ class PricedPlan(ABC):
             ("order", MINIMUM_ORDER, MAXIMUM_ORDER),
         ):
             checked_integer(field, getattr(self, field), least, most, PlanInvalid)
+        if not isinstance(self.clipping, Clipping):
+            raise PlanInvalid("clipping must be a Clipping.", field="clipping")
         if self.nominal_batch_size < 1.0:
             raise PlanInvalid(
                 f"sample_rate times nominal_size is {self.nominal_batch_size:g}: less than one unit a step. "
@@ -122,6 +126,7 @@ class LocalPlan(PricedPlan):
         nominal_size: the dataset's declared size, a public constant; never counted from the data.
         order: the dataset's Rényi order.
         delta: for the translation into epsilon.
+        clipping: how a unit is taken to that bound. No effect on the privacy loss.
 
     Raises:
         PlanInvalid: a field is not finite or outside its bounds; names the field.
@@ -137,6 +142,7 @@ class LocalPlan(PricedPlan):
     nominal_size: int
     order: int
     delta: float
+    clipping: Clipping = Clipping.FLAT
 
     def __post_init__(self) -> None:
         for field, minimum, maximum, because in (

@@ -8,6 +8,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Clipping(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CLIPPING_UNSPECIFIED: _ClassVar[Clipping]
+    CLIPPING_FLAT: _ClassVar[Clipping]
+    CLIPPING_AUTOMATIC: _ClassVar[Clipping]
+
 class ProposalState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PROPOSAL_STATE_UNSPECIFIED: _ClassVar[ProposalState]
@@ -23,6 +29,9 @@ class LegState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEG_STATE_DELIVERING: _ClassVar[LegState]
     LEG_STATE_DELIVERED: _ClassVar[LegState]
     LEG_STATE_FAILED: _ClassVar[LegState]
+CLIPPING_UNSPECIFIED: Clipping
+CLIPPING_FLAT: Clipping
+CLIPPING_AUTOMATIC: Clipping
 PROPOSAL_STATE_UNSPECIFIED: ProposalState
 PROPOSAL_STATE_PENDING: ProposalState
 PROPOSAL_STATE_GRANTED: ProposalState
@@ -105,7 +114,7 @@ class LocalOptimizer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., learning_rate_nano: _Optional[int] = ..., momentum_nano: _Optional[int] = ...) -> None: ...
 
 class TrainingPlan(_message.Message):
-    __slots__ = ("noise_mode", "rounds", "spare_attempts", "local_steps", "sample_rate_nano", "max_grad_norm_micro", "noise_multiplier_micro", "delta_pico", "micro_batch_size", "min_honest", "max_colluding", "scale_micro", "share_noise", "clamp")
+    __slots__ = ("noise_mode", "rounds", "spare_attempts", "local_steps", "sample_rate_nano", "max_grad_norm_micro", "noise_multiplier_micro", "delta_pico", "micro_batch_size", "min_honest", "max_colluding", "scale_micro", "share_noise", "clamp", "clipping")
     NOISE_MODE_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     SPARE_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +129,7 @@ class TrainingPlan(_message.Message):
     SCALE_MICRO_FIELD_NUMBER: _ClassVar[int]
     SHARE_NOISE_FIELD_NUMBER: _ClassVar[int]
     CLAMP_FIELD_NUMBER: _ClassVar[int]
+    CLIPPING_FIELD_NUMBER: _ClassVar[int]
     noise_mode: _catalogue_pb2.NoiseMode
     rounds: int
     spare_attempts: int
@@ -134,7 +144,8 @@ class TrainingPlan(_message.Message):
     scale_micro: int
     share_noise: int
     clamp: int
-    def __init__(self, noise_mode: _Optional[_Union[_catalogue_pb2.NoiseMode, str]] = ..., rounds: _Optional[int] = ..., spare_attempts: _Optional[int] = ..., local_steps: _Optional[int] = ..., sample_rate_nano: _Optional[int] = ..., max_grad_norm_micro: _Optional[int] = ..., noise_multiplier_micro: _Optional[int] = ..., delta_pico: _Optional[int] = ..., micro_batch_size: _Optional[int] = ..., min_honest: _Optional[int] = ..., max_colluding: _Optional[int] = ..., scale_micro: _Optional[int] = ..., share_noise: _Optional[int] = ..., clamp: _Optional[int] = ...) -> None: ...
+    clipping: Clipping
+    def __init__(self, noise_mode: _Optional[_Union[_catalogue_pb2.NoiseMode, str]] = ..., rounds: _Optional[int] = ..., spare_attempts: _Optional[int] = ..., local_steps: _Optional[int] = ..., sample_rate_nano: _Optional[int] = ..., max_grad_norm_micro: _Optional[int] = ..., noise_multiplier_micro: _Optional[int] = ..., delta_pico: _Optional[int] = ..., micro_batch_size: _Optional[int] = ..., min_honest: _Optional[int] = ..., max_colluding: _Optional[int] = ..., scale_micro: _Optional[int] = ..., share_noise: _Optional[int] = ..., clamp: _Optional[int] = ..., clipping: _Optional[_Union[Clipping, str]] = ...) -> None: ...
 
 class LegTerms(_message.Message):
     __slots__ = ("dataset_id", "holder_id", "card_hash", "nominal_size", "operator", "token", "price_units", "order", "loss_per_attempt_micro", "weight_nano")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+from typing import TypeVar
+
 from eth_utils.crypto import keccak
 
 from usufruct.domain import ids
@@ -9,6 +12,7 @@ from usufruct.domain.grant import Grant, SignedGrant
 from usufruct.domain.query import EvaluationQuery, Query, StatisticsQuery
 from usufruct.domain.training_job import (
     AggregatorRef,
+    Clipping,
     EncryptionPlan,
     LegTerms,
     LocalOptimizer,
@@ -22,6 +26,7 @@ from usufruct.v1 import catalogue_pb2, jobs_pb2
 from usufruct.wire.parsing import decimal, parse
 
 SPEC_LIMIT_BYTES = 5 << 20
+E = TypeVar("E", bound=IntEnum)
 
 
 def spec_hash(spec_bytes: bytes) -> bytes:
@@ -66,6 +71,7 @@ def spec_to_bytes(spec: TrainingJobSpec) -> bytes:
             scale_micro=plan.scale_micro,
             share_noise=plan.share_noise,
             clamp=plan.clamp,
+            clipping=jobs_pb2.Clipping.Name(int(plan.clipping)),
         ),
         legs=[
             jobs_pb2.LegTerms(
@@ -109,12 +115,8 @@ def spec_from_bytes(data: bytes) -> TrainingJobSpec:
         InvalidInput: ``MALFORMED``, ``TOO_LARGE``, ``SPEC_INVALID`` (with the field) or ``UNSUPPORTED_VERSION``.
     """
     m = parse(jobs_pb2.TrainingJobSpec, data, SPEC_LIMIT_BYTES)
-    try:
-        noise_mode = NoiseMode(m.plan.noise_mode)
-    except ValueError as error:
-        raise InvalidInput(
-            "plan.noise_mode is not known", reason="SPEC_INVALID", field="plan.noise_mode"
-        ) from error
+    noise_mode = _known(NoiseMode, m.plan.noise_mode, "plan.noise_mode")
+    clipping = _known(Clipping, m.plan.clipping or Clipping.FLAT, "plan.clipping")
     spec = TrainingJobSpec(
         version=m.version,
         chain_id=m.chain_id,
@@ -139,6 +141,7 @@ def spec_from_bytes(data: bytes) -> TrainingJobSpec:
             scale_micro=m.plan.scale_micro,
             share_noise=m.plan.share_noise,
             clamp=m.plan.clamp,
+            clipping=clipping,
         ),
         legs=tuple(
             LegTerms(
@@ -243,6 +246,13 @@ def _query(m: jobs_pb2.TrainingJobSpec) -> Query | None:
     if which == "statistics":
         return StatisticsQuery(tuple(m.statistics.columns), m.statistics.bins)
     return None
+
+
+def _known(kind: type[E], number: int, field: str) -> E:
+    try:
+        return kind(number)
+    except ValueError as error:
+        raise InvalidInput(f"{field} is not known", reason="SPEC_INVALID", field=field) from error
 
 
 def _time(value: int, field: str) -> int:

@@ -90,6 +90,7 @@ def holder_on(node: AnvilNode, folder: Path, finality: int) -> Iterator[NodePlac
     server.housekeeping.close()
     try:
         yield NodePlace(world, server, node)
+        world.compare_books(chain)
     finally:
         server.stop()
 

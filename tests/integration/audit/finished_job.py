@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from charged import assert_one_integer
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
@@ -99,10 +100,14 @@ class Job:
 
 
 class Network:
-    """A chain, three holders that serve their usage records, and a builder with money; ``close`` stops them."""
+    """A chain, three holders that serve their usage records, and a builder with money; ``close`` stops them.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        honest: whether what was charged will be one integer in all books; ``close`` compares them.
+    """
+
+    def __init__(self, folder: Path, *, honest: bool = True) -> None:
+        self.folder, self._honest = folder, honest
         self.dev_chain = DevChain().start()
         deployer, self.admin, self.builder_key = self._account(), self._account(), self._account()
         self.arbiter_key = self._account()
@@ -132,7 +137,14 @@ class Network:
         return folder
 
     def close(self) -> None:
-        """Stops the servers and the chain, and closes the ledgers."""
+        """Compares the books of honest holders; stops the servers and the chain, and closes the ledgers."""
+        try:
+            if self._honest:
+                assert_one_integer(self.chain, [holder.ledger.path for holder in self.holders])
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
         for holder in self.holders:
             holder.server.stop(None).wait()
             holder.ledger.close()
@@ -288,8 +300,9 @@ class Network:
             acknowledged: by the builder, in the same transaction.
             lower_micro: the builder consents to this loss.
         """
-        whole_micro = holder.ledger.commit(holder.dataset_id, job.job_id)
-        loss_micro = whole_micro if lower_micro is None else lower_micro
+        agreed_micro = lower_micro if self._honest else None  # no ledger takes less than it charged
+        committed_micro = holder.ledger.commit(holder.dataset_id, job.job_id, agreed_micro)
+        loss_micro = committed_micro if lower_micro is None else lower_micro
         holder.publisher.publish()
         leg = self.leg(job, holder)
         mine = [record for record in map(record_from_bytes, holder.ledger.usage_records(0, 10_000))

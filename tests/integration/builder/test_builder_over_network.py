@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from charged import WatchedNetwork
 from safetensors.numpy import load_file
 from torch import nn
 
@@ -50,7 +51,7 @@ def hospital(number: int) -> DatasetSetup:
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNetwork]:
     holders = [HolderSetup(f"hospital-{number}", [hospital(number)]) for number in (1, 2, 3)]
-    with LocalNetwork(tmp_path_factory.mktemp("network") / "net", holders) as running:
+    with WatchedNetwork(tmp_path_factory.mktemp("network") / "net", holders) as running:
         yield running
 
 

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from charged import assert_one_integer
 from running_processes import processes_of
+
+from usufruct.chain import Chain
 
 HEART = Path(__file__).parents[4] / "shared" / "data" / "heart_disease"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -32,19 +35,32 @@ def checked_figures(line: str) -> dict:
     return figures
 
 
-def test_three_hospitals_stay_for_the_auditor_until_ctrl_c(start_demo: Start, tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    demo = start_demo("--keep", "--json", "--dir", str(state))
+def kept(demo: subprocess.Popen[str], state: Path) -> tuple[dict, str, str]:
+    """The figures of a demo that stays, whose books have been compared; URL of its chain, and the contract."""
     assert demo.stdout is not None
     line = demo.stdout.readline()
     assert line, demo.stderr.read() if demo.stderr else ""
-    figures = checked_figures(line)
+    contract = json.loads((state / "chain" / "addresses.json").read_text())["compute_access"]
+    rpc_url = json.loads((state / "logs" / "chain.log").read_text().splitlines()[0])["rpc_url"]
+    assert_one_integer(Chain.connect(rpc_url, contract), state.glob("holders/*/state/ledger.sqlite"))
+    return checked_figures(line), rpc_url, contract
+
+
+def end(demo: subprocess.Popen[str], state: Path) -> None:
+    """Ctrl-C."""
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(60) == 0
+    assert processes_of(state) == set(), "every process has been stopped"
+
+
+def test_three_hospitals_stay_for_the_auditor_until_ctrl_c(start_demo: Start, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    demo = start_demo("--keep", "--json", "--dir", str(state))
+    figures, rpc_url, contract = kept(demo, state)
     assert figures["holders"] == 3
     # Single runs gave 0.87 to 0.96; a model that has learned nothing is right about 63 of 100.
     assert figures["test_accuracy"] > 0.75
-    addresses = json.loads((state / "chain" / "addresses.json").read_text())
-    rpc_url = json.loads((state / "logs" / "chain.log").read_text().splitlines()[0])["rpc_url"]
-    where = ["--rpc", rpc_url, "--contract", addresses["compute_access"], "--json"]
+    where = ["--rpc", rpc_url, "--contract", contract, "--json"]
     audit = subprocess.run(
         [sys.executable, "-m", "usufruct.cli", "audit", "verify", *where],
         capture_output=True,
@@ -54,9 +70,7 @@ def test_three_hospitals_stay_for_the_auditor_until_ctrl_c(start_demo: Start, tm
     assert audit.returncode == 0, audit.stderr
     assert json.loads(audit.stdout)["verified"] is True
     assert processes_of(state), "holders and aggregator are still there"
-    demo.send_signal(signal.SIGINT)
-    assert demo.wait(60) == 0
-    assert processes_of(state) == set(), "every process has been stopped"
+    end(demo, state)
 
 
 @pytest.mark.shared_data
@@ -64,13 +78,12 @@ def test_three_hospitals_stay_for_the_auditor_until_ctrl_c(start_demo: Start, tm
 def test_four_real_hospitals_one_of_them_with_thirty_rows_of_one_class(
     start_demo: Start, tmp_path: Path
 ) -> None:
-    demo = start_demo("--data", str(HEART), "--json", "--dir", str(tmp_path / "state"))
-    out, errors = demo.communicate(timeout=400)
-    assert demo.returncode == 0, errors
-    figures = checked_figures(out.splitlines()[-1])
+    state = tmp_path / "state"
+    demo = start_demo("--data", str(HEART), "--keep", "--json", "--dir", str(state))
+    figures, _, _ = kept(demo, state)
     assert figures["holders"] == 4
     assert figures["test_auc"] >= 0.80
-    assert processes_of(tmp_path / "state") == set()
+    end(demo, state)
 
 
 def test_ctrl_c_in_the_middle_leaves_no_process_behind(start_demo: Start, tmp_path: Path) -> None:

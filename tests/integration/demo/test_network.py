@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from charged import WatchedNetwork
 from running_processes import alive, processes_of
 
 import usufruct as uf
 from usufruct.errors import ConfigError
 from usufruct_server.demo.cards import heart_disease as cards
-from usufruct_server.demo.network import DatasetSetup, HolderSetup, LocalNetwork
+from usufruct_server.demo.network import DatasetSetup, HolderSetup
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(240)]
 
@@ -25,7 +26,7 @@ def holder(name: str, **settings: dict[str, object]) -> HolderSetup:
 
 
 def test_processes_die_and_come_back_with_the_same_identity(tmp_path: Path) -> None:
-    with LocalNetwork(tmp_path / "net", [holder("one"), holder("two")]) as network:
+    with WatchedNetwork(tmp_path / "net", [holder("one"), holder("two")]) as network:
         assert set(network.processes) == {"chain", "aggregator", "one", "two"}
         assert {name: place.dataset_ids for name, place in network.places.items()} == {
             "one": (1,),
@@ -57,7 +58,7 @@ def test_processes_die_and_come_back_with_the_same_identity(tmp_path: Path) -> N
 
 
 def test_a_wrong_setting_stops_the_start_and_leaves_nothing_running(tmp_path: Path) -> None:
-    network = LocalNetwork(tmp_path / "net", [holder("one", policy={"max_rounds": 0})])
+    network = WatchedNetwork(tmp_path / "net", [holder("one", policy={"max_rounds": 0})])
     with pytest.raises(ConfigError, match="max_rounds"):
         network.start()
     assert processes_of(tmp_path / "net") == set()
@@ -80,4 +81,4 @@ def test_a_process_that_dies_while_starting_is_quoted(tmp_path: Path) -> None:
 
 def test_holders_need_names_of_their_own(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="distinct names"):
-        LocalNetwork(tmp_path, [holder("one"), holder("one")])
+        WatchedNetwork(tmp_path, [holder("one"), holder("one")])

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from charged import WatchedNetwork
 from clinics import TRIO, Clinics, Finished, Relay, holders, model, port_of
 
 import usufruct as uf
 from usufruct.domain.training_job import TrainingJobSpec
 from usufruct.wire.channel import PinnedEndpoint
-from usufruct_server.demo.network import LocalNetwork
 
 
 @pytest.fixture(scope="package")
@@ -24,7 +24,7 @@ def clinics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinics]:
     os.environ["USUFRUCT_HOME"] = str(folder / "home")
     relay = Relay()
     try:
-        with LocalNetwork(folder / "net", holders(relay)) as local:
+        with WatchedNetwork(folder / "net", holders(relay)) as local:
             relay.target_port = port_of(local.places["hospital-2"].endpoint)
             first, second = (
                 uf.connect(local.rpc_url, contract=local.compute_access, key=key)

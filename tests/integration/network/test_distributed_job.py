@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -115,6 +116,45 @@ def test_the_charged_integer_is_one_and_the_same_in_every_book(
     (quoted,) = [leg for leg in shared.quote.legs if leg.dataset_id == dataset_id]
     assert (quoted.loss_micro, quoted.epsilon) == (plan.reservation_micro, plan.epsilon)
     assert shared.epsilon_asked == job.epsilon == max(leg.epsilon for leg in shared.quote.legs) <= 4.0
+
+
+def translation(loss_micro: int, order: int, delta: float) -> float:
+    """Of a Rényi loss into epsilon, written out here a second time on purpose."""
+    return loss_micro / 1e6 + math.log(1 - 1 / order) - math.log(delta * order) / (order - 1)
+
+
+def test_every_epsilon_in_words_is_the_one_translation_or_says_what_else_it_is(
+    clinics: Clinics, shared: Finished
+) -> None:
+    """What builder and holders really print, figure by figure."""
+    job, plan = shared.job, shared.job.spec.plan
+    delta = plan.delta_pico / 1e12
+    binding, alone = set(), set()
+    for leg in job.spec.legs:
+        each = leg.loss_per_attempt_micro
+        binding |= {translation(each * n, leg.order, delta) for n in range(1, plan.attempts + 1)}
+        priced = plan_of(job.spec, leg.dataset_id)
+        assert isinstance(priced, DistributedPlan)
+        alone.add(translation(priced.alone.loss_per_attempt_micro * plan.attempts, leg.order, delta))
+    said = [*shared.quote.lines(), *map(str, job.receipts)]
+    place = ("--rpc", clinics.local.rpc_url, "--contract", clinics.local.compute_access, "--json")
+    audited = json.loads(usufruct("audit", "log", *place, "--job", job.id).stdout)["legs"]
+    said += [f"epsilon {row['epsilon']:.6f}" for row in audited]
+    inbox = usufruct("holder", "inbox", "--all", "--config", str(clinics.local.places[HOSPITALS[0]].config))
+    said += [line for line in inbox.stdout.splitlines() if job.id in line]
+    for name in HOSPITALS:
+        log = (clinics.local.logs / f"{name}.log").read_text()
+        said += [line for line in log.splitlines() if job.spec.job_id.hex() in line]
+    found = {"binding": 0, "against everyone": 0}
+    for text in (part for line in said for part in re.split(r"; |\. ", line)):
+        for figure in re.findall(r"epsilon (?:up to )?(\d+\.\d+)", text):
+            kind = "against everyone" if "against everyone" in text else "binding"
+            found[kind] += 1
+            digits = len(figure.partition(".")[2])
+            expected = alone if kind == "against everyone" else binding
+            assert float(figure) in {round(each, digits) for each in expected}, text
+    assert found["binding"] >= 3 + 3 + 3 + 2 + 3, found
+    assert found["against everyone"] >= 3 + 1 + 3, found
 
 
 def test_the_audit_verifies_it(clinics: Clinics, shared: Finished) -> None:

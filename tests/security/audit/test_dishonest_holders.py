@@ -61,7 +61,7 @@ def jobs() -> dict[str, Job]:
 @pytest.fixture(scope="module")
 def dishonest(tmp_path_factory: pytest.TempPathFactory, jobs: dict[str, Job]) -> Iterator[Evidence]:
     """One leg for each lie, and one honest one, all on one chain."""
-    network = Network(tmp_path_factory.mktemp("ledgers"))
+    network = Network(tmp_path_factory.mktemp("ledgers"), honest=False)
     network.builder.deposit(network.token, 10 * PRICE_UNITS)  # for more legs than a finished job has
     holders = network.holders
     for number, (what, (lies, _)) in enumerate(RECEIPT_LIES.items()):

@@ -118,7 +118,7 @@ def jobs() -> dict[str, Job]:
 @pytest.fixture(scope="module")
 def dishonest(tmp_path_factory: pytest.TempPathFactory, jobs: dict[str, Job]) -> Iterator[Evidence]:
     """One job for each lie, and an honest one of which a round was lost by all, on one chain."""
-    network = Network(tmp_path_factory.mktemp("ledgers"))
+    network = Network(tmp_path_factory.mktemp("ledgers"), honest=False)
     jobs.update(zip(LIES, lies(network), strict=True))
     _, two, three = network.holders
     honest = network.open_job(network.holders, 7200)

@@ -66,6 +66,12 @@ def test_how_money_is_locked_may_stand_in_the_file(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_how_gradients_are_clipped_may_stand_in_the_file(tmp_path: Path) -> None:
+    asked = 'epsilon = 3.0\nmax_grad_norm = 0.5\nclipping = "automatic"'
+    job = read_job_file(written(tmp_path, GOOD.replace("epsilon = 3.0", asked)))
+    assert job.privacy == Privacy(epsilon=3.0, max_grad_norm=0.5, clipping="automatic")
+
+
 def test_where_noise_is_added_may_stand_in_the_file(tmp_path: Path) -> None:
     asked = 'epsilon = 3.0\nnoise = "distributed"\nmax_colluding = 2\nmin_honest = 4'
     job = read_job_file(written(tmp_path, GOOD.replace("epsilon = 3.0", asked)))

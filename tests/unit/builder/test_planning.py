@@ -14,7 +14,7 @@ from usufruct import privacy as dp
 from usufruct.builder.datasets import Dataset
 from usufruct.builder.planning import ROUNDING_SHARE, make_plan, update_range_nano, weights_nano
 from usufruct.builder.settings import SGD, Encryption, Privacy
-from usufruct.domain.training_job import MICRO, NANO, PICO, VALUE_BITS, LocalOptimizer
+from usufruct.domain.training_job import MICRO, NANO, PICO, VALUE_BITS, Clipping, LocalOptimizer
 from usufruct.encryption import BoundedValues, parameter_set
 from usufruct.encryption import plan as plan_parameters
 from usufruct.errors import InvalidInput, Refused
@@ -40,6 +40,14 @@ def test_every_dataset_stays_within_the_epsilon_asked_for_spare_attempts_include
     for leg, stated in zip(job.legs, job.epsilons, strict=True):
         loss = job.plan.attempts * leg.loss_per_attempt_micro
         assert dp.epsilon(loss, leg.order, job.plan.delta_pico / PICO) == stated <= epsilon
+
+
+def test_clipping_is_in_the_plan_and_changes_no_other_figure_of_it(dataset: Make) -> None:
+    flat, automatic = (plan_for([dataset(1)], Privacy(3.0, clipping=name)) for name in ("flat", "automatic"))
+    assert flat.plan.clipping is Clipping.FLAT
+    assert automatic.plan == replace(flat.plan, clipping=Clipping.AUTOMATIC)
+    assert automatic.legs == flat.legs
+    assert [plan.clipping for plan in automatic.plans] == [Clipping.AUTOMATIC]
 
 
 def test_no_smaller_noise_would_keep_it(dataset: Make) -> None:
@@ -212,6 +220,7 @@ def test_settings_refuse_what_a_spec_cannot_hold() -> None:
         lambda: Privacy(epsilon=float("nan")),
         lambda: Privacy(epsilon=3.0, delta=0.5),
         lambda: Privacy(epsilon=3.0, noise="elsewhere"),
+        lambda: Privacy(epsilon=3.0, clipping="none"),
         lambda: Privacy(epsilon=3.0, noise="distributed", max_colluding=0),
         lambda: Privacy(epsilon=3.0, noise="distributed", min_honest=1),
         lambda: Encryption(value_bits=10),

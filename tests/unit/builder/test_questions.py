@@ -10,9 +10,9 @@ import pytest
 from listed_datasets import make_dataset
 from torch import nn
 
-from usufruct.builder.proposing import work_on
+from usufruct.builder.proposing import new_proposal, work_on
 from usufruct.builder.questions import query_of
-from usufruct.builder.settings import Evaluation, Statistics
+from usufruct.builder.settings import SGD, EscrowTerms, Evaluation, Privacy, Statistics
 from usufruct.domain.dataset_card import Column
 from usufruct.domain.query import EvaluationQuery, StatisticsQuery
 from usufruct.errors import InvalidInput, Refused
@@ -79,6 +79,18 @@ def test_an_evaluation_names_its_model_and_statistics_need_none() -> None:
         with pytest.raises(InvalidInput) as caught:
             work_on(None, [FIRST], LOSS, question)
         assert caught.value.details["field"] == "model"
+
+
+def test_statistics_with_a_base_model_are_refused_before_anyone_is_asked() -> None:
+    nobody: Any = None
+    with pytest.raises(InvalidInput) as caught:
+        new_proposal(
+            nobody, None, [FIRST], aggregator="127.0.0.1:1#sha256:" + "00" * 32, loss="", optimizer=SGD(1.0), rounds=1,
+            privacy=Privacy(3.0), base="sha256:" + "00" * 32, validation=None, server_optimizer=None, spare_attempts=0,
+            min_cohort=None, encryption=None, purpose=None, round_timeout_seconds=60, deliver_within_seconds=600,
+            escrow=EscrowTerms(), question=Statistics(("a",)),
+        )  # fmt: skip
+    assert caught.value.details["field"] == "base"
 
 
 @pytest.mark.parametrize(

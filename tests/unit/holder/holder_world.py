@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from charged import assert_one_integer
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from torch import nn
@@ -119,12 +120,17 @@ def server_of(
 
 @dataclass
 class World:
-    """A chain with its contracts, the token, and accounts that have coin."""
+    """A chain with its contracts, the token, and accounts that have coin.
+
+    Attributes:
+        ledgers: of its holders, whether they were ever served or not.
+    """
 
     dev: DevChain
     chain: Chain
     token: str
     folder: Path
+    ledgers: list[Path] = field(default_factory=list)
 
     @classmethod
     @contextmanager
@@ -133,7 +139,14 @@ class World:
         evm, addresses = deployed()
         assert addresses.test_token is not None
         with DevChain(evm=evm.copy()) as dev:
-            yield cls(dev, Chain.connect(dev.url, addresses.compute_access), addresses.test_token, folder)
+            world = cls(dev, Chain.connect(dev.url, addresses.compute_access), addresses.test_token, folder)
+            yield world
+            with DevChain(evm=dev.evm) as afterwards:  # a test may have stopped the other one
+                world.compare_books(Chain.connect(afterwards.url, addresses.compute_access))
+
+    def compare_books(self, chain: Chain) -> None:
+        """What was charged must be one integer on ``chain`` and in all books of those holders that were served."""
+        assert_one_integer(chain, [path for path in self.ledgers if path.exists()])
 
     def now(self) -> int:
         """Time of the chain's newest block, UTC seconds."""
@@ -180,6 +193,7 @@ class World:
             fund(self.dev, address)
         config = read_config(made.config)
         register(config, self.chain, open_admin(config), None, lambda step: None)
+        self.ledgers.append(config.ledger_path)
         return config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import secrets
 from collections.abc import Iterator
@@ -18,13 +19,16 @@ from torch import nn
 from usufruct import graph
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.domain.preprocessing import PreparedData
-from usufruct.domain.training_job import NANO, LocalOptimizer
+from usufruct.domain.training_job import NANO, Clipping, LocalOptimizer
 from usufruct.errors import InvalidInput
 from usufruct.privacy import DistributedPlan, IntegerNoise, LocalPlan, open_sum
 from usufruct_server.holder.training.block import VALUE_BYTES, SharedBlock
+from usufruct_server.holder.training.card_data import load_card_data
+from usufruct_server.holder.training.child import bounded_sum
+from usufruct_server.holder.training.dpsgd import sum_over_sample
 from usufruct_server.holder.training.losses import LOSSES
 from usufruct_server.holder.training.messages import TrainerTask, task_from_header, task_to_header
-from usufruct_server.holder.training.per_sample import ClippedSum
+from usufruct_server.holder.training.per_sample import STABILITY, ClippedSum
 from usufruct_server.holder.training.released import Release
 from usufruct_server.holder.training.step_sum import StepSum
 from usufruct_server.holder.training.trainer import Trainer
@@ -61,6 +65,7 @@ PLAN = DistributedPlan(
     order=6,
     delta=1e-5,
 )
+LOCAL = LocalPlan(1.0, 0.5, 1.0, 1, 5, 1, 16, ROWS, 6, 1e-5)
 NOISE_ALONE = math.sqrt(PLAN.noise.share_noise) / PLAN.scale
 """Standard deviation of one share's noise in a coordinate of the sum."""
 
@@ -136,6 +141,26 @@ def test_the_opened_sum_is_the_clipped_sum_of_the_rows(trainer: Trainer, task: T
     assert np.linalg.norm(expected) > 10 * NOISE_ALONE, "the test can tell the sum from nothing"
 
 
+@pytest.mark.parametrize("clipping", Clipping)
+@pytest.mark.parametrize(
+    "plan", [replace(PLAN, max_grad_norm_micro=50 * 10**6), replace(LOCAL, max_grad_norm=50.0)]
+)
+def test_the_trainer_clips_as_its_plan_says(
+    task: TrainerTask, plan: DistributedPlan | LocalPlan, clipping: Clipping
+) -> None:
+    """All rows are in the sample. The norm is so wide that flat clipping leaves the gradients as they are."""
+    asked = replace(task, plan=replace(plan, clipping=clipping))
+    told = task_from_header(json.loads(json.dumps(task_to_header(asked))))
+    assert told == asked
+    assert told.plan.clipping is clipping
+    clipped_sum = bounded_sum(told)
+    assert isinstance(clipped_sum, ClippedSum)
+    clipped_sum.load(graph.weights_in(clipped_sum.module, memoryview(bytearray(WEIGHTS))))
+    got = sum_over_sample(clipped_sum, load_card_data(told.data_path, told.card), told.plan)
+    want = clipped_by_hand(told)
+    assert np.linalg.norm(got - want) <= 1e-6 * np.linalg.norm(want)
+
+
 def test_attempts_of_one_rotation_share_neither_dither_nor_noise(trainer: Trainer, task: TrainerTask) -> None:
     trainer.start(task)
     first, second = shares(trainer, bytes(32), 2)
@@ -169,9 +194,6 @@ def test_a_sum_that_is_not_finite_is_sent_as_noise(
         assert whole(local, clipped_sum, data, b"").std() > 100
 
 
-LOCAL = LocalPlan(1.0, 0.5, 1.0, 1, 5, 1, 16, ROWS, 6, 1e-5)
-
-
 def test_a_plan_that_is_not_of_this_model_is_refused_before_any_charge(
     trainer: Trainer, task: TrainerTask
 ) -> None:
@@ -197,5 +219,9 @@ def clipped_by_hand(task: TrainerTask) -> np.ndarray:
         row = torch.tensor([features], dtype=torch.float32).double()
         loss = nn.functional.binary_cross_entropy_with_logits(module(row)[0, 0], torch.tensor(label).double())
         gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)]).numpy()
-        total += gradient * min(1.0, PLAN.clip_norm / np.linalg.norm(gradient))
+        norm, bound = np.linalg.norm(gradient), task.plan.clip_norm
+        if task.plan.clipping is Clipping.AUTOMATIC:
+            total += gradient * bound / (norm + STABILITY)
+        else:
+            total += gradient * min(1.0, bound / norm)
     return total

@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 from usufruct import graph
+from usufruct.domain.training_job import Clipping
 from usufruct_server.holder.training import per_sample
 from usufruct_server.holder.training.losses import LOSSES
-from usufruct_server.holder.training.per_sample import STABILITY, ClippedSum, Clipping
+from usufruct_server.holder.training.per_sample import STABILITY, ClippedSum
 
 ROWS = 6
 BY_ROWS = ("layers that share a matrix", "einsum", "three-dimensional convolution")

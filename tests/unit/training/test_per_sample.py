@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn import functional
 
 from usufruct import graph
+from usufruct.domain.training_job import Clipping
 from usufruct.privacy.plan import CLIP_SLACK, GRID_SLACK
 from usufruct_server.holder.training.kept_layers import ADDED_BY_ROUNDING
 from usufruct_server.holder.training.layer_rules import LAYER_RULES
 from usufruct_server.holder.training.losses import LOSSES, Loss
-from usufruct_server.holder.training.per_sample import ClippedSum, Clipping
+from usufruct_server.holder.training.per_sample import STABILITY, ClippedSum, clip_factors
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import training
@@ -63,12 +64,17 @@ MODELS: dict[str, nn.Module] = {
 
 
 def _clipped_sum(
-    model: nn.Module, loss: Loss, scale: float = 1.0, real: torch.dtype = torch.float64, width: int = 6
+    model: nn.Module,
+    loss: Loss,
+    scale: float = 1.0,
+    clipping: Clipping = Clipping.FLAT,
+    real: torch.dtype = torch.float64,
+    width: int = 6,
 ) -> ClippedSum:
     traced = graph.trace(model, (width,))
     module = graph.rebuild(traced.graph)
     graph.load_flat(module, graph.vector_from_model(model, traced) * scale)
-    return ClippedSum(module, loss, real=real)
+    return ClippedSum(module, loss, clipping, real)
 
 
 def _rows(count: int, seed: int, width: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,14 +100,19 @@ def _one_by_one(
     for row in range(len(features)):
         loss = clipped_sum.loss.per_row(module(features[row : row + 1]), labels[row : row + 1]).sum()
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(module.parameters()))])
-        total += gradient * min(1.0, clip_norm / gradient.norm().item())
+        norm = gradient.norm().item()
+        if clipped_sum.clipping is Clipping.AUTOMATIC:
+            total += gradient * clip_norm / (norm + STABILITY)
+        else:
+            total += gradient * min(1.0, clip_norm / norm)
     return total
 
 
+@pytest.mark.parametrize("clipping", Clipping)
 @pytest.mark.parametrize("clip_norm", [1e-3, 0.3, 1.0, 1e6])
 @pytest.mark.parametrize("name", MODELS)
-def test_it_equals_a_loop_over_single_rows(name: str, clip_norm: float) -> None:
-    clipped_sum = _clipped_sum(MODELS[name], CROSS_ENTROPY)
+def test_it_equals_a_loop_over_single_rows(name: str, clip_norm: float, clipping: Clipping) -> None:
+    clipped_sum = _clipped_sum(MODELS[name], CROSS_ENTROPY, clipping=clipping)
     features, labels = _rows(17, seed=1)
     got = clipped_sum(features, labels, torch.ones(17, dtype=torch.float64), clip_norm)
     want = _one_by_one(clipped_sum, features, labels, clip_norm)
@@ -173,10 +184,11 @@ def test_opacus_has_the_same_per_sample_gradients() -> None:
     assert torch.allclose(got, want, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("clipping", Clipping)
 @pytest.mark.parametrize("scale", [1.0, 100.0, 9000.0])
 @pytest.mark.parametrize("name", MODELS)
-def test_one_row_moves_the_sum_by_at_most_the_clip_norm(name: str, scale: float) -> None:
-    clipped_sum = _clipped_sum(MODELS[name], CROSS_ENTROPY, scale)
+def test_one_row_moves_the_sum_by_at_most_the_clip_norm(name: str, scale: float, clipping: Clipping) -> None:
+    clipped_sum = _clipped_sum(MODELS[name], CROSS_ENTROPY, scale, clipping)
     features, labels = _rows(16, seed=4)
     features[::2] *= 1e4
     everyone = torch.ones(16, dtype=torch.float64)
@@ -194,6 +206,35 @@ def test_large_gradients_are_clipped_to_the_norm_and_small_ones_are_left() -> No
     bare = clipped_sum(features, labels, present, 1e9).norm()
     assert clipped_sum(features, labels, present, bare.item() / 3).norm() == pytest.approx(bare.item() / 3)
     assert clipped_sum(features, labels, present, bare.item() * 3).norm() == pytest.approx(bare.item())
+
+
+def test_automatic_clipping_takes_all_but_the_smallest_gradients_to_about_the_norm() -> None:
+    clipped_sum = _clipped_sum(MODELS["perceptron"], CROSS_ENTROPY, clipping=Clipping.AUTOMATIC)
+    features, labels = _rows(8, seed=5)
+    present = torch.eye(8, dtype=torch.float64)
+    norms = [clipped_sum(features, labels, alone, 50.0).norm().item() for alone in present]
+    assert all(48.0 < norm < 50.0 for norm in norms)
+
+
+@pytest.mark.parametrize("clipping", Clipping)
+def test_no_norm_is_taken_above_the_bound(clipping: Clipping) -> None:
+    tiny = torch.finfo(torch.float64).tiny
+    norms = torch.tensor([0.0, tiny, 1e-9, STABILITY, 0.5, 1.0, 1e6, 1e300], dtype=torch.float64)
+    for clip_norm in (1e-3, 0.999, 1e3):
+        factors = clip_factors(norms, clip_norm, clipping)
+        assert torch.isfinite(factors).all()
+        assert (factors * norms <= clip_norm * (1 + 1e-15)).all()
+
+
+@pytest.mark.parametrize("clipping", Clipping)
+def test_a_gradient_of_zero_stays_zero(clipping: Clipping) -> None:
+    clipped_sum = _clipped_sum(nn.Linear(6, 3, bias=False), CROSS_ENTROPY, clipping=clipping)
+    features, labels = _rows(4, seed=8)
+    nothing = torch.zeros_like(features)
+    assert clipped_sum(nothing, labels, torch.ones(4, dtype=torch.float64), 1.0).tolist() == [0.0] * 18
+    features[1:] = 0.0
+    one = clipped_sum(features, labels, torch.ones(4, dtype=torch.float64), 1.0)
+    assert 0.0 < one.norm() <= 1.0
 
 
 def test_padding_counts_as_nothing() -> None:

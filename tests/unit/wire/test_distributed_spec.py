@@ -10,6 +10,7 @@ import pytest
 from usufruct.domain import ids
 from usufruct.domain.training_job import (
     AggregatorRef,
+    Clipping,
     EncryptionPlan,
     LegTerms,
     LocalOptimizer,
@@ -18,6 +19,8 @@ from usufruct.domain.training_job import (
     TrainingPlan,
 )
 from usufruct.errors import InvalidInput
+from usufruct.privacy import plan_of
+from usufruct.v1 import jobs_pb2
 from usufruct.wire.jobs import spec_from_bytes, spec_to_bytes
 
 ADDRESS = ids.address("0x" + "11" * 20, "test")
@@ -49,6 +52,36 @@ SPEC = TrainingJobSpec(
 
 def test_every_figure_of_the_plan_survives_the_wire() -> None:
     assert spec_from_bytes(spec_to_bytes(SPEC)) == SPEC
+
+
+LOCAL = replace(
+    SPEC,
+    plan=TrainingPlan(NoiseMode.LOCAL, 20, 2, 1, 5 * 10**8, 10**6, 10**6, 10**7, 64),
+    encryption=EncryptionPlan("bfv", 16, 10**9, 31),
+)
+
+
+@pytest.mark.parametrize("clipping", Clipping)
+@pytest.mark.parametrize("spec", [SPEC, LOCAL])
+def test_clipping_survives_the_wire_reaches_the_plan_and_costs_the_same(
+    spec: TrainingJobSpec, clipping: Clipping
+) -> None:
+    changed = replace(spec, plan=replace(spec.plan, clipping=clipping))
+    again = spec_from_bytes(spec_to_bytes(changed))
+    assert again.plan.clipping is clipping
+    priced = plan_of(again, 1)
+    assert priced.clipping is clipping
+    assert priced.loss_per_attempt_micro == plan_of(spec, 1).loss_per_attempt_micro
+
+
+def test_a_spec_that_does_not_name_its_clipping_means_flat_and_one_that_is_not_known_is_refused() -> None:
+    message = jobs_pb2.TrainingJobSpec.FromString(spec_to_bytes(SPEC))
+    message.plan.ClearField("clipping")
+    assert spec_from_bytes(message.SerializeToString()).plan.clipping is Clipping.FLAT
+    message.plan.clipping = 7  # type: ignore[assignment]
+    with pytest.raises(InvalidInput) as caught:
+        spec_from_bytes(message.SerializeToString())
+    assert caught.value.details["field"] == "plan.clipping"
 
 
 @pytest.mark.parametrize(
@@ -89,10 +122,8 @@ def test_a_job_that_distributed_noise_has_no_room_for_is_refused_by_name(
 
 @pytest.mark.parametrize("field", ["min_honest", "max_colluding", "scale_micro", "share_noise", "clamp"])
 def test_local_noise_has_no_figures_of_the_other(field: str) -> None:
-    local = TrainingPlan(NoiseMode.LOCAL, 20, 2, 1, 5 * 10**8, 10**6, 10**6, 10**7, 64)
-    spec = replace(SPEC, plan=local, encryption=EncryptionPlan("bfv", 16, 10**9, 31))
-    spec_to_bytes(spec)
-    assert refused_field(replace(spec, plan=replace(local, **{field: 5}))) == f"plan.{field}"
+    spec_to_bytes(LOCAL)
+    assert refused_field(replace(LOCAL, plan=replace(LOCAL.plan, **{field: 5}))) == f"plan.{field}"
 
 
 def refused_field(spec: TrainingJobSpec) -> str:

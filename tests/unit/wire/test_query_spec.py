@@ -10,7 +10,7 @@ from test_distributed_spec import SPEC
 
 from usufruct.domain.dataset_card import Column, DatasetCard, Label
 from usufruct.domain.query import EvaluationQuery, JobKind, StatisticsQuery, check_query, layout_of
-from usufruct.domain.training_job import MICRO, QUERY_OPTIMIZER, TrainingJobSpec
+from usufruct.domain.training_job import MICRO, QUERY_OPTIMIZER, Clipping, TrainingJobSpec
 from usufruct.errors import InvalidInput
 from usufruct.wire.jobs import spec_from_bytes, spec_to_bytes
 
@@ -58,6 +58,7 @@ def test_every_kind_of_job_survives_the_wire(spec: TrainingJobSpec, kind: JobKin
         (EVALUATION, {"model_graph": b""}, "model_graph"),
         (EVALUATION, {"optimizer": SPEC.optimizer}, "optimizer"),
         (EVALUATION, {"plan": replace(EVALUATION.plan, rounds=2)}, "plan.rounds"),
+        (EVALUATION, {"plan": replace(EVALUATION.plan, clipping=Clipping.AUTOMATIC)}, "plan.clipping"),
         (STATISTICS, {"query": StatisticsQuery((), 10)}, "statistics.columns"),
         (STATISTICS, {"query": StatisticsQuery(("a", "a"), 10)}, "statistics.columns"),
         (STATISTICS, {"query": StatisticsQuery(("",), 10)}, "statistics.columns"),

@@ -135,7 +135,7 @@ def bounded_sum(task: TrainerTask) -> BoundedSum:
         graph.load_frozen(module, base)
     if isinstance(task.query, EvaluationQuery):
         return evaluation_sum(task.query, module, loss, task.card)
-    return ClippedSum(module, loss)
+    return ClippedSum(module, loss, task.plan.clipping)
 
 
 def appraise(header: dict[str, Any]) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from usufruct.domain.dataset_card import DatasetCard, read_card
 from usufruct.domain.query import EvaluationQuery, Query, StatisticsQuery
-from usufruct.domain.training_job import LocalOptimizer
+from usufruct.domain.training_job import Clipping, LocalOptimizer
 from usufruct.graph.model_graph import (
     Argument,
     FrozenParameter,
@@ -123,6 +123,7 @@ def base_model_from_header(fields: dict[str, str] | None) -> BaseModelFile | Non
 
 
 def _plan(fields: dict[str, Any]) -> LegPlan:
+    fields = {**fields, "clipping": Clipping(fields["clipping"])}
     if "noise" in fields:
         return DistributedPlan(**{**fields, "noise": IntegerNoise(**fields["noise"])})
     return LocalPlan(**fields)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -29,6 +28,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
+from usufruct.domain.training_job import Clipping
 from usufruct.graph.interpreter import InterpreterModule, trained
 from usufruct_server.holder.training.kept_layers import (
     BLOCK_ROWS,
@@ -50,18 +50,19 @@ NARROW = 32
 """Outputs up to which a linear layer is faster transposed: twice as fast at ten."""
 
 STABILITY = 0.01
-"""γ of automatic clipping, as in Bu et al. 2023, "Automatic Clipping" (their experiments use this value throughout)."""
+"""γ of automatic clipping, as in Bu et al. 2022, "Automatic Clipping" (their experiments use this value throughout)."""
 
 
-class Clipping(StrEnum):
-    """How a gradient g becomes one of norm ``clip_norm`` at most.
+def clip_factors(norms: torch.Tensor, clip_norm: float, clipping: Clipping) -> torch.Tensor:
+    """By what each row's gradient is multiplied, given its norm; both tensors float64 [batch].
 
-    ``FLAT``: g·min(1, C/|g|) (Abadi et al. 2016). ``AUTOMATIC``: g·C/(|g| + 0.01), which takes all rows to about the
-    same norm, so that ``clip_norm`` and the learning rate need not both be tuned (Bu et al. 2023).
+    *Guarantee*: factor times norm is at most ``clip_norm``, for every norm that is finite and not negative; a norm of 0 has
+    a finite factor, so that a gradient of zero stays zero. So both kinds of clipping have the same sensitivity and the same
+    price.
     """
-
-    FLAT = "flat"
-    AUTOMATIC = "automatic"
+    if clipping is Clipping.AUTOMATIC:
+        return clip_norm / (norms + STABILITY)
+    return (clip_norm / norms).clamp_(max=1.0)
 
 
 class _WithoutSubnormals:
@@ -230,11 +231,7 @@ class ClippedSum:
         self, squares: torch.Tensor, masses: torch.Tensor, present: torch.Tensor, clip_norm: float
     ) -> torch.Tensor:
         """Each row's factor; zero for those that are not finite."""
-        norms = squares.sqrt()
-        if self.clipping is Clipping.AUTOMATIC:
-            factors = clip_norm / norms.add_(STABILITY)
-        else:
-            factors = (clip_norm / norms).clamp_(max=1.0)
+        factors = clip_factors(squares.sqrt(), clip_norm, self.clipping)
         if masses is not squares:
             factors = torch.minimum(factors, LARGEST_MASS * clip_norm / masses.sqrt())
         return torch.nan_to_num_(factors, nan=0.0).mul_(present)
