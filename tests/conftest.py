@@ -6,12 +6,17 @@ import os
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 import usufruct  # noqa: F401
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """The cores are shared by tests and the processes they start: a library's threads would wait for one another, spinning."""
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
+"""No clock decides whether a test passes."""
 
 ONE_NETWORK = "tests/integration/network/"
 """Its files share one network of real processes, and the last of them ends its chain."""
