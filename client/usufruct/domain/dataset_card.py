@@ -15,12 +15,18 @@ from typing import Any
 from eth_utils.crypto import keccak
 
 from usufruct.domain.scattering import Scattering
+from usufruct.domain.tokens import NAME as TOKENIZER
+from usufruct.domain.tokens import Tokens
 from usufruct.errors import InvalidInput
 
 CARD_VERSION = 1
 DEEPEST_NESTING = 8
-KINDS = ("number", "category")
-MISSING_RULES = {"number": ("midpoint", "minimum", "maximum", "zero"), "category": ("indicator", "zeros")}
+KINDS = ("number", "category", "text")
+MISSING_RULES = {
+    "number": ("midpoint", "minimum", "maximum", "zero"),
+    "category": ("indicator", "zeros"),
+    "text": ("padding",),
+}
 PREPROCESSING = ("scale_by_declared_bounds", "one_hot_by_declared_categories")
 
 
@@ -30,11 +36,12 @@ class Column:
 
     Attributes:
         name: of the column in the data.
-        kind: ``"number"`` or ``"category"``.
+        kind: ``"number"``, ``"category"``, or ``"text"``, which is the only one then.
         minimum, maximum: declared bounds of a number; values outside are clamped to them.
         categories: declared categories, as text; others become all zeros.
         missing: what stands for a missing value: ``midpoint``, ``minimum``, ``maximum`` or ``zero`` (of the declared
-            bounds; zero is clamped into them) for a number; ``indicator`` (a column of its own) or ``zeros`` for a category.
+            bounds; zero is clamped into them) for a number; ``indicator`` (a column of its own) or ``zeros`` for a category;
+            ``padding`` (a row of nothing else) for a text.
     """
 
     name: str
@@ -65,7 +72,8 @@ class DatasetCard:
         nominal_size: declared constant that sums are divided by; never counted from the data.
         missing_markers: texts that mean "missing", beside the empty one.
         preprocessing: allow-listed steps: :data:`PREPROCESSING`, and after them, where the columns are the pixels of an image,
-            a feature extractor with its digest (:attr:`usufruct.domain.scattering.Scattering.step`).
+            a feature extractor with its digest (:attr:`usufruct.domain.scattering.Scattering.step`); for a text the tokeniser with
+            its own (:attr:`usufruct.domain.tokens.Tokens.step`).
         mock_rows: invented rows of the same shape, for trying things out.
     """
 
@@ -89,8 +97,22 @@ class DatasetCard:
         Raises:
             InvalidInput: the card names one that this version does not have; :func:`read_card` gives no such card.
         """
-        further = self.preprocessing[len(PREPROCESSING) :]
-        return Scattering.parse(further[0]) if further else None
+        step = self._further
+        return Scattering.parse(step) if step and not step.startswith(TOKENIZER) else None
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """What the ids of the text are that a row is; None where a row is numbers.
+
+        Raises:
+            InvalidInput: as for :attr:`extractor`.
+        """
+        return Tokens.parse(self._further) if self._further.startswith(TOKENIZER) else None
+
+    @property
+    def _further(self) -> str:
+        """The step after those that every card has; empty where there is none."""
+        return "".join(self.preprocessing[len(PREPROCESSING) :])
 
     def to_bytes(self) -> bytes:
         """Canonical JSON, UTF-8: sorted keys, no spaces. These are the bytes that are hashed and served."""
@@ -149,8 +171,15 @@ def read_card(data: bytes) -> DatasetCard:
         card.preprocessing[: len(PREPROCESSING)] == PREPROCESSING
         and len(card.preprocessing) <= len(PREPROCESSING) + 1,
         "preprocessing",
-        f"must be {list(PREPROCESSING)}, and may end with a feature extractor",
+        f"must be {list(PREPROCESSING)}, and may end with a feature extractor or a tokeniser",
     )
+    texts = sum(column.kind == "text" for column in columns)
+    _need(
+        texts == 0 or (texts == len(columns) == 1 and card.tokens is not None),
+        "columns",
+        "must be one text and nothing else, with a tokeniser as the last step of preprocessing",
+    )
+    _need(texts == 1 or card.tokens is None, "preprocessing", "has a tokeniser, and no column is a text")
     if card.extractor is not None:
         pixels = card.extractor.height * card.extractor.width
         _need(
@@ -244,6 +273,10 @@ def _column(raw: Any, index: int) -> Column:
         _need(len(set(categories)) == len(categories) >= 1, field, "needs distinct categories")
         _need(raw.get("minimum") is None and raw.get("maximum") is None, field, "a category has no bounds")
         return Column(name=name, kind=kind, categories=categories, missing=missing)
+    if kind == "text":
+        declared = raw.get("minimum"), raw.get("maximum"), raw.get("categories") or None
+        _need(declared == (None, None, None), field, "a text has no bounds and no categories")
+        return Column(name=name, kind=kind, missing=missing)
     low, high = raw.get("minimum"), raw.get("maximum")
     _need(
         type(low) in (int, float) and type(high) in (int, float),

@@ -77,8 +77,8 @@ class Value(fx.Proxy):
 
     def to(self, *given: Any, **named: Any) -> Any:
         """Of another type; where a value lies is not the model's business."""
-        kinds = [part for part in (*given, *named.values()) if isinstance(part, (torch.dtype, Value))]
-        kind = kinds[0].dtype if kinds and isinstance(kinds[0], Value) else (*kinds, self.dtype)[0]
+        parts = [part.dtype if isinstance(part, Value) else part for part in (*given, *named.values())]
+        kind = next((part for part in parts if isinstance(part, torch.dtype)), self.dtype)
         if kind is self.dtype:
             return self
         if kind is torch.bool:
@@ -281,7 +281,8 @@ def _and(first: Any, second: Any) -> Any:
         return torch.logical_and(value, constant)  # type: ignore[arg-type]
     if not isinstance(constant, torch.Tensor) or constant.dtype is not torch.bool or not constant.all():
         raise not_allowed("A mask that does not follow from the input must be true everywhere.")
-    return value.expand(*torch.broadcast_shapes(value.shape, constant.shape))
+    shape = torch.broadcast_shapes(value.shape, constant.shape)  # type: ignore[no-untyped-call]
+    return value.expand(*shape)
 
 
 def _gather(table: Any, dim: int, index: Value) -> Any:

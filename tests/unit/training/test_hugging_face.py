@@ -178,7 +178,9 @@ def test_adapters_are_trained_and_the_rest_is_the_base_model(tmp_path: Path) -> 
 def test_dropout_is_part_of_what_is_captured() -> None:
     traced = graph.trace(_made("Bert, sdpa", dropout=True), (STEPS,), input_dtype="int64")
     kept = [node for node in traced.graph.nodes if node.function_name == "dropout"]
-    assert [dict(node.keywords) for node in kept] == [{"p": 0.1}] * 2  # of the attention; the others are layers
+    assert [dict(node.keywords) for node in kept] == [
+        {"p": 0.1}
+    ] * 2  # of the attention; the others are layers
     assert sum(spec.class_name == "Dropout" for spec in traced.graph.modules) == 1 + 2 * 2 + 1
 
 
