@@ -14,6 +14,8 @@ from typing import Any
 
 from eth_utils.crypto import keccak
 
+from usufruct.domain.images import NAME as IMAGE
+from usufruct.domain.images import Pixels
 from usufruct.domain.scattering import Scattering
 from usufruct.domain.tokens import NAME as TOKENIZER
 from usufruct.domain.tokens import Tokens
@@ -21,11 +23,12 @@ from usufruct.errors import InvalidInput
 
 CARD_VERSION = 1
 DEEPEST_NESTING = 8
-KINDS = ("number", "category", "text")
+KINDS = ("number", "category", "text", "image")
 MISSING_RULES = {
     "number": ("midpoint", "minimum", "maximum", "zero"),
     "category": ("indicator", "zeros"),
     "text": ("padding",),
+    "image": ("black",),
 }
 PREPROCESSING = ("scale_by_declared_bounds", "one_hot_by_declared_categories")
 
@@ -36,12 +39,12 @@ class Column:
 
     Attributes:
         name: of the column in the data.
-        kind: ``"number"``, ``"category"``, or ``"text"``, which is the only one then.
+        kind: ``"number"``, ``"category"``, or ``"text"`` or ``"image"``, which is the only one then.
         minimum, maximum: declared bounds of a number; values outside are clamped to them.
         categories: declared categories, as text; others become all zeros.
         missing: what stands for a missing value: ``midpoint``, ``minimum``, ``maximum`` or ``zero`` (of the declared
             bounds; zero is clamped into them) for a number; ``indicator`` (a column of its own) or ``zeros`` for a category;
-            ``padding`` (a row of nothing else) for a text.
+            ``padding`` (a row of nothing else) for a text; ``black`` for an image.
     """
 
     name: str
@@ -73,7 +76,7 @@ class DatasetCard:
         missing_markers: texts that mean "missing", beside the empty one.
         preprocessing: allow-listed steps: :data:`PREPROCESSING`, and after them, where the columns are the pixels of an image,
             a feature extractor with its digest (:attr:`usufruct.domain.scattering.Scattering.step`); for a text the tokeniser with
-            its own (:attr:`usufruct.domain.tokens.Tokens.step`).
+            its own (:attr:`usufruct.domain.tokens.Tokens.step`); for an image its shape (:attr:`usufruct.domain.images.Pixels.step`).
         mock_rows: invented rows of the same shape, for trying things out.
     """
 
@@ -98,7 +101,7 @@ class DatasetCard:
             InvalidInput: the card names one that this version does not have; :func:`read_card` gives no such card.
         """
         step = self._further
-        return Scattering.parse(step) if step and not step.startswith(TOKENIZER) else None
+        return Scattering.parse(step) if step and not step.startswith((TOKENIZER, IMAGE)) else None
 
     @property
     def tokens(self) -> Tokens | None:
@@ -108,6 +111,15 @@ class DatasetCard:
             InvalidInput: as for :attr:`extractor`.
         """
         return Tokens.parse(self._further) if self._further.startswith(TOKENIZER) else None
+
+    @property
+    def pixels(self) -> Pixels | None:
+        """The shape of the image that a row is; None where it is none.
+
+        Raises:
+            InvalidInput: as for :attr:`extractor`.
+        """
+        return Pixels.parse(self._further) if self._further.startswith(IMAGE) else None
 
     @property
     def _further(self) -> str:
@@ -171,15 +183,19 @@ def read_card(data: bytes) -> DatasetCard:
         card.preprocessing[: len(PREPROCESSING)] == PREPROCESSING
         and len(card.preprocessing) <= len(PREPROCESSING) + 1,
         "preprocessing",
-        f"must be {list(PREPROCESSING)}, and may end with a feature extractor or a tokeniser",
+        f"must be {list(PREPROCESSING)}, and may end with a feature extractor, a tokeniser or the shape of an image",
     )
-    texts = sum(column.kind == "text" for column in columns)
+    whole = next((column.kind for column in columns if column.kind in ("text", "image")), None)
     _need(
-        texts == 0 or (texts == len(columns) == 1 and card.tokens is not None),
+        whole is None or len(columns) == 1,
         "columns",
-        "must be one text and nothing else, with a tokeniser as the last step of preprocessing",
+        f"must be one {whole} and nothing else, where one is {whole}",
     )
-    _need(texts == 1 or card.tokens is None, "preprocessing", "has a tokeniser, and no column is a text")
+    _need(
+        (whole == "text") == (card.tokens is not None) and (whole == "image") == (card.pixels is not None),
+        "preprocessing",
+        "must end with a tokeniser where the column is a text, with a shape where it is an image, and only there",
+    )
     if card.extractor is not None:
         pixels = card.extractor.height * card.extractor.width
         _need(
@@ -273,9 +289,13 @@ def _column(raw: Any, index: int) -> Column:
         _need(len(set(categories)) == len(categories) >= 1, field, "needs distinct categories")
         _need(raw.get("minimum") is None and raw.get("maximum") is None, field, "a category has no bounds")
         return Column(name=name, kind=kind, categories=categories, missing=missing)
-    if kind == "text":
+    if kind in ("text", "image"):
         declared = raw.get("minimum"), raw.get("maximum"), raw.get("categories") or None
-        _need(declared == (None, None, None), field, "a text has no bounds and no categories")
+        _need(
+            declared == (None, None, None),
+            field,
+            f"a column of the kind {kind} has no bounds and no categories",
+        )
         return Column(name=name, kind=kind, missing=missing)
     low, high = raw.get("minimum"), raw.get("maximum")
     _need(

@@ -26,8 +26,9 @@ class PreparedData:
     """Rows as numbers.
 
     Attributes:
-        features: shape (rows, ``feature_width(card)``): float32, every value in [-1, 1], of the card's extractor if it has one;
-            of a text its token ids, int64. Columns as such (:func:`prepare_columns`) have NaN for a missing number.
+        features: shape (rows, ``*feature_shape(card)``): float32, every value in [-1, 1], of the card's extractor if it has one;
+            of an image its pixels, in [0, 1]; of a text its token ids, int64. Columns as such (:func:`prepare_columns`) have
+            NaN for a missing number.
         labels: int64, shape (rows,): the index of the class.
     """
 
@@ -38,10 +39,12 @@ class PreparedData:
 def feature_names(card: DatasetCard) -> tuple[str, ...]:
     """One name per feature: the column's own for a number; ``column=category`` for a category, and
     ``column is missing`` where the card gives missing values an indicator. Those of an extractor or a tokeniser are numbered,
-    and differ where its digest does."""
+    and differ where its digest does. An image is one."""
     if card.extractor is not None:
         name = card.extractor.digest[:16]
         return tuple(f"{name} {index}" for index in range(card.extractor.features))
+    if card.pixels is not None:
+        return (card.pixels.step,)
     if card.tokens is not None:
         return tuple(f"{card.tokens.step} {index}" for index in range(card.tokens.length))
     names: list[str] = []
@@ -55,8 +58,16 @@ def feature_names(card: DatasetCard) -> tuple[str, ...]:
     return tuple(names)
 
 
+def feature_shape(card: DatasetCard) -> tuple[int, ...]:
+    """Of a row's features; the input shape of a model for this dataset: [channels, height, width] of an image, otherwise how many
+    there are."""
+    return (feature_width(card),) if card.pixels is None else card.pixels.shape
+
+
 def feature_width(card: DatasetCard) -> int:
-    """How many features a row has; the input width of a model for this dataset."""
+    """How many features a row has."""
+    if card.pixels is not None:
+        return math.prod(card.pixels.shape)
     if card.tokens is not None:
         return card.tokens.length
     return card.extractor.features if card.extractor is not None else _columns_width(card)
@@ -117,24 +128,27 @@ def prepare_columns(
         if name not in columns:
             raise _no_column(name)
     count = len(columns[card.label.column])
+    for column in card.columns:
+        if len(columns[column.name]) != count:
+            raise InvalidInput(
+                f"The column {column.name!r} has another length than the label.",
+                reason="DATA_UNREADABLE",
+                field=column.name,
+            )
     markers = frozenset(_text(marker) for marker in card.missing_markers) | {""}
     classes = {_text(value): index for index, values in enumerate(card.label.classes) for value in values}
     labels = np.fromiter(
         (classes.get(_text(value), -1) for value in columns[card.label.column]), dtype=np.int64, count=count
     )
     known = labels >= 0
+    if card.pixels is not None and not as_columns:
+        return PreparedData(card.pixels(columns[card.columns[0].name])[known], labels[known])
     if card.tokens is not None and not as_columns:
         return PreparedData(_token_ids(card, columns, markers, tokenizer)[known], labels[known])
     features = np.zeros((count, _columns_width(card)), dtype=np.float32)
     at = 0
     for column in card.columns:
         values = columns[column.name]
-        if len(values) != count:
-            raise InvalidInput(
-                f"The column {column.name!r} has another length than the label.",
-                reason="DATA_UNREADABLE",
-                field=column.name,
-            )
         width = _width(column)
         if column.kind == "number":
             features[:, at] = _scaled(column, values, markers, keep_missing=as_columns)

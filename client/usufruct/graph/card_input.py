@@ -6,7 +6,7 @@ Public facts on both sides, so builder, holder and trainer ask the same question
 from __future__ import annotations
 
 from usufruct.domain.dataset_card import DatasetCard
-from usufruct.domain.preprocessing import feature_type, feature_width
+from usufruct.domain.preprocessing import feature_shape, feature_type
 from usufruct.graph.model_graph import ModelGraph, NodeKind, NodeRef, not_allowed
 
 _MOVED = (
@@ -33,12 +33,11 @@ def check_input(graph: ModelGraph, card: DatasetCard) -> None:
         InvalidInput: GRAPH_NOT_ALLOWED: another shape or type, or an ``Embedding`` of the ids with fewer entries than the
             card's vocabulary has.
     """
-    width, kind = feature_width(card), feature_type(card)
-    if graph.input_shape != (width,) or graph.input_dtype != kind:
+    shape, kind = feature_shape(card), feature_type(card)
+    if graph.input_shape != shape or graph.input_dtype != kind:
         raise not_allowed(
             f"The model takes rows of the shape {graph.input_shape} and type {graph.input_dtype}; the dataset card gives "
-            f"{width} features of type {kind}.",
-            minimum=width,
+            f"{shape} of type {kind}.",
         )
     entries = smallest_table(graph)
     if card.tokens is not None and entries is not None and entries < card.tokens.vocabulary:

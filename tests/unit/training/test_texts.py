@@ -212,7 +212,7 @@ def test_a_model_takes_the_cards_type_and_all_of_its_tokens(card: DatasetCard) -
 
     wrong = {
         "Embedding has": (_graph(Words(VOCABULARY - 1)), _graph(Later(VOCABULARY - 1))),
-        "features of type int64": (
+        "of type int64": (
             graph.trace(nn.Linear(LENGTH, 1), (LENGTH,)).graph,
             graph.trace(Words(), (LENGTH + 1,), input_dtype="int64").graph,
         ),
