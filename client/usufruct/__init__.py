@@ -1,7 +1,7 @@
 """Usufruct: train on data that never leave their holders.
 
 ``import usufruct as uf`` gives the builder's surface (``uf.connect``, ``uf.Privacy``, ``uf.SGD``, ``uf.Encryption``,
-``uf.Evaluation``, ``uf.ServerAdam``, ``uf.suggest``, ``uf.resume``, ``uf.lora``). The names are looked up when they are used, so that
+``uf.Evaluation``, ``uf.ServerAdam``, ``uf.suggest``, ``uf.resume``, ``uf.lora``, ``uf.tokenize``). The names are looked up when they are used, so that
 importing the package loads neither torch nor the chain.
 """
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from usufruct.builder import resume as resume
     from usufruct.builder import save_base_model as save_base_model
     from usufruct.builder import suggest as suggest
+    from usufruct.domain.tokens import tokenize as tokenize
     from usufruct.errors import UsufructError as UsufructError
     from usufruct.graph import adapters as adapters
     from usufruct.graph import lora as lora
@@ -55,6 +56,7 @@ __all__ = [
     "resume",
     "save_base_model",
     "suggest",
+    "tokenize",
 ]
 
 _HOMES = {
@@ -71,6 +73,7 @@ _HOMES = {
     "resume": "usufruct.builder",
     "save_base_model": "usufruct.builder",
     "suggest": "usufruct.builder",
+    "tokenize": "usufruct.domain.tokens",
     "adapters": "usufruct.graph",
     "lora": "usufruct.graph",
     "merged": "usufruct.graph",

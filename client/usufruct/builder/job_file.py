@@ -188,7 +188,7 @@ def build_model(job: JobFile, card: DatasetCard) -> nn.Module | None:
     file's weights, where it names some. None for statistics.
 
     Raises:
-        ConfigError: the weights cannot be read, or are not this model's.
+        ConfigError: the weights cannot be read, or are not this model's; or the card's rows are texts or images.
     """
     import torch
     from safetensors import SafetensorError
@@ -198,6 +198,10 @@ def build_model(job: JobFile, card: DatasetCard) -> nn.Module | None:
     if isinstance(job.question, Statistics):
         return None
 
+    if card.tokens is not None or card.pixels is not None:
+        raise ConfigError(
+            "The model of a job file takes columns of numbers, and these rows are none: use Python."
+        )
     outputs = len(card.label.classes) if job.loss == "cross_entropy" else 1
     widths = [feature_width(card), *job.hidden, outputs]
     layers: list[nn.Module] = []

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from usufruct.errors import InvalidInput
+from usufruct.graph.model_graph import FLOAT32
 
 _EVALUATION_ROWS = 8192
 
@@ -84,9 +85,12 @@ def checked_loss(name: str, outputs: int, classes: int) -> None:
         )
 
 
-def read_validation(data: Any, width: int) -> Validation | None:
+def read_validation(data: Any, shape: tuple[int, ...], kind: str = FLOAT32) -> Validation | None:
     """Tensors or arrays ``(X, y)`` as validation data; None stays None.
 
+    Args:
+        shape: of a row.
+        kind: ``float32``, or ``int64`` for token ids.
     Raises:
         InvalidInput: SPEC_INVALID, when shapes do not fit or X is not finite.
     """
@@ -94,12 +98,12 @@ def read_validation(data: Any, width: int) -> Validation | None:
         return data
     try:
         raw_features, raw_labels = data
-        features = torch.as_tensor(np.asarray(raw_features), dtype=torch.float32).detach()
+        features = torch.as_tensor(np.asarray(raw_features), dtype=getattr(torch, kind)).detach()
         labels = torch.as_tensor(np.asarray(raw_labels)).detach().reshape(-1)
     except (TypeError, ValueError) as error:
         raise _wrong("it must be a pair (X, y) of arrays or tensors") from error
-    if features.ndim != 2 or features.shape[1] != width:
-        raise _wrong(f"X must have the shape (rows, {width}), not {tuple(features.shape)}")
+    if features.ndim == 0 or tuple(features.shape[1:]) != shape:
+        raise _wrong(f"X must have rows of the shape {shape}, not {tuple(features.shape[1:])}")
     if len(labels) != len(features) or len(labels) == 0:
         raise _wrong("X and y must have the same number of rows, at least one")
     if not bool(torch.isfinite(features).all()):

@@ -49,7 +49,7 @@ class ModelTraining:
         self.model: nn.Module = model
         self._optimizer = read_server_optimizer(record.server_optimizer)
         self.read(state)
-        self._validation = losses.read_validation(validation, self.graph.input_shape[0])
+        self._validation = losses.read_validation(validation, self.graph.input_shape, self.graph.input_dtype)
 
     def read(self, state: JobState) -> None:
         """Takes up the checkpoint that ``state`` names."""

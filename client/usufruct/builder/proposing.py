@@ -24,11 +24,12 @@ from usufruct.builder.questions import check_kinds, kind_of, query_of
 from usufruct.builder.server_optimizer import ServerOptimizer, write_server_optimizer
 from usufruct.builder.settings import SGD, Encryption, EscrowTerms, Privacy, Question, Statistics
 from usufruct.builder.store import JobRecord, JobStore
-from usufruct.domain.preprocessing import feature_names, feature_width
+from usufruct.domain.preprocessing import feature_names, feature_shape, feature_type
 from usufruct.domain.query import JobKind, Query, layout_of
 from usufruct.domain.training_job import AggregatorRef, TrainingJobSpec
 from usufruct.errors import InvalidInput
 from usufruct.graph import TracedModel
+from usufruct.graph.card_input import check_input
 from usufruct.privacy import DistributedPlan
 from usufruct.wire import jobs
 from usufruct.wire.channel import PinnedEndpoint
@@ -82,7 +83,9 @@ def new_proposal(
     if model is not None and traced is not None:
         base_model = digest_for(model, traced, base)
         frozen = frozen_digest(model)
-        checked_validation = losses.read_validation(validation, traced.graph.input_shape[0])
+        checked_validation = losses.read_validation(
+            validation, traced.graph.input_shape, traced.graph.input_dtype
+        )
     elif base is not None:
         raise InvalidInput("base: statistics have no model.", reason="SPEC_INVALID", field="base")
     plan = make_plan(
@@ -208,7 +211,8 @@ def trace_for(model: nn.Module | None, datasets: Sequence[Dataset], loss: str | 
             )
     if model is None:
         raise InvalidInput("A job that trains or evaluates needs a model.", field="model")
-    traced = graph.trace(model, (feature_width(first.card),))
+    traced = graph.trace(model, feature_shape(first.card), input_dtype=feature_type(first.card))
+    check_input(traced.graph, first.card)
     if loss is not None:
         losses.checked_loss(loss, traced.bounds.outputs, len(first.card.label.classes))
     return traced

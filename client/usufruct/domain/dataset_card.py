@@ -14,13 +14,22 @@ from typing import Any
 
 from eth_utils.crypto import keccak
 
+from usufruct.domain.images import NAME as IMAGE
+from usufruct.domain.images import Pixels
 from usufruct.domain.scattering import Scattering
+from usufruct.domain.tokens import NAME as TOKENIZER
+from usufruct.domain.tokens import Tokens
 from usufruct.errors import InvalidInput
 
 CARD_VERSION = 1
 DEEPEST_NESTING = 8
-KINDS = ("number", "category")
-MISSING_RULES = {"number": ("midpoint", "minimum", "maximum", "zero"), "category": ("indicator", "zeros")}
+KINDS = ("number", "category", "text", "image")
+MISSING_RULES = {
+    "number": ("midpoint", "minimum", "maximum", "zero"),
+    "category": ("indicator", "zeros"),
+    "text": ("padding",),
+    "image": ("black",),
+}
 PREPROCESSING = ("scale_by_declared_bounds", "one_hot_by_declared_categories")
 
 
@@ -30,11 +39,12 @@ class Column:
 
     Attributes:
         name: of the column in the data.
-        kind: ``"number"`` or ``"category"``.
+        kind: ``"number"``, ``"category"``, or ``"text"`` or ``"image"``, which is the only one then.
         minimum, maximum: declared bounds of a number; values outside are clamped to them.
         categories: declared categories, as text; others become all zeros.
         missing: what stands for a missing value: ``midpoint``, ``minimum``, ``maximum`` or ``zero`` (of the declared
-            bounds; zero is clamped into them) for a number; ``indicator`` (a column of its own) or ``zeros`` for a category.
+            bounds; zero is clamped into them) for a number; ``indicator`` (a column of its own) or ``zeros`` for a category;
+            ``padding`` (a row of nothing else) for a text; ``black`` for an image.
     """
 
     name: str
@@ -65,7 +75,8 @@ class DatasetCard:
         nominal_size: declared constant that sums are divided by; never counted from the data.
         missing_markers: texts that mean "missing", beside the empty one.
         preprocessing: allow-listed steps: :data:`PREPROCESSING`, and after them, where the columns are the pixels of an image,
-            a feature extractor with its digest (:attr:`usufruct.domain.scattering.Scattering.step`).
+            a feature extractor with its digest (:attr:`usufruct.domain.scattering.Scattering.step`); for a text the tokeniser with
+            its own (:attr:`usufruct.domain.tokens.Tokens.step`); for an image its shape (:attr:`usufruct.domain.images.Pixels.step`).
         mock_rows: invented rows of the same shape, for trying things out.
     """
 
@@ -89,8 +100,31 @@ class DatasetCard:
         Raises:
             InvalidInput: the card names one that this version does not have; :func:`read_card` gives no such card.
         """
-        further = self.preprocessing[len(PREPROCESSING) :]
-        return Scattering.parse(further[0]) if further else None
+        step = self._further
+        return Scattering.parse(step) if step and not step.startswith((TOKENIZER, IMAGE)) else None
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """What the ids of the text are that a row is; None where a row is numbers.
+
+        Raises:
+            InvalidInput: as for :attr:`extractor`.
+        """
+        return Tokens.parse(self._further) if self._further.startswith(TOKENIZER) else None
+
+    @property
+    def pixels(self) -> Pixels | None:
+        """The shape of the image that a row is; None where it is none.
+
+        Raises:
+            InvalidInput: as for :attr:`extractor`.
+        """
+        return Pixels.parse(self._further) if self._further.startswith(IMAGE) else None
+
+    @property
+    def _further(self) -> str:
+        """The step after those that every card has; empty where there is none."""
+        return "".join(self.preprocessing[len(PREPROCESSING) :])
 
     def to_bytes(self) -> bytes:
         """Canonical JSON, UTF-8: sorted keys, no spaces. These are the bytes that are hashed and served."""
@@ -149,7 +183,18 @@ def read_card(data: bytes) -> DatasetCard:
         card.preprocessing[: len(PREPROCESSING)] == PREPROCESSING
         and len(card.preprocessing) <= len(PREPROCESSING) + 1,
         "preprocessing",
-        f"must be {list(PREPROCESSING)}, and may end with a feature extractor",
+        f"must be {list(PREPROCESSING)}, and may end with a feature extractor, a tokeniser or the shape of an image",
+    )
+    whole = next((column.kind for column in columns if column.kind in ("text", "image")), None)
+    _need(
+        whole is None or len(columns) == 1,
+        "columns",
+        f"must be one {whole} and nothing else, where one is {whole}",
+    )
+    _need(
+        (whole == "text") == (card.tokens is not None) and (whole == "image") == (card.pixels is not None),
+        "preprocessing",
+        "must end with a tokeniser where the column is a text, with a shape where it is an image, and only there",
     )
     if card.extractor is not None:
         pixels = card.extractor.height * card.extractor.width
@@ -244,6 +289,14 @@ def _column(raw: Any, index: int) -> Column:
         _need(len(set(categories)) == len(categories) >= 1, field, "needs distinct categories")
         _need(raw.get("minimum") is None and raw.get("maximum") is None, field, "a category has no bounds")
         return Column(name=name, kind=kind, categories=categories, missing=missing)
+    if kind in ("text", "image"):
+        declared = raw.get("minimum"), raw.get("maximum"), raw.get("categories") or None
+        _need(
+            declared == (None, None, None),
+            field,
+            f"a column of the kind {kind} has no bounds and no categories",
+        )
+        return Column(name=name, kind=kind, missing=missing)
     low, high = raw.get("minimum"), raw.get("maximum")
     _need(
         type(low) in (int, float) and type(high) in (int, float),

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from usufruct.domain.dataset_card import Column, DatasetCard
+from usufruct.domain.tokens import TokenizerFile
 from usufruct.errors import InvalidInput
 
 
@@ -24,22 +26,27 @@ class PreparedData:
     """Rows as numbers.
 
     Attributes:
-        features: float32, shape (rows, ``feature_width(card)``), every value in [-1, 1]; of the card's extractor, if it has one.
-            Columns as such (:func:`prepare_columns`) have NaN for a missing number.
+        features: shape (rows, ``*feature_shape(card)``): float32, every value in [-1, 1], of the card's extractor if it has one;
+            of an image its pixels, in [0, 1]; of a text its token ids, int64. Columns as such (:func:`prepare_columns`) have
+            NaN for a missing number.
         labels: int64, shape (rows,): the index of the class.
     """
 
-    features: NDArray[np.float32]
+    features: NDArray[np.float32] | NDArray[np.int64]
     labels: NDArray[np.int64]
 
 
 def feature_names(card: DatasetCard) -> tuple[str, ...]:
     """One name per feature: the column's own for a number; ``column=category`` for a category, and
-    ``column is missing`` where the card gives missing values an indicator. Those of an extractor are numbered, and differ
-    where its digest does."""
+    ``column is missing`` where the card gives missing values an indicator. Those of an extractor or a tokeniser are numbered,
+    and differ where its digest does. An image is one."""
     if card.extractor is not None:
         name = card.extractor.digest[:16]
         return tuple(f"{name} {index}" for index in range(card.extractor.features))
+    if card.pixels is not None:
+        return (card.pixels.step,)
+    if card.tokens is not None:
+        return tuple(f"{card.tokens.step} {index}" for index in range(card.tokens.length))
     names: list[str] = []
     for column in card.columns:
         if column.kind == "number":
@@ -51,9 +58,24 @@ def feature_names(card: DatasetCard) -> tuple[str, ...]:
     return tuple(names)
 
 
+def feature_shape(card: DatasetCard) -> tuple[int, ...]:
+    """Of a row's features; the input shape of a model for this dataset: [channels, height, width] of an image, otherwise how many
+    there are."""
+    return (feature_width(card),) if card.pixels is None else card.pixels.shape
+
+
 def feature_width(card: DatasetCard) -> int:
-    """How many features a row has; the input width of a model for this dataset."""
+    """How many features a row has."""
+    if card.pixels is not None:
+        return math.prod(card.pixels.shape)
+    if card.tokens is not None:
+        return card.tokens.length
     return card.extractor.features if card.extractor is not None else _columns_width(card)
+
+
+def feature_type(card: DatasetCard) -> str:
+    """``int64`` for token ids, otherwise ``float32``; the input type of a model for this dataset."""
+    return "int64" if card.tokens is not None else "float32"
 
 
 def column_features(card: DatasetCard) -> dict[str, slice]:
@@ -65,7 +87,9 @@ def column_features(card: DatasetCard) -> dict[str, slice]:
     return places
 
 
-def prepare_rows(card: DatasetCard, rows: Iterable[Mapping[str, Any]]) -> PreparedData:
+def prepare_rows(
+    card: DatasetCard, rows: Iterable[Mapping[str, Any]], tokenizer: Path | str | None = None
+) -> PreparedData:
     """Prepares rows given one by one, as ``csv.DictReader`` gives them; see :func:`prepare_columns`."""
     kept = list(rows)
     names = [column.name for column in card.columns] + [card.label.column]
@@ -73,11 +97,15 @@ def prepare_rows(card: DatasetCard, rows: Iterable[Mapping[str, Any]]) -> Prepar
         for name in names:
             if name not in row:
                 raise _no_column(name)
-    return prepare_columns(card, {name: [row[name] for row in kept] for name in names})
+    return prepare_columns(card, {name: [row[name] for row in kept] for name in names}, tokenizer=tokenizer)
 
 
 def prepare_columns(
-    card: DatasetCard, columns: Mapping[str, Sequence[Any]], *, as_columns: bool = False
+    card: DatasetCard,
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    as_columns: bool = False,
+    tokenizer: Path | str | None = None,
 ) -> PreparedData:
     """Prepares a table given by columns. The order of rows is kept; rows whose label is missing or not among the
     card's classes are left out.
@@ -90,7 +118,9 @@ def prepare_columns(
         columns: every feature column and the label, all of the same length. Values are texts, numbers, flags or None.
         as_columns: whether columns are to be described and not learned from: a missing number stays one, as NaN, and nothing
             is extracted.
+        tokenizer: file of the tokeniser that the card names, for a text.
     Raises:
+        ConfigError: the tokeniser's file cannot be read.
         InvalidInput: DATA_UNREADABLE, when a column of the card is absent or its length differs. Names the column,
             never a value.
     """
@@ -98,28 +128,33 @@ def prepare_columns(
         if name not in columns:
             raise _no_column(name)
     count = len(columns[card.label.column])
-    markers = frozenset(_text(marker) for marker in card.missing_markers) | {""}
-    classes = {_text(value): index for index, values in enumerate(card.label.classes) for value in values}
-    labels = np.fromiter(
-        (classes.get(_text(value), -1) for value in columns[card.label.column]), dtype=np.int64, count=count
-    )
-    features = np.zeros((count, _columns_width(card)), dtype=np.float32)
-    at = 0
     for column in card.columns:
-        values = columns[column.name]
-        if len(values) != count:
+        if len(columns[column.name]) != count:
             raise InvalidInput(
                 f"The column {column.name!r} has another length than the label.",
                 reason="DATA_UNREADABLE",
                 field=column.name,
             )
+    markers = frozenset(_text(marker) for marker in card.missing_markers) | {""}
+    classes = {_text(value): index for index, values in enumerate(card.label.classes) for value in values}
+    labels = np.fromiter(
+        (classes.get(_text(value), -1) for value in columns[card.label.column]), dtype=np.int64, count=count
+    )
+    known = labels >= 0
+    if card.pixels is not None and not as_columns:
+        return PreparedData(card.pixels(columns[card.columns[0].name])[known], labels[known])
+    if card.tokens is not None and not as_columns:
+        return PreparedData(_token_ids(card, columns, markers, tokenizer)[known], labels[known])
+    features = np.zeros((count, _columns_width(card)), dtype=np.float32)
+    at = 0
+    for column in card.columns:
+        values = columns[column.name]
         width = _width(column)
         if column.kind == "number":
             features[:, at] = _scaled(column, values, markers, keep_missing=as_columns)
-        else:
+        elif column.kind == "category":
             _one_hot(column, values, markers, features[:, at : at + width])
         at += width
-    known = labels >= 0
     features = features[known]
     if card.extractor is not None and not as_columns:
         features = card.extractor(features)
@@ -136,9 +171,26 @@ def _columns_width(card: DatasetCard) -> int:
 
 
 def _width(column: Column) -> int:
-    if column.kind == "number":
+    if column.kind != "category":
         return 1
     return len(column.categories) + (column.missing == "indicator")
+
+
+def _token_ids(
+    card: DatasetCard,
+    columns: Mapping[str, Sequence[Any]],
+    markers: frozenset[str],
+    tokenizer: Path | str | None,
+) -> NDArray[np.int64]:
+    if card.tokens is None or tokenizer is None:
+        raise InvalidInput(
+            "The card's rows are texts: name the file of its tokeniser.",
+            reason="DATA_UNREADABLE",
+            field="tokenizer",
+        )
+    values = columns[card.columns[0].name]
+    texts = [value if isinstance(value, str) and _text(value) not in markers else None for value in values]
+    return TokenizerFile.read(tokenizer).ids(texts, card.tokens)
 
 
 def _scaled(

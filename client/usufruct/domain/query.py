@@ -167,15 +167,17 @@ def described_column(card: DatasetCard, name: str) -> Column | None:
     """The feature column of this name; None for the label.
 
     Raises:
-        InvalidInput: SPEC_INVALID: the card has neither.
+        InvalidInput: SPEC_INVALID: the card has neither, or it is a text or an image.
     """
     if name == card.label.column:
         return None
     for column in card.columns:
-        if column.name == name:
+        if column.name == name and column.kind in ("number", "category"):
             return column
     raise InvalidInput(
-        f"the dataset card has no column {name[:64]!r}", reason="SPEC_INVALID", field="statistics.columns"
+        f"the dataset card has no column {name[:64]!r} that is a number or a category",
+        reason="SPEC_INVALID",
+        field="statistics.columns",
     )
 
 

@@ -244,6 +244,14 @@ _FUNCTIONS: tuple[FunctionOperation, ...] = (
         isolation.along("dim"),
         {"dim": DIMENSION},
     ),
+    FunctionOperation(
+        "cumsum",
+        "one",
+        lambda v, s, t: torch.cumsum(v[0], s["dim"]),
+        isolation.along("dim"),
+        {"dim": DIMENSION},
+        "number",
+    ),
     *(
         FunctionOperation(
             name,
@@ -271,6 +279,14 @@ _FUNCTIONS: tuple[FunctionOperation, ...] = (
     ),
     FunctionOperation(
         "reshape", "one", _reshape, isolation.reshape_row, {"shape": Wholes(5, SIZES, infer=True)}, "any"
+    ),
+    FunctionOperation(
+        "expand",
+        "one",
+        lambda v, s, t: v[0].expand(v[0].shape[0], *s["shape"]),
+        isolation.repeat_inner,
+        {"shape": Wholes(5, SIZES)},
+        "any",
     ),
     FunctionOperation(
         "permute",

@@ -19,6 +19,7 @@ from usufruct.graph.isolation import Application, carries_batch, not_proven
 from usufruct.graph.layers import MODULES
 from usufruct.graph.limits import GraphLimits
 from usufruct.graph.model_graph import (
+    INT64,
     ModelGraph,
     ModuleSpec,
     Node,
@@ -90,7 +91,9 @@ class InterpreterModule(nn.Module):
             if node.kind is NodeKind.OUTPUT:
                 result: torch.Tensor = _resolve(node.arguments[0], values)
                 return result
-            value = batch if node.kind is NodeKind.INPUT else self._compute(position, node, values)
+            value = (
+                self._given(batch) if node.kind is NodeKind.INPUT else self._compute(position, node, values)
+            )
             if value.is_floating_point():
                 value = value.to(real)
             if not carries_batch(tuple(value.shape), rows):
@@ -101,6 +104,10 @@ class InterpreterModule(nn.Module):
             for index in self._released[position]:
                 values[index] = None  # free after the last use
         raise not_allowed("The graph has no output.")
+
+    def _given(self, batch: torch.Tensor) -> torch.Tensor:
+        """The rows as the graph takes them: trainers hold all of them as real numbers, in which ids below 2**24 are exact."""
+        return batch.long() if self.graph.input_dtype == INT64 else batch
 
     def _compute(self, position: int, node: Node, values: list[Any]) -> torch.Tensor:
         settings = self._settings[position]

@@ -119,6 +119,13 @@ def reshape_row(application: Application) -> None:
     """Reshapes each row by itself: the operation keeps dimension 0 by its definition (see ``operations``)."""
 
 
+def repeat_inner(application: Application) -> None:
+    """Repeats each row along its own dimensions of size one; ``shape`` names as many as the row has, so that the batch
+    stays the first."""
+    if len(application.settings["shape"]) + 1 != len(application.shapes[0]):
+        raise mixes(application, "changes the number of dimensions")
+
+
 def not_proven(application: Application) -> None:
     """No argument is made for this operation. A graph that uses it is trained row by row (``torch.func.vmap``): every
     row runs the whole graph as a batch of one, and nothing of another row is there to be reached."""

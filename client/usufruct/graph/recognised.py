@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,6 +99,7 @@ CALLS: Mapping[Any, Call] = {
         for name in ("mean", "sum", "amax", "amin")
         for target, call in _both(name, Call(name, _REDUCE, {"keepdim": False}, _NO_DTYPE)).items()
     },
+    **_both("cumsum", Call("cumsum", ("input", "dim", "dtype"), {}, _NO_DTYPE)),
     **{
         target: Call(name, ("input", "dim", "_stacklevel", "dtype"), {}, {"dtype": None, "_stacklevel": 3})
         for name, plain in (("softmax", functional.softmax), ("log_softmax", functional.log_softmax))
@@ -139,8 +140,4 @@ SAME: tuple[Any, ...] = ("contiguous", "clone", torch.clone)
 EXPANDS: tuple[Any, ...] = ("expand", "expand_as")
 PERMUTES: tuple[Any, ...] = (torch.permute, "permute")
 TRANSPOSES: tuple[Any, ...] = (torch.transpose, "transpose", torch.swapaxes, "swapaxes")
-CASTS: Mapping[Any, Callable[..., torch.dtype]] = {
-    "to": lambda kind, *rest, **more: kind,
-    "type": lambda kind: kind,
-    "type_as": lambda other: other.dtype,
-}
+CAST = "to"

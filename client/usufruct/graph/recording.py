@@ -24,6 +24,9 @@ EXAMPLE_BATCHES = (60_060, 120_120)
 """Batches of the stand-in values, which take no memory; a graph that differs between the two depends on the batch.
 They have many divisors, so that a wrong ``view`` is met by its own message."""
 
+_WIDE = {torch.int32: torch.int64}
+"""Whole numbers are of one size in a graph."""
+
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -59,6 +62,8 @@ class Value(fx.Proxy):
         return torch.device("cpu")
 
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, tuple) and any(isinstance(part, torch.Tensor) for part in index):
+            return _columns(self, index)
         return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     def __invert__(self) -> Any:
@@ -69,6 +74,16 @@ class Value(fx.Proxy):
 
     def __or__(self, other: Any) -> Any:
         return torch.logical_or(self, other)  # type: ignore[arg-type]
+
+    def to(self, *given: Any, **named: Any) -> Any:
+        """Of another type; where a value lies is not the model's business."""
+        parts = [part.dtype if isinstance(part, Value) else part for part in (*given, *named.values())]
+        kind = next((part for part in parts if isinstance(part, torch.dtype)), self.dtype)
+        if kind is self.dtype:
+            return self
+        if kind is torch.bool:
+            return torch.ne(self, 0)  # type: ignore[call-overload]
+        return self.tracer.create_proxy("call_method", "to", (self, _WIDE.get(kind, kind)), {})
 
     def chunk(self, chunks: int, dim: int = 0) -> Any:
         return torch.chunk(self, chunks, dim)  # type: ignore[arg-type]
@@ -128,7 +143,14 @@ class Recorder(fx.Tracer):
         for path, stand_in in self.stand_ins.items():
             if stand_in is mod:
                 return path
-        return super().path_of_module(mod)
+        try:
+            return super().path_of_module(mod)
+        except NameError:
+            if next(mod.parameters(), None) is not None:
+                raise
+        made = f"made in forward.{len(self.stand_ins)}"  # such as ``nn.ReLU()(x)``
+        self.stand_ins[made] = mod
+        return made
 
     def proxy(self, node: fx.Node) -> Value:
         return Value(node, self)
@@ -147,7 +169,7 @@ class Recorder(fx.Tracer):
         return result
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
-        if kind in ("call_function", "call_method") and target in _REWRITTEN and isinstance(args[0], Value):
+        if kind in ("call_function", "call_method") and target in _REWRITTEN:
             return _REWRITTEN[target](*args, **kwargs)
         made = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         made.node.meta["example"] = self._example(made.node)
@@ -230,6 +252,44 @@ def _extreme(reduce: Callable[..., Any]) -> Callable[..., Any]:
         return _Extreme(reduce(value, dim, keepdim), None)
 
     return rewritten
+
+
+# -- constants of a model that meet its values ------------------------------------------------------------------------
+
+
+def _columns(value: Value, index: tuple[Any, ...]) -> Any:
+    """``mask[batch_indices, places]``, by which a padding mask is laid along the keys: every row of the batch in its
+    order, and places one after the other, each of them alone in a dimension of its own."""
+    rows, places = index if len(index) == 2 else (None, None)
+    if isinstance(rows, torch.Tensor) and isinstance(places, torch.Tensor) and rows.dim() == places.dim() > 1:
+        whole, first = torch.arange(value.shape[0]), int(places.flatten()[0])
+        count = places.shape[-1]
+        if (
+            torch.equal(rows.flatten(), whole)
+            and rows.shape[0] == len(whole)
+            and torch.equal(places.flatten(), torch.arange(first, first + count))
+        ):
+            taken = value[:, first : first + count]
+            return taken.reshape(value.shape[0], *places.shape[1:-1], count, *value.shape[2:])
+    raise not_allowed("A value may be indexed by tensors only for its rows in order and places that follow.")
+
+
+def _and(first: Any, second: Any) -> Any:
+    """``first & second`` where one may be a constant: of nothing but true, it only has a shape."""
+    value, constant = (first, second) if isinstance(first, Value) else (second, first)
+    if isinstance(constant, Value):
+        return torch.logical_and(value, constant)  # type: ignore[arg-type]
+    if not isinstance(constant, torch.Tensor) or constant.dtype is not torch.bool or not constant.all():
+        raise not_allowed("A mask that does not follow from the input must be true everywhere.")
+    shape = torch.broadcast_shapes(value.shape, constant.shape)  # type: ignore[no-untyped-call]
+    return value.expand(*shape)
+
+
+def _gather(table: Any, dim: int, index: Value) -> Any:
+    """``gather`` from a table of one constant, such as the kinds of token of a text in one part."""
+    if isinstance(table, Value) or not torch.equal(table, table.flatten()[:1].expand(table.shape)):
+        raise not_allowed("gather is allowed from a constant tensor of one number only.", operation="gather")
+    return table.flatten()[:1].expand(index.shape)
 
 
 class _NoState:
@@ -416,6 +476,12 @@ _WRITTEN_OUT: dict[type[nn.Module], Callable[..., Any]] = {
 }
 
 _REWRITTEN: dict[Any, Callable[..., Any]] = {
+    "bool": lambda value: value.to(torch.bool),
+    "int": lambda value: value.to(torch.int32),
+    "type": lambda value, kind: value.to(kind),
+    "type_as": lambda value, other: value.to(other.dtype),
+    "__and__": _and,
+    torch.gather: _gather,
     torch.chunk: _chunk,
     torch.split: _split,
     torch.unbind: _unbind,

@@ -22,7 +22,7 @@ from usufruct.graph.model_graph import (
     SharedParameter,
     not_allowed,
 )
-from usufruct.graph.recognised import CALLS, CASTS, EXPANDS, PERMUTES, RESHAPES, SAME, TRANSPOSES, Call
+from usufruct.graph.recognised import CALLS, CAST, EXPANDS, PERMUTES, RESHAPES, SAME, TRANSPOSES, Call
 from usufruct.graph.recording import Recorder
 from usufruct.graph.validation import function_not_allowed
 
@@ -112,13 +112,9 @@ class Translation:
 
     def _operand(self, step: Any, rank: int) -> Argument:
         """One side of a pair; ``rank`` dimensions, where it has no batch of its own and fewer."""
-        if type(step) in (int, float):
-            number: Argument = step
+        number: Argument = self._number(step)
+        if number is not None:
             return number
-        if isinstance(step, fx.Node) and step.op == "get_attr":
-            number = self._uniform(step)
-            if number is not None:
-                return number
         value = self._value(step)
         missing = rank - self._ranks[value.index]
         if missing > 0 and not self._has_batch(step):
@@ -127,8 +123,12 @@ class Translation:
             return self._call("reshape", value, rank, shape=(1,) * missing + tuple(row or (1,)))
         return value
 
-    def _uniform(self, step: fx.Node) -> Any:
-        """The number that a constant tensor consists of, if it cannot change a shape."""
+    def _number(self, step: Any) -> Any:
+        """The number that a step is, or the constant of no dimension, which cannot change a shape."""
+        if type(step) in (int, float):
+            return step
+        if not isinstance(step, fx.Node) or step.op != "get_attr":
+            return None
         found: Any = self._recorder.tensor(step)
         if isinstance(found, nn.Parameter) or found.dtype is torch.bool or found.dim() > 0:
             return None
@@ -219,7 +219,7 @@ class Translation:
             self._values[step] = self._expand(step)
         elif target in PERMUTES or target in TRANSPOSES:
             self._values[step] = self._permute(step)
-        elif target in CASTS:
+        elif target == CAST:
             self._values[step] = self._cast(step)
         elif target is operator.getitem:
             self._values[step] = self._index(self._value(step.args[0]), step.args[1])
@@ -255,15 +255,19 @@ class Translation:
         return self._call("reshape", value, 1 + len(rest), shape=rest)
 
     def _expand(self, step: fx.Node) -> NodeRef:
-        """Only that of a parameter or constant to the batch, which it has here from the start."""
+        """Along the row's own dimensions; of a parameter or constant to the batch, which it has here from the start."""
         source: Any = step.args[0]
         value = self._value(source)
-        shape, wanted = _shape(source), _shape(step)
+        shape, wanted = _shape(source), tuple(_shape(step))
+        if self._has_batch(source):
+            if len(shape) != len(wanted):
+                raise not_allowed("expand must keep the number of dimensions.", operation="expand")
+            if wanted == tuple(shape):
+                return value
+            return self._call("expand", value, len(wanted), shape=wanted[1:])
         inner = shape[1:] if len(shape) == len(wanted) else shape
-        if self._has_batch(source) or wanted[0] != self._batch or tuple(wanted[1:]) != tuple(inner):
-            raise not_allowed(
-                "expand is allowed for repeating a parameter along the batch only.", operation="expand"
-            )
+        if wanted[0] != self._batch or wanted[1:] != tuple(inner):
+            raise not_allowed("expand of a parameter is allowed along the batch only.", operation="expand")
         return value
 
     def _permute(self, step: fx.Node) -> NodeRef:
@@ -275,13 +279,8 @@ class Translation:
         return self._call(name, value, self._ranks[value.index], dims=tuple(given))
 
     def _cast(self, step: fx.Node) -> NodeRef:
-        kinds = [value for value in (*step.args[1:], *step.kwargs.values()) if isinstance(value, torch.dtype)]
-        value = self._value(step.args[0])
-        source: Any = step.args[0]
-        was = source.meta["example"].dtype
-        now = kinds[0] if kinds else step.meta["example"].dtype
-        if now == was:
-            return value
+        source, now = step.args
+        value = self._value(source)
         if now not in (torch.float32, torch.int64):
             raise not_allowed(f"The type {now} is not allowed; use float32 or int64.", operation="to")
         return self._call("float" if now == torch.float32 else "long", value, self._ranks[value.index])
@@ -325,12 +324,17 @@ class Translation:
             *(step.kwargs.get(name) for name in ("input", "other") if step.kwargs),
         )[:3]
         rank = len(_shape(step))
-        if type(other) in (int, float):
-            hidden = self._call("logical_not", self._value(mask), self._ranks[self._value(mask).index])
-            return self._fill(self._value(chosen), hidden, other, rank)
-        if type(chosen) in (int, float):
-            return self._fill(self._value(other), self._value(mask), chosen, rank)
-        raise not_allowed("where is allowed with a number for one of its values.", operation="where")
+        first, second, shown = self._number(chosen), self._number(other), self._value(mask)
+        if first is not None and second is not None:
+            base = self._fill(self._call("float", shown, rank), shown, first, rank)
+        elif first is not None:
+            return self._fill(self._value(other), shown, first, rank)
+        elif second is not None:
+            base = self._value(chosen)
+        else:
+            raise not_allowed("where is allowed with a number for one of its values.", operation="where")
+        hidden = self._call("logical_not", shown, self._ranks[shown.index])
+        return self._fill(base, hidden, second, rank)
 
     def _fill(self, value: NodeRef, mask: NodeRef, number: Any, rank: int) -> NodeRef:
         arguments: tuple[Argument, ...] = (value, mask)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from usufruct.domain.dataset_card import DatasetCard
-from usufruct.domain.preprocessing import feature_width
 from usufruct.domain.query import StatisticsQuery, layout_of
 from usufruct.domain.training_job import NoiseMode, TrainingJobSpec
 from usufruct.encryption import parameter_set
 from usufruct.errors import ConfigError, InvalidInput, Refused, UsufructError
-from usufruct.graph.model_graph import ModelGraph, not_allowed
+from usufruct.graph.card_input import check_input
+from usufruct.graph.model_graph import ModelGraph
 from usufruct.privacy import FIELD_BITS, DistributedPlan, plan_of
 from usufruct.wire.model_graph import graph_from_bytes
 from usufruct_server.holder.catalogue import ServedDataset
@@ -59,14 +59,10 @@ def _values(spec: TrainingJobSpec, card: DatasetCard, appraise_graph: GraphAppra
     if isinstance(spec.query, StatisticsQuery):
         return layout_of(spec.query, spec.loss, card).values
     graph = graph_from_bytes(spec.model_graph)
-    width = feature_width(card)
-    if graph.input_shape != (width,):
-        raise not_allowed(
-            f"the model takes rows of shape {graph.input_shape}; the card gives {width} features"
-        )
     parameters = appraise_graph(
         graph, spec.plan.micro_batch_size, spec.loss, len(card.label.classes), spec.base_model
     )
+    check_input(graph, card)  # of a graph that has been found to be one
     if spec.query is None:
         return parameters
     if spec.query.model_parameters != parameters:

@@ -1,7 +1,7 @@
 """Drafts a dataset card from a data file: names and kinds of columns, and nothing that was read off the rows.
 
 Bounds and categories stay open for a person to fill in: inferring them from the data would be a release. The kind is
-a guess from the file's own types (Parquet) or from whether a few values look like numbers (CSV); a person corrects it.
+a guess from the file's own types (Parquet) or from whether a few values look like numbers or sentences (CSV); a person corrects it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from usufruct.errors import InvalidInput
 FILL_IN = "FILL-IN"
 """What stands where a person has to write something."""
 _ROWS_LOOKED_AT = 50
+_WORDS_OF_A_TEXT = 8
 
 
 def draft_card(data: Path | None, name: str) -> dict[str, Any]:
@@ -39,7 +40,10 @@ def draft_card(data: Path | None, name: str) -> dict[str, Any]:
         "person_column": None,
         "nominal_size": FILL_IN,
         "missing_markers": [],
-        "preprocessing": list(PREPROCESSING),
+        "preprocessing": [
+            *PREPROCESSING,
+            *([FILL_IN] if "text" in [kinds[name] for name in features] else []),
+        ],
         "mock_rows": [],
         "unit_of_privacy": "row",
     }
@@ -69,6 +73,8 @@ def unfinished(card: Any, place: str = "") -> list[str]:
 def _column(name: str, kind: str) -> dict[str, Any]:
     if kind == "number":
         return {"name": name, "kind": kind, "minimum": FILL_IN, "maximum": FILL_IN, "missing": "midpoint"}
+    if kind == "text":
+        return {"name": name, "kind": kind, "missing": "padding"}
     return {"name": name, "kind": kind, "categories": FILL_IN, "missing": "indicator"}
 
 
@@ -105,11 +111,16 @@ def _csv_kinds(data: Path) -> dict[str, str]:
     with data.open("r", encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         names = list(reader.fieldnames or [])
-        numeric = dict.fromkeys(names, True)
+        numeric, longest = dict.fromkeys(names, True), dict.fromkeys(names, 0)
         for _, row in zip(range(_ROWS_LOOKED_AT), reader, strict=False):
             for name in names:
-                numeric[name] = numeric[name] and _looks_like_number(row.get(name) or "")
-    return {name: "number" if numeric[name] else "category" for name in names}
+                value = row.get(name) or ""
+                numeric[name] = numeric[name] and _looks_like_number(value)
+                longest[name] = max(longest[name], len(value.split()))
+    return {
+        name: "number" if numeric[name] else "text" if longest[name] >= _WORDS_OF_A_TEXT else "category"
+        for name in names
+    }
 
 
 def _looks_like_number(value: str) -> bool:

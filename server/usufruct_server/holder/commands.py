@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from usufruct.errors import CATALOGUE, ConfigError, InvalidInput
-from usufruct_server.holder import admin_commands, base_model_commands
+from usufruct_server.holder import admin_commands, base_model_commands, tokenizer_commands
 
 if TYPE_CHECKING:
     from usufruct_server.holder.job_store import JobStore
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(admin_commands.app)
 app.add_typer(base_model_commands.app)
+app.add_typer(tokenizer_commands.app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Config = Annotated[Path, typer.Option("--config", "-c", help="The holder's configuration file.")]

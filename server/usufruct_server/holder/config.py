@@ -195,6 +195,11 @@ class HolderConfig:
         return self.state_dir / "record-calls.json"
 
     @property
+    def tokenizers_dir(self) -> Path:
+        """The tokenisers that dataset cards name, each under its digest."""
+        return self.state_dir / "tokenizers"
+
+    @property
     def registration_path(self) -> Path:
         """The numbers that the chain gave this holder and its datasets."""
         return self.state_dir / "registration.json"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from usufruct.domain.dataset_card import DatasetCard
 from usufruct.errors import UsufructError
+from usufruct_server.holder.tokenizer_folder import TokenizerFolder
 from usufruct_server.holder.training.trainer import TrainerFailed
 from usufruct_server.holder.training.zygote import Zygote
 
@@ -23,11 +24,11 @@ class DataFinding:
     message: str
 
 
-def look_at_data(zygote: Zygote, card: DatasetCard, data: Path) -> DataFinding:
+def look_at_data(zygote: Zygote, card: DatasetCard, data: Path, tokenizers: TokenizerFolder) -> DataFinding:
     """The finding. A look that crashes or takes too long finds the data unreadable."""
     with zygote.spawn() as child:
         try:
-            child.look(card, data.absolute(), TIMEOUT_SECONDS)
+            child.look(card, data.absolute(), TIMEOUT_SECONDS, tokenizers.find(card))
         except TrainerFailed:
             return DataFinding(
                 "DATA_UNREADABLE", "The data cannot be read: the look at them did not end well."

@@ -29,6 +29,7 @@ from usufruct_server.holder.opening import (
     open_operator,
     registration_problems,
 )
+from usufruct_server.holder.tokenizer_folder import TokenizerFolder
 from usufruct_server.holder.training.zygote import Zygote
 
 CLOCK_SECONDS = 60
@@ -163,7 +164,7 @@ class Doctor:
         except ConfigError as error:
             raise ConfigError(f"Cannot be looked at before the card {card.name} is right.") from error
         with nullcontext(self._zygote) if self._zygote else closing(Zygote()) as zygote:
-            finding = look_at_data(zygote, finished.card, data)
+            finding = look_at_data(zygote, finished.card, data, TokenizerFolder(self.config.tokenizers_dir))
         if finding.reason:
             raise ConfigError(finding.message)
         return "readable as the card describes it"

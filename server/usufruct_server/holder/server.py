@@ -54,6 +54,7 @@ from usufruct_server.holder.services.rounds import RoundService
 from usufruct_server.holder.services.usage import UsageService
 from usufruct_server.holder.settlement import Settlement
 from usufruct_server.holder.statements import Statements
+from usufruct_server.holder.tokenizer_folder import TokenizerFolder
 from usufruct_server.holder.trainers import Trainers
 from usufruct_server.holder.training.zygote import Zygote
 from usufruct_server.holder.usage_log import UsageLog
@@ -110,7 +111,7 @@ class HolderServer:
         if zygote is None:
             zygote = Zygote()
             undo.callback(zygote.close)
-        trainers = Trainers(zygote, BaseModels(config.base_models))
+        trainers = Trainers(zygote, BaseModels(config.base_models), TokenizerFolder(config.tokenizers_dir))
         undo.callback(trainers.close)
         chain = open_chain(config)
         problems = registration_problems(
@@ -135,7 +136,7 @@ class HolderServer:
         self.fencing = take_over(chain, sender, holder_id, ledger, witness, tell)
         self.trainers, self.ledger, self.store, self.catalogue = trainers, ledger, store, catalogue
         self._wire(config, operator, holder_id, chain, sender)
-        self._look_at_data(zygote)
+        self._look_at_data(zygote, TokenizerFolder(config.tokenizers_dir))
         self.rounds.recover()
         self.following.recover()
         self.proposals.act_on_decisions()
@@ -206,11 +207,11 @@ class HolderServer:
             (*_SERVICES, reflection.SERVICE_NAME, health.SERVICE_NAME), self._server
         )
 
-    def _look_at_data(self, zygote: Zygote) -> None:
+    def _look_at_data(self, zygote: Zygote, tokenizers: TokenizerFolder) -> None:
         """Data that cannot be used are not served; the others are."""
 
         def look(served: ServedDataset) -> DataFinding:
-            return look_at_data(zygote, served.card.card, served.config.data)
+            return look_at_data(zygote, served.card.card, served.config.data, tokenizers)
 
         with ThreadPoolExecutor(LOOKS, thread_name_prefix="look") as pool:
             datasets = self.catalogue.all()

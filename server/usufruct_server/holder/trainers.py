@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from pathlib import Path
 
 from usufruct.domain.training_job import NANO, TrainingJobSpec
 from usufruct.errors import Refused
@@ -12,6 +13,7 @@ from usufruct.privacy import plan_of
 from usufruct_server.holder.appraisal import graph_of
 from usufruct_server.holder.base_models import BaseModels
 from usufruct_server.holder.catalogue import ServedDataset
+from usufruct_server.holder.tokenizer_folder import TokenizerFolder
 from usufruct_server.holder.training.messages import BaseModelFile, TrainerTask
 from usufruct_server.holder.training.trainer import Trainer
 from usufruct_server.holder.training.zygote import Zygote
@@ -26,11 +28,11 @@ LegKey = tuple[bytes, int]
 class Trainers:
     """Starts, keeps and ends trainer children. Safe from several threads; one leg's calls come from one thread at a time."""
 
-    def __init__(self, zygote: Zygote, base_models: BaseModels) -> None:
+    def __init__(self, zygote: Zygote, base_models: BaseModels, tokenizers: TokenizerFolder) -> None:
         """``zygote``: forks the children; whoever made it closes it."""
         self._guard = threading.Lock()
         self._appraising = threading.Lock()
-        self._zygote, self._base_models = zygote, base_models
+        self._zygote, self._base_models, self._tokenizers = zygote, base_models, tokenizers
         self._legs: dict[LegKey, Trainer] = {}
 
     def appraise_graph(
@@ -66,7 +68,8 @@ class Trainers:
                 known.stop()
             trainer = self._legs[key] = self._zygote.spawn()
         try:
-            trainer.start(task_for(spec, served, self._base_models.find(spec.base_model)))
+            base_model = self._base_models.find(spec.base_model)
+            trainer.start(task_for(spec, served, base_model, self._tokenizers.find(served.card.card)))
         except BaseException:
             self.end(key)
             raise
@@ -92,7 +95,10 @@ class Trainers:
 
 
 def task_for(
-    spec: TrainingJobSpec, served: ServedDataset, base_model: BaseModelFile | None = None
+    spec: TrainingJobSpec,
+    served: ServedDataset,
+    base_model: BaseModelFile | None = None,
+    tokenizer_path: Path | None = None,
 ) -> TrainerTask:
     """What the child is told about a leg."""
     return TrainerTask(
@@ -107,4 +113,5 @@ def task_for(
         value_bits=spec.encryption.value_bits,
         base_model=base_model,
         query=spec.query,
+        tokenizer_path=tokenizer_path,
     )

@@ -82,7 +82,7 @@ def test_validation_is_the_mean_loss_and_accuracy_and_leaves_the_mode() -> None:
     with torch.no_grad():
         model.weight.fill_(1.0)
         model.bias.fill_(0.0)
-    data = read_validation(([[2.0], [-1.0], [3.0]], [1, 0, 0]), 1)
+    data = read_validation(([[2.0], [-1.0], [3.0]], [1, 0, 0]), (1,))
     assert data is not None
     loss, accuracy = evaluate(model.train(), "binary_cross_entropy_with_logits", data)
     expected = float(np.mean([np.log1p(np.exp(-2.0)), np.log1p(np.exp(-1.0)), np.log1p(np.exp(3.0))]))
@@ -96,7 +96,7 @@ def test_validation_is_the_mean_loss_and_accuracy_and_leaves_the_mode() -> None:
 )
 def test_validation_data_of_another_shape_are_refused(wrong: object) -> None:
     with pytest.raises(InvalidInput) as caught:
-        read_validation(wrong, 1)
+        read_validation(wrong, (1,))
     assert caught.value.details["field"] == "validation"
 
 

@@ -47,7 +47,7 @@ def test_all_roles_have_their_group() -> None:
     expected = {
         ("holder", "init"), ("holder", "doctor"), ("holder", "serve"), ("holder", "inbox"), ("holder", "grant"),
         ("holder", "refuse"), ("holder", "ledger"), ("holder", "datasets"), ("aggregator", "serve"), ("builder", "datasets"),
-        ("holder", "base-model", "add"), ("builder", "quote"), ("builder", "submit"), ("builder", "watch"), ("builder", "resume"), ("audit", "log"),
+        ("holder", "base-model", "add"), ("holder", "tokenizer", "add"), ("builder", "quote"), ("builder", "submit"), ("builder", "watch"), ("builder", "resume"), ("audit", "log"),
         ("audit", "verify"), ("chain", "dev"), ("chain", "deploy"),
     }  # fmt: skip
     assert expected <= set(commands())

@@ -14,23 +14,26 @@ from typing import Any
 
 from usufruct.domain.dataset_card import DatasetCard
 from usufruct.domain.preprocessing import PreparedData, person_has_several_rows, prepare_columns
-from usufruct.errors import InvalidInput, Refused
+from usufruct.errors import ConfigError, InvalidInput, Refused
 
 _FORMATS = {".csv": "csv", ".parquet": "parquet"}
 _ROWS_AT_ONCE = 4096
 
 
-def load_card_data(path: Path, card: DatasetCard, *, as_columns: bool = False) -> PreparedData:
+def load_card_data(
+    path: Path, card: DatasetCard, *, as_columns: bool = False, tokenizer: Path | None = None
+) -> PreparedData:
     """All rows of ``path`` as numbers, in the order of the file.
 
     Works for no rows, few rows and rows of one class alike. Every CSV value is read as text, so that nothing is
     inferred from the rows; the card alone says what they mean.
 
     Args:
-        as_columns: as :func:`usufruct.domain.preprocessing.prepare_columns` has it.
+        as_columns, tokenizer: as :func:`usufruct.domain.preprocessing.prepare_columns` has them.
     Raises:
         Refused: PERSON_HAS_SEVERAL_ROWS, when the card names a person column and a person is there twice.
-        InvalidInput: DATA_UNREADABLE, when the file is missing, not of its format, or lacks a column of the card.
+        InvalidInput: DATA_UNREADABLE, when the file is missing, not of its format, or lacks a column of the card; or the
+            tokeniser cannot be used.
     """
     names = [column.name for column in card.columns] + [card.label.column]
     if card.person_column is not None:
@@ -43,7 +46,10 @@ def load_card_data(path: Path, card: DatasetCard, *, as_columns: bool = False) -
             reason="PERSON_HAS_SEVERAL_ROWS",
             field=card.person_column,
         )
-    return prepare_columns(card, columns, as_columns=as_columns)
+    try:
+        return prepare_columns(card, columns, as_columns=as_columns, tokenizer=tokenizer)
+    except ConfigError as error:  # of the tokeniser's file, which is no row
+        raise _unreadable(error.message) from error
 
 
 def _read(path: Path, names: list[str]) -> dict[str, list[Any]]:

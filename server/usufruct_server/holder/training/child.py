@@ -30,10 +30,9 @@ import torch
 
 from usufruct import graph
 from usufruct.domain.dataset_card import read_card
-from usufruct.domain.preprocessing import feature_width
 from usufruct.domain.query import EvaluationQuery, StatisticsQuery
 from usufruct.errors import ConfigError, InvalidInput, UsufructError
-from usufruct.graph.model_graph import FLOAT32, not_allowed
+from usufruct.graph.card_input import check_input
 from usufruct.privacy.gaussian_noise import discrete_gaussian
 from usufruct.privacy.plan import LocalPlan
 from usufruct_server.holder.training.block import VALUE_BYTES
@@ -47,6 +46,7 @@ from usufruct_server.holder.training.messages import (
     TrainerTask,
     base_model_from_header,
     graph_from_header,
+    path_from_header,
     receive,
     receive_descriptor,
     send,
@@ -73,7 +73,9 @@ class Session:
         steps = task.plan.local_steps if isinstance(task.plan, LocalPlan) else 1
         self.slots = TimeSlots(slot_seconds(rehearse(self.clipped_sum, task.plan, self.clock)), steps)
         self.release = Release(task, self.clipped_sum.parameters)
-        self.data = load_card_data(task.data_path, task.card, as_columns=statistics)
+        self.data = load_card_data(
+            task.data_path, task.card, as_columns=statistics, tokenizer=task.tokenizer_path
+        )
         self.loaded: tuple[int, int, mmap.mmap] | None = None
 
     def load(self, block: mmap.mmap, header: dict[str, Any]) -> None:
@@ -120,13 +122,7 @@ def bounded_sum(task: TrainerTask) -> BoundedSum:
     assert task.graph is not None
     limits = graph.GraphLimits(physical_batch=task.plan.micro_batch_size)
     bounds = graph.validate(task.graph, limits)
-    width = feature_width(task.card)
-    if task.graph.input_shape != (width,) or task.graph.input_dtype != FLOAT32:
-        raise not_allowed(
-            f"The model takes rows of the shape {task.graph.input_shape} and type {task.graph.input_dtype}; the "
-            f"dataset card gives {width} features of type {FLOAT32}.",
-            minimum=width,
-        )
+    check_input(task.graph, task.card)
     loss = checked_loss(task.loss, bounds.outputs, len(task.card.label.classes))
     module = graph.rebuild(task.graph, limits)
     base = base_for(bounds, task.base_model)
@@ -152,6 +148,16 @@ def appraise(header: dict[str, Any]) -> int:
         graph.frozen_values(proposed, base)
     checked_loss(header["loss"], bounds.outputs, header["classes"])
     return bounds.parameters
+
+
+def look(header: dict[str, Any]) -> None:
+    """Reads a dataset as a leg would, and forgets it.
+
+    Raises:
+        UsufructError: DATA_UNREADABLE or PERSON_HAS_SEVERAL_ROWS; or the tokeniser's file cannot be read.
+    """
+    tokenizer = path_from_header(header["tokenizer_path"])
+    load_card_data(Path(header["data_path"]), read_card(header["card"].encode()), tokenizer=tokenizer)
 
 
 def base_for(bounds: graph.GraphBounds, file: BaseModelFile | None) -> graph.BaseModel | None:
@@ -196,7 +202,7 @@ def serve(connection: socket.socket) -> None:
             if request == "appraise":
                 send(connection, {"answer": "appraised", "parameters": appraise(header)})
             elif request == "look":
-                load_card_data(Path(header["data_path"]), read_card(header["card"].encode()))
+                look(header)
                 send(connection, {"answer": "looked"})
             elif request == "start":
                 session = None  # a task that is refused leaves none behind, not the one before

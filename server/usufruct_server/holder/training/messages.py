@@ -63,6 +63,7 @@ class TrainerTask:
         update_range, value_bits: how the update becomes integers (``usufruct.privacy.round_update``).
         base_model: what the graph's frozen parameters are of; None where it has none.
         query: what is asked of rows in place of training, if anything.
+        tokenizer_path: file of the tokeniser that the card names, if it names one.
     """
 
     card: DatasetCard
@@ -76,6 +77,7 @@ class TrainerTask:
     value_bits: int
     base_model: BaseModelFile | None = None
     query: Query | None = None
+    tokenizer_path: Path | None = None
 
 
 def task_to_header(task: TrainerTask) -> dict[str, Any]:
@@ -92,6 +94,7 @@ def task_to_header(task: TrainerTask) -> dict[str, Any]:
         "value_bits": task.value_bits,
         "base_model": base_model_to_header(task.base_model),
         "query": None if task.query is None else asdict(task.query),
+        "tokenizer_path": path_to_header(task.tokenizer_path),
     }
 
 
@@ -109,7 +112,18 @@ def task_from_header(header: dict[str, Any]) -> TrainerTask:
         value_bits=header["value_bits"],
         base_model=base_model_from_header(header["base_model"]),
         query=None if header["query"] is None else _query(header["query"]),
+        tokenizer_path=path_from_header(header["tokenizer_path"]),
     )
+
+
+def path_to_header(path: Path | None) -> str | None:
+    """A path, if there is one, as a JSON value; :func:`path_from_header` gives it back."""
+    return None if path is None else str(path)
+
+
+def path_from_header(field: str | None) -> Path | None:
+    """The path that :func:`path_to_header` wrote."""
+    return None if field is None else Path(field)
 
 
 def base_model_to_header(base_model: BaseModelFile | None) -> dict[str, str] | None:

@@ -43,18 +43,19 @@ whose isolation is not proven, is trained *by rows* (`torch.func.vmap`): slower,
 
 Model families that the tests hold to a loop over single records: MLPs, convolutional nets with GroupNorm, ResNet-18,
 text CNN, LSTM and GRU, transformers by `nn.TransformerEncoder`, by hand and in the structure of BERT with a padding mask
-made from the tokens.
+made from the tokens; and encoders of Hugging Face's `transformers` 5 by their own classes (BERT, DistilBERT, RoBERTa; `eager` and
+`sdpa` attention), in a module of the builder's that takes the tokens, makes the padding mask of them and returns the logits.
 
 Written out by the SDK, so not in the lists: `nn.MultiheadAttention` (self-attention, `batch_first=True`),
 `nn.TransformerEncoderLayer`, `nn.TransformerEncoder`, `scaled_dot_product_attention`, `chunk`, `split`, `unbind`, `max`
-and `min` with a dimension, `where` with a number, indexing by slices and numbers, and parameters that are no layer's
+and `min` with a dimension, `where` with a number, indexing by slices and numbers, `to`, and parameters that are no layer's
 (`RowParameter`). A layer may be used several times.
 
 Parameters may be frozen (`requires_grad_(False)`, or `uf.lora`, whose adapters are linear layers): they are of a base model that
 the holder has on disk, and cost neither clipping nor noise. Layers may share a parameter. A model in which layers share one that is
 trained, or a layer is frozen in part, is trained by rows.
 
-Not there: BatchNorm (it mixes records), several inputs, models of Hugging Face `transformers` by their own classes (write the encoder out, as `tests/unit/training/model_families.py` does).
+Not there: BatchNorm (it mixes records), several inputs, position codes that are computed and not learned (rotary, relative buckets: ModernBERT, MPNet, DeBERTa).
 """
 
 

@@ -28,6 +28,7 @@ from usufruct_server.holder.training.messages import (
     TrainerTask,
     base_model_to_header,
     graph_to_header,
+    path_to_header,
     receive,
     send,
     task_to_header,
@@ -119,14 +120,21 @@ class Trainer:
         answer = self._ask(header, "appraised", timeout_seconds)
         return int(answer["parameters"])
 
-    def look(self, card: DatasetCard, data_path: Path, timeout_seconds: float) -> None:
+    def look(
+        self, card: DatasetCard, data_path: Path, timeout_seconds: float, tokenizer_path: Path | None = None
+    ) -> None:
         """Has the child read a dataset as a leg would: readable as the card says, one row a person.
 
         Raises:
             UsufructError: DATA_UNREADABLE, PERSON_HAS_SEVERAL_ROWS and others; the text is for the person at the holder.
             TrainerFailed: it crashed, or did not answer in time.
         """
-        header = {"request": "look", "card": card.to_bytes().decode(), "data_path": str(data_path)}
+        header = {
+            "request": "look",
+            "card": card.to_bytes().decode(),
+            "data_path": str(data_path),
+            "tokenizer_path": path_to_header(tokenizer_path),
+        }
         self._ask(header, "looked", timeout_seconds)
 
     def start(self, task: TrainerTask, timeout_seconds: float = START_SECONDS) -> None:
