@@ -7,11 +7,12 @@ them; on a real network nobody could compute them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from usufruct import privacy as dp
 from usufruct.domain.preprocessing import PreparedData
@@ -90,7 +91,8 @@ def pooled(study: Study) -> Baseline:
 
 
 def alone(study: Study, orders: Sequence[int], repeats: int = ALONE_REPEATS) -> tuple[Baseline, ...]:
-    """Each hospital by itself: same model, rounds and epsilon, trained by the holders' own DP-SGD on its rows only.
+    """Each hospital by itself: same model, rounds, momentum and epsilon, trained by the holders' own DP-SGD on its rows only,
+    with all of the noise: nobody else adds a share.
 
     Its noise is sized for the rounds alone: without a network no round is ever lost, so it needs no spare attempts.
 
@@ -111,10 +113,8 @@ def alone_plan(choice: TrainingChoice, nominal_size: int, order: int) -> dp.Loca
     return dp.LocalPlan(
         sample_rate=choice.sample_rate,
         max_grad_norm=choice.max_grad_norm,
-        noise_multiplier=dp.noise_multiplier_for(
-            cap, order, choice.sample_rate, choice.local_steps, choice.rounds
-        ),
-        local_steps=choice.local_steps,
+        noise_multiplier=dp.noise_multiplier_for(cap, order, choice.sample_rate, 1, choice.rounds),
+        local_steps=1,
         rounds=choice.rounds,
         spare_attempts=0,
         micro_batch_size=64,
@@ -126,6 +126,7 @@ def alone_plan(choice: TrainingChoice, nominal_size: int, order: int) -> dp.Loca
 
 def _alone_once(study: Study, index: int, order: int) -> Baseline:
     from usufruct import graph
+    from usufruct.builder.server_optimizer import ServerSGD, step
     from usufruct_server.holder.training.dpsgd import train_round
     from usufruct_server.holder.training.losses import checked_loss
     from usufruct_server.holder.training.per_sample import ClippedSum
@@ -138,11 +139,14 @@ def _alone_once(study: Study, index: int, order: int) -> Baseline:
     plan = alone_plan(choice, hospital.card.nominal_size, order)
     optimizer = LocalOptimizer("sgd", round(choice.learning_rate * NANO))
     data = hospital.prepared()
-    for _ in range(choice.rounds):
+    slots: Mapping[str, NDArray[np.float32]] = {}
+    for round_ in range(1, choice.rounds + 1):
         weights = bytearray(graph.pack_vector(traced.graph, vector))
         clipped_sum.load(graph.weights_in(clipped_sum.module, weights))
         update = np.concatenate([*train_round(clipped_sum, data, plan, optimizer)])
-        vector = (vector + update).astype(np.float32)
+        vector, slots = step(
+            ServerSGD(momentum=choice.momentum), slots, vector, update, round_, choice.rounds
+        )
     graph.load_into_model(model, traced, vector)
     return Baseline(score(model, study.test), score(model, study.validation))
 

@@ -18,7 +18,9 @@ SPLIT_SEED: Final = 2024
 HOSPITALS: Final = (("Alder", 219, 220), ("Birch", 119, 120), ("Cedar", 60, 60))
 """(name, rows dealt out, declared nominal size)."""
 
-CHOICE: Final = TrainingChoice(hidden=250, rounds=20, local_steps=2, sample_rate=0.5, learning_rate=1.0)
+CHOICE: Final = TrainingChoice(
+    hidden=0, rounds=30, sample_rate=1.0, learning_rate=4.0, max_grad_norm=0.5, momentum=0.9
+)
 
 
 def load() -> Study:

@@ -161,9 +161,10 @@ job = network.train(
     torch.nn.Linear({study.width}, 1), hospitals,
     aggregator="{network.aggregator}",
     loss="binary_cross_entropy_with_logits",
-    optimizer=uf.SGD(lr={choice.learning_rate}, local_steps={choice.local_steps}, sample_rate={choice.sample_rate}),
+    optimizer=uf.SGD(lr={choice.learning_rate}, sample_rate={choice.sample_rate}),
+    server_optimizer=uf.ServerSGD(momentum={choice.momentum}),
     privacy=uf.Privacy(epsilon={EPSILON_LEFT}, delta={choice.delta}, max_grad_norm={choice.max_grad_norm}),
-    rounds=10,
+    rounds={choice.rounds},
 )
 for r in job:
     print(r.index, r.epsilon, r.seconds)

@@ -31,7 +31,7 @@ HOSPITALS: Final = (
 )
 """(name, file, declared nominal size)."""
 
-CHOICE: Final = TrainingChoice(hidden=0, rounds=20, local_steps=4, sample_rate=0.5, learning_rate=0.6)
+CHOICE: Final = TrainingChoice(hidden=0, rounds=25, sample_rate=1.0, learning_rate=3.2, max_grad_norm=0.25)
 
 
 def load(directory: Path) -> Study:

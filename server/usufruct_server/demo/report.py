@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from usufruct.privacy import Guarantee
 from usufruct_server.demo.baselines import Baseline, Score
 
 
@@ -69,7 +71,12 @@ class AuditReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a demo run measured. ``decimals`` are the token's; ``gas_setup`` is deployment and registration."""
+    """Everything a demo run measured. ``decimals`` are the token's; ``gas_setup`` is deployment and registration.
+
+    Attributes:
+        max_colluding: hospitals that may side with builder and aggregator: the assumption of every ``epsilon``.
+        against_everyone: what remains if all others do, for every attempt that was reserved.
+    """
 
     title: str
     watched: str
@@ -78,6 +85,8 @@ class Report:
     parameters: int
     rounds: int
     delta: float
+    max_colluding: int
+    against_everyone: Guarantee
     test: Score
     pooled: Baseline
     legs: tuple[LegReport, ...]
@@ -125,6 +134,11 @@ class Report:
         """All payments, in whole tokens."""
         return float(sum(leg.paid_units for leg in self.legs) / 10**self.decimals)
 
+    @staticmethod
+    def _stated(epsilon: float) -> float | None:
+        """JSON knows no infinity."""
+        return round(epsilon, 6) if math.isfinite(epsilon) else None
+
     def figures(self) -> dict[str, Any]:
         """The line of ``--json``."""
         return {
@@ -139,6 +153,8 @@ class Report:
             "alone_auc": round(self.alone_auc, 4),
             "epsilon": round(self.epsilon, 6),
             "delta": self.delta,
+            "max_colluding": self.max_colluding,
+            "epsilon_against_everyone": self._stated(self.against_everyone.epsilon),
             "upload_bytes": self.upload_bytes,
             "upload_bytes_per_parameter": round(self.upload_bytes_per_parameter, 3),
             "seconds_per_round": round(self.seconds_per_round, 4),

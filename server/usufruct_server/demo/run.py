@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from usufruct.privacy import DistributedPlan, plan_of
 from usufruct_server.demo import baselines, picture
 from usufruct_server.demo.network import MONEY, TOKEN_DECIMALS, DatasetSetup, HolderSetup, LocalNetwork
 from usufruct_server.demo.report import AuditReport, CurvePoint, LegReport, Report
@@ -88,6 +89,8 @@ def run(study: Study, network: LocalNetwork, console: Console, started: float) -
         parameters=job.spec.encryption.parameter_count,
         rounds=job.rounds_done,
         delta=study.choice.delta,
+        max_colluding=plan(job).max_colluding,
+        against_everyone=plan(job).alone,
         test=baselines.score(job.model, study.test),
         pooled=pooled,
         legs=tuple(legs),
@@ -118,17 +121,15 @@ def train(study: Study, network: LocalNetwork, console: Console) -> JobHandle:
         hospitals,
         aggregator=network.aggregator,
         loss=baselines.LOSS,
-        optimizer=uf.SGD(
-            lr=choice.learning_rate, local_steps=choice.local_steps, sample_rate=choice.sample_rate
-        ),
-        privacy=uf.Privacy(
-            epsilon=choice.epsilon, delta=choice.delta, max_grad_norm=choice.max_grad_norm, noise="local"
-        ),
+        optimizer=uf.SGD(lr=choice.learning_rate, sample_rate=choice.sample_rate),
+        server_optimizer=uf.ServerSGD(momentum=choice.momentum),
+        privacy=uf.Privacy(epsilon=choice.epsilon, delta=choice.delta, max_grad_norm=choice.max_grad_norm),
         rounds=choice.rounds,
         spare_attempts=choice.spare_attempts,
         validation=(study.validation.features, study.validation.labels),
         purpose=PURPOSE,
     )
+    say(console, f"what each hospital is promised, if every attempt is used: {plan(job).promise}")
     say(
         console,
         f"the job is open on chain: prices locked, privacy losses reserved. Training, watched on {study.watched}:",
@@ -141,6 +142,15 @@ def train(study: Study, network: LocalNetwork, console: Console) -> JobHandle:
                 highlight=False,
             )
     return job
+
+
+def plan(job: JobHandle) -> DistributedPlan:
+    """What every hospital of the job executes; they differ in the declared size alone, which nothing here depends on."""
+    found = plan_of(job.spec, job.spec.legs[0].dataset_id)
+    assert isinstance(
+        found, DistributedPlan
+    )  # what the SDK takes where there are three holders and one step a round
+    return found
 
 
 def audit(network: LocalNetwork) -> AuditReport:

@@ -41,7 +41,8 @@ class TrainingChoice:
 
     Attributes:
         hidden: width of the one hidden layer; 0 for logistic regression.
-        rounds, local_steps, sample_rate, learning_rate, max_grad_norm: of the job.
+        rounds, sample_rate, learning_rate, max_grad_norm: of the job, of one step a round.
+        momentum: of the builder's optimiser, which takes a round's average.
         epsilon, delta: asked of every dataset for the whole job, spare attempts included.
         spare_attempts: for rounds that have to be drawn again.
         seed: of the first weights.
@@ -49,10 +50,10 @@ class TrainingChoice:
 
     hidden: int
     rounds: int
-    local_steps: int
     sample_rate: float
     learning_rate: float
-    max_grad_norm: float = 1.0
+    max_grad_norm: float
+    momentum: float = 0.0
     epsilon: float = 3.0
     delta: float = 1e-5
     spare_attempts: int = 2

@@ -88,7 +88,11 @@ def _hospitals(report: Report) -> Table:
             f"{leg.paid_units / 10**report.decimals:,.2f} {report.symbol}",
         )
     order = report.legs[0].order
-    table.caption = f"Epsilon is the binding figure: Rényi loss at order {order}, translated once, at delta {report.delta:g}."
+    table.caption = (
+        f"Epsilon is the binding figure: Rényi loss at order {order}, translated once, at delta {report.delta:g}. It holds "
+        f"against builder, aggregator and up to {report.max_colluding} of the other hospitals together.\n"
+        f"Against everyone else together, for all that was reserved: {report.against_everyone}."
+    )
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from usufruct.privacy import Guarantee
 from usufruct_server.demo import picture, summary
 from usufruct_server.demo.baselines import Baseline, Score
 from usufruct_server.demo.report import AuditReport, CurvePoint, LegReport, Report
@@ -31,6 +33,8 @@ def report(tmp_path: Path) -> Report:
         parameters=4,
         rounds=2,
         delta=1e-5,
+        max_colluding=1,
+        against_everyone=Guarantee(1, 3_000_000, 9.125, 1.1e-5),
         test=Score(0.95, 0.97, 0.1),
         pooled=baseline(0.96),
         legs=(
@@ -52,7 +56,7 @@ def test_the_line_of_json_has_what_the_help_promises(report: Report) -> None:
     figures = report.figures()
     promised = {
         "holders": 2, "rounds": 2, "parameters": 4, "test_accuracy": 0.95, "test_auc": 0.97, "pooled_accuracy": 0.96,
-        "alone_accuracy": 0.85, "epsilon": 2.97, "delta": 1e-5, "upload_bytes_per_parameter": 20.0,
+        "alone_accuracy": 0.85, "epsilon": 2.97, "epsilon_against_everyone": 9.125, "max_colluding": 1, "delta": 1e-5, "upload_bytes_per_parameter": 20.0,
         "seconds_per_round": 0.4, "gas_total": 1300, "paid_total": 400.0, "audit_ok": True, "wall_seconds": 12.35,
     }  # fmt: skip
     assert {key: figures[key] for key in promised} == pytest.approx(promised)
@@ -77,6 +81,17 @@ def test_the_summary_names_every_hospital_its_epsilon_and_its_payment(report: Re
         "curve.png",
     ):
         assert part in text
+
+
+def test_the_summary_says_against_whom_epsilon_holds_and_what_is_left_against_all(report: Report) -> None:
+    text = " ".join(shown(report).split())
+    assert "It holds against builder, aggregator and up to 1 of the other hospitals together." in text
+    assert (
+        "Against everyone else together, for all that was reserved: epsilon 9.125 at delta 1.1e-05." in text
+    )
+    nothing = replace(report, against_everyone=Guarantee(1, 3_000_000, math.inf, 1.0))
+    assert nothing.figures()["epsilon_against_everyone"] is None
+    assert "for all that was reserved: no epsilon that could be stated." in " ".join(shown(nothing).split())
 
 
 def test_words_of_other_parties_are_shown_as_text_never_as_markup(report: Report) -> None:

@@ -27,6 +27,7 @@ OTHER = ("pld_epsilon", "epsilon_at_best_order")
 AGAINST_EVERYONE = {
     "client/usufruct/builder/quote.py": "against everyone else together",
     "client/usufruct/privacy/distributed_plan.py": "against everyone else together",
+    "server/usufruct_server/demo/summary.py": "Against everyone else together",
 }
 """Where the figure that holds against all others together is put into words, and the label it has there."""
 
@@ -104,4 +105,6 @@ def test_what_holds_against_everyone_is_put_into_words_with_its_label() -> None:
 def _shows_alone(text: ast.JoinedStr) -> bool:
     """Whether the whole guarantee is shown: ``{leg.alone}``, not a baseline of one hospital ``{leg.alone.test}``."""
     shown = [part.value for part in text.values if isinstance(part, ast.FormattedValue)]
-    return any(isinstance(each, ast.Attribute) and each.attr == "alone" for each in shown)
+    return any(
+        isinstance(each, ast.Attribute) and each.attr in ("alone", "against_everyone") for each in shown
+    )
