@@ -95,7 +95,9 @@ def test_a_kill_goes_on_and_a_backup_of_the_same_start_is_found_out_so_that_noth
     answer = customer.finish(second.peer, spec.job_id, second.dataset_id, 1, each, lower)
     assert answer.receipt.loss_micro == whole, "what is missing cannot be agreed away"
     stored = second.server.store.leg(spec.job_id, second.dataset_id)
-    assert stored is not None and stored.lower_signature == b"", "nor would the chain take that receipt with it"
+    assert stored is not None and stored.lower_signature == b"", (
+        "nor would the chain take that receipt with it"
+    )
     customer.deliver(spec.job_id, second.dataset_id, answer)
     assert customer.leg(spec.job_id, second.dataset_id).state is ChainLegState.ACKNOWLEDGED
     second.server.stop()
@@ -115,10 +117,10 @@ def test_after_the_machine_was_booted_again_nothing_vouches_for_a_ledger_and_its
     assert ledger.committed_micro(dataset_id, spec.job_id) == spec.reservation_micro(dataset_id)
     assert ledger.leg(dataset_id, unaccepted.job_id).state is LegState.RESERVED, (
         "it was never open for rounds"
+    )
     with pytest.raises(UsufructError) as caught:  # though its ledger shows no charge
         customer.release(second.peer, spec.job_id, dataset_id)
     assert caught.value.reason == "ATTEMPT_ALREADY_CHARGED"
-    )
     second.server.stop()
 
 
