@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.network, pytest.mark.timeout(240)]
 
 CHECKS = {
     "operator key", "admin key", "TLS", "chain", "clock", "balance", "disk", "ledger", "card card-1.json",
-    "data data-1.csv", "registration", "history", "base models",
+    "data data-1.csv", "registration", "history", "base models", "cohorts",
 }  # fmt: skip
 
 

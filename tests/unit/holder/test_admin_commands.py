@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,6 +105,17 @@ def test_a_changed_policy_is_found_and_put_on_chain_by_register(quiet: Place) ->
     (finding,) = (f for f in Doctor(config, zygote()).findings() if f.check == "registration")
     assert finding.ok, finding.text
     assert _run(quiet, "register")["steps"] == []
+
+
+def test_the_doctor_says_when_no_job_can_have_a_cohort_of_known_holders(quiet: Place) -> None:
+    config = read_config(quiet.server.config.path)
+    datasets = (replace(config.datasets[0], min_cohort=3),)
+    for co_holders, fine in (((), False), ((7,), False), ((7, 8), True)):
+        policy = replace(config.policy, co_holders=co_holders)
+        doctor = Doctor(replace(config, datasets=datasets, policy=policy), zygote())
+        finding = next(found for found in doctor.findings() if found.check == "cohorts")
+        assert finding.ok is fine
+        assert fine or "[policy] co_holders" in finding.text
 
 
 def test_a_changed_card_is_registered_as_what_somebody_says_it_is(world: World) -> None:

@@ -63,6 +63,7 @@ def test_a_good_file_means_what_it_says(tmp_path: Path) -> None:
     config = read_config(_write(tmp_path, GOOD))
     assert config.endpoint == "relay.example.org:443"
     assert config.state_dir == tmp_path / "state"
+    assert not config.witness_dir.is_relative_to(tmp_path), "what is backed up together is restored together"
     assert config.policy.auto_grant and config.policy.noise_modes == (NoiseMode.LOCAL, NoiseMode.DISTRIBUTED)
     assert config.policy.job_kinds == tuple(JobKind), "a holder that says nothing accepts all of them"
     assert config.policy.unknown_builders == "inbox"
@@ -78,6 +79,7 @@ def test_a_good_file_means_what_it_says(tmp_path: Path) -> None:
     [
         ('listen = "127.0.0.1:7001"', "listen = 7001", 3, "listen"),
         ('listen = "127.0.0.1:7001"', 'listen = "127.0.0.1:99999"', 3, "listen"),
+        ('listen = "127.0.0.1:7001"', 'listen = "127.0.0.1:7001"\nwitness_dir = "state/w"', 4, "witness_dir"),
         ('name = "St. Example"\n', "", 1, "name"),
         ('rpc_url = "http', 'rpc_url = "ftp', 8, "rpc_url"),
         (f'compute_access = "{ADDRESS}"', 'compute_access = "FILL-IN"', 9, "compute_access"),
