@@ -26,7 +26,7 @@ def suggest(datasets: Sequence[Dataset], epsilon: float, delta: float = 1e-5) ->
 
     They depend on what the cards declare and on epsilon alone, so they cost no privacy. One step a round, in either noise mode.
 
-    * Images as scattering features (a card with a feature extractor): clip at 0.4, momentum at the builder; 200 rounds of a tenth
+    * Images as scattering features (a card with a feature extractor): clip at 0.4 to 0.5, momentum at the builder; 200 rounds of a tenth
       of the rows for epsilon of 2 or more, 100 of a twentieth below. More noise wants shorter steps.
     * Tables of some hundred rows: clip at 0.25, all rows in each of 25 rounds. (With a hundred features and thousands of rows, 50
       rounds with twice the clip and the learning rate did better by more than a point.)
@@ -46,9 +46,10 @@ def suggest(datasets: Sequence[Dataset], epsilon: float, delta: float = 1e-5) ->
             field="datasets",
         )
     if kinds == {True}:
-        clip, momentum = 0.4, 0.9
+        momentum = 0.9
         rounds, rate = (200, 0.1) if epsilon >= 2 else (100, 0.05)
-        step = 14.0 if epsilon >= 6 else 9.0 if epsilon >= 1 else 6.0
+        clip = 0.5 if 2 <= epsilon < 6 else 0.4
+        step = 14.0 if epsilon >= 6 else 12.0 if epsilon >= 2 else 9.0 if epsilon >= 1 else 6.0
     else:
         clip, momentum, step = 0.25, 0.0, 0.8
         rounds, rate = 25, 1.0

@@ -36,7 +36,8 @@ def test_a_final_block_is_asked_once_and_the_next_one_anew(
     chain, asked, call = world.chain, list[int | str](), Rpc.call
 
     def counting(self: Rpc, to: str, data: bytes, block: int | str) -> bytes:
-        asked.append(block)
+        if self is chain.rpc:  # other tests' servers may still look at their chains
+            asked.append(block)
         return call(self, to, data, block)
 
     monkeypatch.setattr(Rpc, "call", counting)

@@ -299,11 +299,11 @@ REFUSED = {**MIXING, **TYPES, **SETTINGS, **SIZES}
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_is_refused_at_once(name: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(InvalidInput) as caught:
         graph.rebuild(REFUSED[name], LIMITS)
     assert caught.value.reason == "GRAPH_NOT_ALLOWED"
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 20, "of work, not of waiting"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
 
 
