@@ -260,7 +260,9 @@ class DistributedPlan(PricedPlan):
         loss_micro = unbounded_loss_micro(replace(self.mechanism, shares=shares), self.order)
         total = loss_micro * self.attempts
         figure = epsilon(total, self.order, self.delta) if total <= MAXIMUM_TOTAL_LOSS_MICRO else math.inf
-        draws = shares * self.dimension * self.attempts
+        draws = (
+            shares * self.dimension + 1
+        ) * self.attempts  # and one sample, which must fit into its places
         delta = delta_with_samplers(self.delta, figure, draws, LARGEST_TOTAL_VARIATION)
         return Guarantee(shares, loss_micro, figure, delta)
 

@@ -31,7 +31,7 @@ MINIMUM_GRAD_NORM: Final = 1e-6
 MAXIMUM_GRAD_NORM: Final = 1e6
 
 CLIP_SLACK: Final = 1e-3
-"""Share of ``max_grad_norm`` kept back for arithmetic: rounding in the trainer's sums adds up to 4.7e-4 of it (proved
+"""Share of ``max_grad_norm`` kept back for arithmetic: rounding in the trainer's sums adds up to 5e-4 of it (proved
 there), and putting a sum on the grid of its noise takes up to 5e-4."""
 
 GRID_SLACK: Final = 5e-4

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -170,7 +170,10 @@ class Doctor:
         return "readable as the card describes it"
 
     def _cohorts(self) -> str:
-        countable = 1 + len(set(self.config.policy.co_holders))
+        others = set(self.config.policy.co_holders)
+        with suppress(ConfigError):  # who is not registered has no number that could be listed
+            others.discard(known_registration(self.config).holder_id)
+        countable = 1 + len(others)
         least = max((entry.min_cohort for entry in self.config.datasets), default=1)
         if least > countable:
             raise ConfigError(

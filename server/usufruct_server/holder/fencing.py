@@ -104,7 +104,7 @@ def take_over(
         if entry.fencing_epoch == epoch and mine is not None and mine.succeeded:
             if not (proven and witness.vouches(ledger, row)):
                 close_open_legs(chain, ledger, tell)
-            witness.note(row)
+            witness.note(ledger.head()[1])  # with what was closed: a copy that lacks it is not vouched for
             return Fencing(chain, holder_id, epoch)
     raise ChainError(
         "Another server of this holder keeps taking over. Run one, and stop the others.", reason="FENCED_OUT"

@@ -211,6 +211,15 @@ class Legs:
 
     # -- starting -----------------------------------------------------------------------------------------------
 
+    def require_epoch(self) -> None:
+        """Checks that no other server has taken over. Ask after each charge, before anything of it leaves: a server that takes over
+        later then finds the charge noted by the witness.
+
+        Raises:
+            Refused: FENCED_OUT. ChainError: the chain cannot be asked.
+        """
+        self._statements.fencing.require()
+
     def start(self, caller: str, job_id: bytes, dataset_id: int) -> StartedLeg:
         """Takes up a leg: checks grant and chain, reserves in the ledger, warms a trainer, signs the acceptance.
 

@@ -96,7 +96,7 @@ class Settlement:
             if leg.receipt is None:
                 self._require_deliverable(key)
                 lower = self._agreed(proposal, key, lower_loss_micro, lower_signature)
-                if leg.state is LegStatus.RELEASING and not lower:
+                if self._given_up(leg) and not lower:
                     raise Refused(
                         "the leg was given up at no loss; end it so on chain, or agree to no loss",
                         reason="LEG_NOT_OPEN",
@@ -200,7 +200,7 @@ class Settlement:
             )  # fmt: skip
         # a leg that was given up stays so unless its builder has agreed to no loss: its reservation is not committed
         # before the chain says how it ended, for the builder holds a statement that it ends at no loss
-        stays = leg.state is LegStatus.RELEASING and not lower
+        stays = self._given_up(leg) and not lower
         return self._store.update_leg(
             leg.job_id,
             leg.dataset_id,
@@ -209,6 +209,11 @@ class Settlement:
             ended_seconds=int(self._clock()),
             lower_signature=lower,
         )
+
+    def _given_up(self, leg: StoredLeg) -> bool:
+        """At no loss; not one that a start has closed at its whole reservation since."""
+        booked = self._ledger.leg(leg.dataset_id, leg.job_id)
+        return leg.state is LegStatus.RELEASING and booked.state is LegState.RESERVED
 
     def _committed(self, leg: StoredLeg) -> int:
         """The leg's loss, committed in the ledger. One that is lower than the reservation, or of a leg that was given up, is

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,6 @@ class Witness:
 
     def _write(self, *lines: str) -> None:
         """Whole or not at all, for a kill. Not synced: after a loss of power it would count for nothing."""
-        new = self.path.with_suffix(f".{os.getpid()}")
+        new = self.path.with_suffix(f".{secrets.token_hex(8)}")  # a process id may be another container's too
         new.write_text("\n".join(lines) + "\n", encoding="ascii")
         new.replace(self.path)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from holder_world import Builder, World, free_port, registered, round_parts, server_of
 
+from usufruct.chain import Chain, HolderEntry
 from usufruct.chain import LegState as ChainLegState
 from usufruct.domain.training_job import TrainingJobSpec
-from usufruct.errors import ConfigError, LedgerError, UsufructError
+from usufruct.errors import ConfigError, LedgerError, Refused, UsufructError
 from usufruct.wire.channel import PinnedEndpoint
 from usufruct_server.holder import witness as witnesses
 from usufruct_server.holder.config import HolderConfig
+from usufruct_server.holder.fencing import Fencing
 from usufruct_server.holder.ledger import Ledger, LegState
 from usufruct_server.holder.opening import open_operator
 from usufruct_server.holder.server import HolderServer
@@ -37,9 +39,14 @@ def customer(world: World) -> Iterator[Builder]:
 class Served:
     """A holder's server, and what it says at its start."""
 
-    def __init__(self, config: HolderConfig) -> None:
+    def __init__(self, config: HolderConfig, hear: Callable[[str], None] = lambda text: None) -> None:
         self.told: list[str] = []
-        self.server: HolderServer = server_of(config, open_operator(config), self.told.append)
+
+        def tell(text: str) -> None:
+            self.told.append(text)
+            hear(text)
+
+        self.server: HolderServer = server_of(config, open_operator(config), tell)
         self.server.start()
         self.server.housekeeping.close()
         self.dataset_id = registered(config)
@@ -101,6 +108,74 @@ def test_a_kill_goes_on_and_a_backup_of_the_same_start_is_found_out_so_that_noth
     customer.deliver(spec.job_id, second.dataset_id, answer)
     assert customer.leg(spec.job_id, second.dataset_id).state is ChainLegState.ACKNOWLEDGED
     second.server.stop()
+
+
+def test_a_backup_of_an_unproven_start_before_it_closed_anything_is_unproven_too(
+    config: HolderConfig, customer: Builder, tmp_path: Path
+) -> None:
+    first = Served(config)
+    spec = customer.started(first.peer, first.dataset_id)
+    assert first.charge(customer, spec, 1) == "PEER_UNREACHABLE"
+    shutil.copytree(config.state_dir, tmp_path / "before")
+    assert first.charge(customer, spec, 2) == "PEER_UNREACHABLE"
+    first.kill()
+
+    def copy(told: str) -> None:
+        if told.startswith("taking fencing epoch"):
+            shutil.copytree(config.state_dir, tmp_path / "during")
+
+    shutil.rmtree(config.state_dir)
+    shutil.copytree(tmp_path / "before", config.state_dir)
+    second = Served(config, copy)
+    assert second.closed()
+    second.kill()
+    shutil.rmtree(config.state_dir)
+    shutil.copytree(tmp_path / "during", config.state_dir)
+    third = Served(config)
+    assert third.closed(), "its copy has the row that was anchored, and not what was closed after it"
+    assert third.server.ledger.committed_micro(third.dataset_id, spec.job_id) == spec.reservation_micro(
+        third.dataset_id
+    )
+    third.server.stop()
+
+
+def test_what_was_charged_while_another_server_took_over_does_not_leave(
+    config: HolderConfig, customer: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served(config)
+    spec = customer.started(served.peer, served.dataset_id)
+    require = Fencing.require
+
+    def overtaken(self: Fencing, chain: Chain | None = None) -> HolderEntry:
+        if served.server.ledger.leg(served.dataset_id, spec.job_id).charged:
+            raise Refused("another server of this holder has taken over", reason="FENCED_OUT")
+        return require(self, chain)
+
+    monkeypatch.setattr(Fencing, "require", overtaken)
+    assert served.charge(customer, spec, 1) == "ATTEMPT_LOST", (
+        "not that no aggregator was there to be sent it"
+    )
+    monkeypatch.undo()
+    served.server.stop()
+
+
+def test_a_leg_that_was_given_up_and_then_closed_by_a_start_is_finished_at_its_whole_reservation(
+    config: HolderConfig, customer: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served(config)
+    spec = customer.started(served.peer, served.dataset_id)
+    customer.release(served.peer, spec.job_id, served.dataset_id)
+    served.kill()
+    monkeypatch.setattr(Witness.__init__, "__defaults__", (lambda: "another boot",))
+    served = Served(config)
+    assert served.closed()
+    with pytest.raises(UsufructError):
+        customer.release(served.peer, spec.job_id, served.dataset_id)
+    answer = customer.finish(served.peer, spec.job_id, served.dataset_id, 0)
+    assert answer.receipt.loss_micro == spec.reservation_micro(served.dataset_id)
+    customer.deliver(spec.job_id, served.dataset_id, answer)
+    assert customer.leg(spec.job_id, served.dataset_id).state is ChainLegState.ACKNOWLEDGED
+    served.server.stop()
 
 
 def test_after_the_machine_was_booted_again_nothing_vouches_for_a_ledger_and_its_open_legs_are_closed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_parquet_gives_the_same_as_csv(tmp_path: Path) -> None:
 def test_more_rows_than_one_batch_of_the_reader_keep_their_order(tmp_path: Path) -> None:
     ages = np.random.default_rng(0).integers(0, 101, 9000)
     path = _csv(tmp_path / "d.csv", *((f"p{i}", age, 1, i % 3) for i, age in enumerate(ages)))
-    data = load_card_data(path, WITH_PERSON)
+    data = load_card_data(path, dataclasses.replace(WITH_PERSON, nominal_size=9000))
     assert np.allclose(data.features[:, 0], ages / 50 - 1)
     assert data.labels.tolist() == [min(1, i % 3) for i in range(9000)]
 
@@ -100,11 +101,9 @@ def test_what_cannot_be_read_is_refused_without_a_value_of_it(tmp_path: Path) ->
     broken.write_text(f"age,kind,num\n1,1,1\n{secret},1,1,{secret},5,6\n")
     binary = tmp_path / "binary.parquet"
     binary.write_bytes(secret.encode() * 100)
-    undecodable = tmp_path / "undecodable.csv"
-    undecodable.write_bytes(b"age,kind,num\n1,\xff\xfe" + secret.encode() + b",1\n")
     other = tmp_path / "data.txt"
     other.write_text(secret)
-    for path in (broken, binary, undecodable, other, tmp_path / "absent.csv", tmp_path):
+    for path in (broken, binary, other, tmp_path / "absent.csv", tmp_path):
         with pytest.raises(InvalidInput) as caught:
             load_card_data(path, CARD)
         error: BaseException | None = caught.value
@@ -134,3 +133,28 @@ def test_nothing_of_the_data_stays_on_disk(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     load_card_data(path, WITH_PERSON)
     assert list(scratch.iterdir()) == []
+
+
+def test_bytes_that_are_no_text_and_a_long_first_row_stop_no_reader(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_bytes(b"age,kind,num\n1,\xff\xfe" + b"x" * 200_000 + b",1\n1,1,0\n")
+    assert load_card_data(path, CARD).labels.tolist() == [1, 0]
+
+
+def test_more_rows_than_the_card_declares_are_refused(tmp_path: Path) -> None:
+    """The trainer has places for so many; without places, one row more would move others."""
+    rows = [("p", 1, 1, 0)] * CARD.nominal_size
+    assert len(load_card_data(_csv(tmp_path / "d.csv", *rows), CARD).labels) == CARD.nominal_size
+    with pytest.raises(InvalidInput, match="nominal_size") as caught:
+        load_card_data(_csv(tmp_path / "d.csv", *rows, rows[0]), CARD)
+    assert caught.value.reason == "DATA_UNREADABLE"
+
+
+def test_what_a_parquet_file_says_of_its_columns_opens_nothing(tmp_path: Path) -> None:
+    """Metadata by which ``datasets`` would decode a column as images, and open the files that its values name."""
+    table = pa.table({"age": ["1"], "kind": ["NA"], "num": ["1"]})
+    features = {name: {"dtype": "string", "_type": "Value"} for name in table.column_names}
+    said = {"info": {"features": {**features, "kind": {"_type": "Image"}}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(said)})
+    parquet.write_table(table, tmp_path / "d.parquet")
+    assert load_card_data(tmp_path / "d.parquet", CARD).labels.tolist() == [1]

@@ -31,7 +31,7 @@ from usufruct_server.holder.training.zygote import Zygote
 PIXELS = Pixels(2, 6, 5)
 CARD = DatasetCard(
     name="Pictures", task="pictures", description="", columns=(Column("picture", "image", missing="black"),),
-    label=Label("y", (("0",), ("1",))), person_column=None, nominal_size=60,
+    label=Label("y", (("0",), ("1",))), person_column=None, nominal_size=1000,
     preprocessing=(*PREPROCESSING, PIXELS.step),
     mock_rows=({"picture": base64.b64encode(bytes(60)).decode(), "y": "1"},),
 )  # fmt: skip

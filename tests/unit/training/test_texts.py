@@ -61,7 +61,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _card(tokens: Tokens, **fields: object) -> DatasetCard:
     card = DatasetCard(
         name="Notes", task="notes", description="", columns=(Column("note", "text", missing="padding"),),
-        label=Label("y", (("0",), ("1",))), person_column=None, nominal_size=40, missing_markers=("none",),
+        label=Label("y", (("0",), ("1",))), person_column=None, nominal_size=1000, missing_markers=("none",),
         preprocessing=(*PREPROCESSING, tokens.step), mock_rows=({"note": "the patient is well", "y": "1"},),
     )  # fmt: skip
     return replace(card, **fields)  # type: ignore[arg-type]

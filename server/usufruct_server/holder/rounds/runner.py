@@ -267,10 +267,12 @@ class RoundRunner:
         self._submission.send(attempt, view, stored, commitment)
 
     def _note_charge(self, attempt: Attempt) -> None:
-        """Says in the usage log and to the builder what the ledger has charged."""
+        """Says in the usage log and to the builder what the ledger has charged; nothing of the attempt leaves if another server
+        has taken over by now."""
         self._record_charge(attempt)
         self._store.update_leg(*attempt.job.key, last_round=attempt.offer.round)
         attempt.tell(RoundProgress.CHARGED)
+        self._legs.require_epoch()
 
     def _begin_ahead(self, job: GrantedJob, ended: Attempt, next_public_key: bytes) -> None:
         """Has zeros made for the builder's next attempt while it opens and applies the sum of this one."""

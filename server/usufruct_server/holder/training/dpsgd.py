@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 
 from usufruct.domain.preprocessing import PreparedData
 from usufruct.domain.training_job import NANO, LocalOptimizer
-from usufruct.graph.model_graph import not_allowed
+from usufruct.graph import own_layers
+from usufruct.graph.model_graph import INT64, not_allowed
 from usufruct.privacy.gaussian_noise import noised_sum
 from usufruct.privacy.leg_plan import LegPlan
 from usufruct.privacy.plan import LocalPlan
@@ -31,7 +33,8 @@ from usufruct_server.holder.training.query_sum import QuerySum
 from usufruct_server.holder.training.step_sum import StepSum
 from usufruct_server.holder.training.time_slot import Clock, RowTime
 
-_SPARE_DEVIATIONS = 6.0
+_DTYPES = {"f": torch.float32, "i": torch.int64}
+_RARE_NATS = 100 * math.log(2)
 _REHEARSED_MICRO_BATCHES = 2
 _MOST_REHEARSALS = 7
 _ENOUGH_SECONDS = 0.2
@@ -41,14 +44,21 @@ BoundedSum = ClippedSum | QuerySum
 """What a step adds up over its sample: of each row its clipped gradient, or what a query takes of it."""
 
 
+@lru_cache(maxsize=64)
 def micro_batches(plan: LegPlan) -> int:
-    """Micro-batches that every step runs, from public figures alone: enough for all but one step in about 10^9 at a
-    holder of the nominal size. A larger sample takes more; it is never cut, which would let rows push each other out."""
+    """Micro-batches that every step runs, from public figures alone: enough for all samples but a share of 2^-100, by Chernoff's
+    bound for the upper tail of a binomial law, exp(-m·((1+x)·ln(1+x) - x)) for (1+x)·m or more where m are expected. A
+    larger sample takes more; it is never cut, which would let rows push each other out."""
     expected = plan.nominal_batch_size
-    largest = min(
-        float(plan.nominal_size), expected + _SPARE_DEVIATIONS * math.sqrt(expected) + _SPARE_DEVIATIONS
-    )
-    return math.ceil(largest / plan.micro_batch_size)
+
+    def is_rare(size: int) -> bool:
+        excess = size / expected - 1.0
+        return expected * ((1.0 + excess) * math.log1p(excess) - excess) >= _RARE_NATS
+
+    size = math.ceil(expected)
+    while size < plan.nominal_size and not is_rare(size + 1):
+        size += max(1, size >> 10)
+    return math.ceil(min(size, plan.nominal_size) / plan.micro_batch_size)
 
 
 def train_round(
@@ -127,11 +137,10 @@ def _chunks(
 def clipped_sums(clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan) -> StepSum:
     """Clipped sum over a fresh Poisson sample, without noise: it must not leave the process. The sample ends here.
 
-    Rows go to random places, since a row's rounding may depend on where it is. So one row more moves no other as long as the
-    sample fits into :func:`micro_batches`: given the places of the others it is a row in a place or none. Of a larger
-    sample, what does not fit follows in random order, and one row more moves one other at most, to the last place: take it
-    out, and put the last row where it was, and every arrangement of the others is as likely as any. What a place's number
-    is says nothing else.
+    Rows go to random places, since a row's rounding may depend on where it is, and a hostile model can make much of the last
+    bit. So one row more moves no other as long as the sample fits into :func:`micro_batches`: given the places of the others
+    it is a row in a place or none. What a place's number is says nothing else. No more rows are there than the plan's nominal
+    size (``load_card_data``), so a sample does not fit with a probability below 2^-100, which is counted with the samplers'.
     """
     sample = np.flatnonzero(poisson_mask(len(data.labels), plan.sample_rate))
     size = plan.micro_batch_size
@@ -151,14 +160,15 @@ def clipped_sums(clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan) -> 
 
 def _gathered(data: PreparedData, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Features, labels, and which are present, of the rows at some places; -1 for none."""
-    absent = rows < 0
+    absent, size = rows < 0, len(rows)
+    # PyTorch's memory begins where a vector does: the last bits of a product may depend on that
+    features = torch.empty((size, *data.features.shape[1:]), dtype=_DTYPES[data.features.dtype.kind])
+    labels = torch.empty(size, dtype=torch.int64)
     if len(data.labels):
-        features, labels = (values.take(rows, axis=0, mode="clip") for values in (data.features, data.labels))
-    else:
-        features = np.empty((len(rows), *data.features.shape[1:]), data.features.dtype)
-        labels = np.empty(len(rows), data.labels.dtype)
-    features[absent], labels[absent] = 0, 0
-    return torch.from_numpy(features), torch.from_numpy(labels), torch.from_numpy(~absent).double()
+        np.take(data.features, rows, axis=0, mode="clip", out=features.numpy())
+        np.take(data.labels, rows, mode="clip", out=labels.numpy())
+    features.numpy()[absent], labels.numpy()[absent] = 0, 0
+    return features, labels, torch.from_numpy(~absent).double()
 
 
 def _clipped(
@@ -227,6 +237,13 @@ def rehearse(clipped_sum: BoundedSum, plan: LegPlan, clock: Clock | None = None)
 
 def _made_up(clipped_sum: BoundedSum, count: int) -> PreparedData:
     """Rows of the features' shape that are nobody's."""
-    generator = np.random.default_rng(0)
-    features = generator.uniform(-1.0, 1.0, (count, *clipped_sum.input_shape)).astype(np.float32)
-    return PreparedData(features, np.zeros(count, dtype=np.int64))
+    generator, shape = np.random.default_rng(0), (count, *clipped_sum.input_shape)
+    labels = np.zeros(count, dtype=np.int64)
+    module = clipped_sum.module
+    if module is not None and module.graph.input_dtype == INT64:
+        layers = module.modules()
+        known = max(
+            (layer.num_embeddings for layer in layers if isinstance(layer, own_layers.Embedding)), default=2
+        )
+        return PreparedData(generator.integers(0, known, shape), labels)
+    return PreparedData(generator.uniform(-1.0, 1.0, shape).astype(np.float32), labels)

@@ -12,11 +12,12 @@ on them where no more than a few hundred numbers are added up at a time; those s
 
 *Guarantee*, for factors that make every row at most C long by ``squares``: a row that is added or removed changes what comes
 out by at most C·(1 + ``ADDED_BY_ROUNDING``), besides what :class:`BookKept` adds, in whatever order the numbers of a block
-are added up. Every addition errs by at most u = 2⁻²⁴ of its result, so a sum of n terms by u times the sum of its partial
-sums; a term is part of all those above it in the tree of additions, and over all terms these are at most n(n + 1)/2 - 1 + n.
-With one rounding each for factor, weighted row and product, the sum over a block of n rows errs by u·C·(n² + 9n)/2 at most,
-in L2 norm over all parameters by Minkowski's inequality. Of b blocks that are folded, those with the row in them are sums of
-at most 2n, 4n, ... bn rows and err by u·C·2bn at most. Both with the row and without it; all else is the same in both.
+are added up, which may be another for every number. Every addition errs by at most u = 2⁻²⁴ of its result, so a sum of n
+numbers by at most u·Σ dᵢ|xᵢ|, where dᵢ additions stand above the i-th in the tree, and Σ dᵢ² ≤ n³/3 + n²/2. By Cauchy and
+Schwarz for every parameter, and over all of them with rows at most C long, that is u·C·(n²/√3 + n/2) at most in L2 norm. With
+one rounding each for factor, weighted row and product it is u·C·(n²/√3 + 7n/2). Of b blocks that are folded, those with
+the row in them are sums of at most 2n, 4n, ... bn rows and err by u·C·2bn at most. Both with the row and without it; all else is
+the same in both.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ _SHORT: Final = (_TERMS + 4) * 2.0**-24
 """6.1e-5."""
 
 ADDED_BY_ROUNDING: Final = (
-    BLOCK_ROWS**2 + 9 * BLOCK_ROWS + 4 * FOLDED_BLOCKS * BLOCK_ROWS
+    2 / math.sqrt(3) * BLOCK_ROWS**2 + 7 * BLOCK_ROWS + 4 * FOLDED_BLOCKS * BLOCK_ROWS
 ) * 2.0**-24 + _SHORT
-"""4.6e-4: less than what ``CLIP_SLACK`` leaves beside ``GRID_SLACK``."""
+"""4.9e-4: less than what ``CLIP_SLACK`` leaves beside ``GRID_SLACK``."""
 
 _ROWS_TIMES_TERMS: Final = 1 << 21
 """m·n of :class:`BookKept`."""
@@ -185,6 +186,8 @@ class BookKept:
         self._uses = [(_finite(a), _finite(d)) for a, d in uses]
         self.size_bytes = sum(a.nbytes + d.nbytes for a, d in self._uses)
         places = sum(d[0].numel() for _, d in uses) // rule.outputs(layer)
+        if places > _ROWS_TIMES_TERMS:
+            raise ValueError("a row has more places than the bound on rounding covers")
         self._rows = min(BLOCK_ROWS, max(1, math.isqrt(_ROWS_TIMES_TERMS // places)))
 
     def sums(self, factors: torch.Tensor) -> Iterator[torch.Tensor]:
