@@ -25,7 +25,7 @@ TRAINING_SHARE: Final = 0.66
 SPLIT_SEED: Final = 43
 HOSPITALS: Final = (
     ("Cleveland", "processed.cleveland.data", 200),
-    ("Budapest", "processed.hungarian.data", 170),
+    ("Budapest", "processed.hungarian.data", 175),
     ("Switzerland", "processed.switzerland.data", 30),
     ("Long-Beach", "processed.va.data", 85),
 )

@@ -38,7 +38,7 @@ def hospital(number: int) -> DatasetSetup:
         columns=(Column("a", "number", 0.0, 10.0), Column("b", "number", 0.0, 10.0)),
         label=Label("y", (("0",), ("1",))),
         person_column=None,
-        nominal_size=100,
+        nominal_size=110,
     )
     rows = [
         {"a": str(a), "b": str(b), "y": str(int(a + b > 10))}

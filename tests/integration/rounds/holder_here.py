@@ -64,6 +64,9 @@ class LegsHere(Legs):
     def require_trainable(self, job: GrantedJob) -> None:
         """It is."""
 
+    def require_epoch(self) -> None:
+        """There is no other server."""
+
 
 class PoolsHere(LegPools):
     """Makes encryptions of zero in this process, and reaches the aggregator in it."""
