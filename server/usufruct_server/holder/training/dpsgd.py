@@ -120,7 +120,7 @@ def sum_over_sample(
 ) -> NDArray[np.float64]:
     """The clipped sum of one step as a whole, without noise; float64, shape (parameters,). It must not leave its caller."""
     row_time = row_time or RowTime()
-    with row_time.counted():
+    with row_time:
         return clipped_sums(clipped_sum, data, plan).whole()
 
 
@@ -129,7 +129,7 @@ def _chunks(
 ) -> Iterator[NDArray[np.float64]]:
     """The chunks of a step's :func:`clipped_sums`."""
     row_time = row_time or RowTime()
-    with row_time.counted():
+    with row_time:
         total = clipped_sums(clipped_sum, data, plan)
     yield from row_time.counting(total.chunks())
 
@@ -143,14 +143,9 @@ def clipped_sums(clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan) -> 
     size (``load_card_data``), so a sample does not fit with a probability below 2^-100, which is counted with the samplers'.
     """
     sample = np.flatnonzero(poisson_mask(len(data.labels), plan.sample_rate))
-    size = plan.micro_batch_size
-    places = micro_batches(plan) * size
-    order = random_order(max(places, len(sample)))
-    row_at = np.full(max(micro_batches(plan), math.ceil(len(sample) / size)) * size, -1)
-    if len(sample) <= places:
-        row_at[order[: len(sample)]] = sample
-    else:
-        row_at[: len(sample)] = sample[order]
+    size, least = plan.micro_batch_size, micro_batches(plan)
+    row_at = np.full(max(least, math.ceil(len(sample) / size)) * size, -1)
+    row_at[random_order(len(row_at))[: len(sample)]] = sample
     total = StepSum(clipped_sum.parameters)
     for rows in row_at.reshape(-1, size):
         for part in _clipped(clipped_sum, *_gathered(data, rows), plan.clip_norm):
@@ -164,10 +159,11 @@ def _gathered(data: PreparedData, rows: NDArray[np.int64]) -> tuple[torch.Tensor
     # PyTorch's memory begins where a vector does: the last bits of a product may depend on that
     features = torch.empty((size, *data.features.shape[1:]), dtype=_DTYPES[data.features.dtype.kind])
     labels = torch.empty(size, dtype=torch.int64)
+    of_features, of_labels = features.numpy(), labels.numpy()
     if len(data.labels):
-        np.take(data.features, rows, axis=0, mode="clip", out=features.numpy())
-        np.take(data.labels, rows, mode="clip", out=labels.numpy())
-    features.numpy()[absent], labels.numpy()[absent] = 0, 0
+        np.take(data.features, rows, axis=0, mode="clip", out=of_features)
+        np.take(data.labels, rows, mode="clip", out=of_labels)
+    of_features[absent], of_labels[absent] = 0, 0
     return features, labels, torch.from_numpy(~absent).double()
 
 
@@ -213,11 +209,11 @@ def rehearse(clipped_sum: BoundedSum, plan: LegPlan, clock: Clock | None = None)
     spent = 0.0
     while len(seconds) < 2 or (len(seconds) <= _MOST_REHEARSALS and spent < _ENOUGH_SECONDS):
         sampling, step = (RowTime(clock) if clock else RowTime() for _ in range(2))
-        with sampling.counted():
+        with sampling:
             np.flatnonzero(poisson_mask(plan.nominal_size, plan.sample_rate))
             random_order(count * size)
         try:
-            with step.counted():
+            with step:
                 summed = StepSum(clipped_sum.parameters)
                 for index in range(taken):
                     rows = np.arange(index * size, (index + 1) * size)

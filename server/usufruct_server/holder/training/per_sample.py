@@ -208,7 +208,10 @@ class ClippedSum:
         noted = [self._uses[layer] for layer in self._layers]
         self._uses.clear()
         outputs = [output for uses in noted for _, output in uses]
-        backward = iter(torch.autograd.grad(losses.sum(), outputs, allow_unused=True, materialize_grads=True))
+        of_sum = torch.ones_like(losses)
+        backward = iter(
+            torch.autograd.grad(losses, outputs, of_sum, allow_unused=True, materialize_grads=True)
+        )
         kept, numbers_left = list[KeptLayer](), KEPT_NUMBERS
         with torch.no_grad():
             for layer, uses in zip(self._layers, noted, strict=True):

@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -50,27 +49,25 @@ class Clock:
 
 @dataclass
 class RowTime:
-    """A stopwatch for one attempt, which runs while something is done with rows."""
+    """A stopwatch for one attempt, which runs while something is done with rows: ``with row_time: …`` counts what is done
+    inside."""
 
     clock: Clock = field(default_factory=Clock)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.began = self.clock.now()
+        self.began = self._entered = self.clock.now()
 
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Counts what is done inside."""
-        start = self.clock.now()
-        try:
-            yield
-        finally:
-            self.seconds += self.clock.now() - start
+    def __enter__(self) -> None:
+        self._entered = self.clock.now()
+
+    def __exit__(self, *raised: object) -> None:
+        self.seconds += self.clock.now() - self._entered
 
     def counting(self, items: Iterator[Item]) -> Iterator[Item]:
         """The items; counts how long they take to make, and not what is done with them."""
         while True:
-            with self.counted():
+            with self:
                 item = next(items, None)
             if item is None:
                 return
@@ -98,7 +95,7 @@ class TimeSlots:
         late = 0
         if spent.seconds > LEAST_SECONDS:
             late = max(0, math.ceil(spent.seconds / self.step_seconds) - self.steps)
-        with spent.counted():
+        with spent:
             end = spent.clock.now() + self._seconds(late) - spent.seconds
             end = spent.began + math.ceil((end - spent.began) / TICK_SECONDS) * TICK_SECONDS
             while (left := end - spent.clock.now()) > 0:
