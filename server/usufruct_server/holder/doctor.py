@@ -20,7 +20,7 @@ from usufruct_server.holder.base_models import BaseModels
 from usufruct_server.holder.catalogue import load_card, load_catalogue
 from usufruct_server.holder.config import HolderConfig
 from usufruct_server.holder.data_check import look_at_data
-from usufruct_server.holder.fencing import require_history
+from usufruct_server.holder.fencing import CLOCK_SECONDS, require_clock, require_history
 from usufruct_server.holder.ledger import LedgerReader
 from usufruct_server.holder.opening import (
     known_registration,
@@ -32,7 +32,6 @@ from usufruct_server.holder.opening import (
 from usufruct_server.holder.tokenizer_folder import TokenizerFolder
 from usufruct_server.holder.training.zygote import Zygote
 
-CLOCK_SECONDS = 60
 DISK_BYTES = 1 << 30
 GAS_IN_HAND = 2_000_000
 """About what four deliveries and four usage batches take."""
@@ -208,6 +207,7 @@ class Doctor:
             return "no server of this holder has run yet"
         with LedgerReader(self.config.ledger_path) as ledger:
             require_history(chain, entry, ledger)
+            require_clock(ledger, time.time())
         return f"the ledger has all that the chain has seen of it; fencing epoch {entry.fencing_epoch}"
 
     def _opened_chain(self) -> Chain:

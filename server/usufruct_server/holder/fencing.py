@@ -13,17 +13,21 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from typing import Final
 
 from usufruct.chain import Chain, HolderEntry, Sender
 from usufruct.chain import LegState as ChainLegState
 from usufruct.chain.events import LegAccepted
 from usufruct.domain.ids import ZERO_HASH
-from usufruct.errors import ChainError, LedgerError, Refused
+from usufruct.errors import ChainError, ConfigError, LedgerError, Refused
 from usufruct_server.holder.ledger import Ledger, LedgerReader, LegState
 from usufruct_server.holder.witness import Witness
 
 _TRIES = 5
+CLOCK_SECONDS: Final = 60
+"""By how much clocks may differ: a machine that sets its clock by others does so in small steps."""
 _log = logging.getLogger("usufruct.holder.fencing")
 
 
@@ -82,6 +86,7 @@ def take_over(
         LedgerError: LEDGER_BEHIND_CHAIN.
         ChainError: FENCED_OUT: another server of this holder starts at the same time.
     """
+    require_clock(ledger, time.time())
     for _ in range(_TRIES):
         entry = chain.holder(holder_id)
         require_history(chain, entry, ledger)
@@ -157,6 +162,23 @@ def require_history(chain: Chain, entry: HolderEntry, ledger: LedgerReader) -> N
     if following and (following not in ends or int.from_bytes(ends[following][-4:], "big") != low):
         raise _behind(
             ledger, f"the chain has {following} usage records of this holder, and it has others or fewer"
+        )
+
+
+def require_clock(ledger: LedgerReader, now_seconds: float) -> None:
+    """Checks that the clock was not set back since the ledger's newest row.
+
+    Args:
+        now_seconds: UTC.
+    Raises:
+        ConfigError: it is behind that row by more than :data:`CLOCK_SECONDS`.
+    """
+    behind_seconds = max((row.time_seconds for row in ledger.rows()), default=0) - int(now_seconds)
+    if behind_seconds > CLOCK_SECONDS:
+        raise ConfigError(
+            f"This machine's clock is {behind_seconds} s behind the newest row of {ledger.path.name}: it was set back, or was "
+            "ahead when that was written. Terms of grants and jobs would be kept wrongly. Set it (NTP) and start again; if it "
+            "was ahead before, wait until it has caught up."
         )
 
 

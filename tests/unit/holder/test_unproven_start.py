@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +177,24 @@ def test_a_leg_that_was_given_up_and_then_closed_by_a_start_is_finished_at_its_w
     customer.deliver(spec.job_id, served.dataset_id, answer)
     assert customer.leg(spec.job_id, served.dataset_id).state is ChainLegState.ACKNOWLEDGED
     served.server.stop()
+
+
+def test_a_clock_that_was_set_back_is_found_before_anything_is_taken_over(
+    config: HolderConfig, world: World
+) -> None:
+    Served(config).server.stop()
+    holder_id = world.chain.dataset(registered(config)).holder_id
+    epoch = world.chain.holder(holder_id).fencing_epoch
+    for ahead_seconds, served in ((30, True), (3600, False)):
+        ledger = Ledger(config.ledger_path, clock=lambda ahead=ahead_seconds: time.time() + ahead)  # type: ignore[misc]
+        ledger.note_start()
+        ledger.close()
+        if served:
+            Served(config).server.stop()
+        else:
+            with pytest.raises(ConfigError, match=r"clock is 3[56].. s behind"):
+                Served(config)
+    assert world.chain.holder(holder_id).fencing_epoch == epoch + 1
 
 
 def test_after_the_machine_was_booted_again_nothing_vouches_for_a_ledger_and_its_open_legs_are_closed(

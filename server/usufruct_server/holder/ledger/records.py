@@ -40,8 +40,8 @@ class LedgerRow:
     """One entry of the chain.
 
     Attributes:
-        seq: gapless, from 0. version: of this layout. time_seconds: UTC, for people; nothing is decided by
-        it. kind: what happened. dataset_id: the dataset's id on chain. amount_micro: cap (register,
+        seq: gapless, from 0. version: of this layout. time_seconds: UTC, for people; and no server starts
+        on a clock that is behind the newest. kind: what happened. dataset_id: the dataset's id on chain. amount_micro: cap (register,
         lower_cap), loss of an earlier version (inherit), whole reservation (reserve), loss charged (charge; commit: beyond the charges before) or
             given back (release), in 10^-6 nat.
         order: Rényi order (register only).
