@@ -188,7 +188,15 @@ class _Growing:
         try:
             with torch.device("meta"), torch.no_grad():
                 example = compute(*(self.examples[index] for index in used))
-        except (RuntimeError, IndexError, ValueError, TypeError, AssertionError, InvalidInput):
+        except (
+            RuntimeError,
+            IndexError,
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            AssertionError,
+            InvalidInput,
+        ):
             return False
         if example.dim() == 0 or example.numel() > 1 << 16:
             return False
