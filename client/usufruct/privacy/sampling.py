@@ -32,6 +32,8 @@ def poisson_mask(count: int, sample_rate: float) -> NDArray[np.bool_]:
     """
     checked_integer("count", count, 0, _MAXIMUM_COUNT, MechanismInvalid)
     checked_real("sample_rate", sample_rate, MINIMUM_SAMPLE_RATE, 1.0, MechanismInvalid)
+    if sample_rate == 1.0:
+        return np.ones(count, dtype=np.bool_)
     mask = np.empty(count, dtype=np.bool_)
     for start in range(0, count, BLOCK_WORDS):
         block = mask[start : start + BLOCK_WORDS]
