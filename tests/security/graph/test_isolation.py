@@ -164,6 +164,9 @@ class _Growing:
         pair: Any = chance.choice([(NodeRef(at), second), (second, NodeRef(at))])
         arguments: Any = {"one": (NodeRef(at),), "pair": pair, "several": ((NodeRef(at), NodeRef(other)),)}
         settings = _settings(function.settings, tuple(self.examples[at].shape), chance)
+        if function.name == "expand" and chance.random() < 0.8:
+            grown = (chance.choice(SIZES) if size == 1 else size for size in here.shape[1:])
+            settings = (("shape", tuple(grown)),)
         if function.name == "masked_fill" and chance.random() < 0.8:
             masks = [i for i, x in enumerate(self.examples) if x.dtype is torch.bool]
             arguments["pair"] = (NodeRef(at), NodeRef(chance.choice(masks or [0])))
