@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from usufruct.domain.tokens import TokenizerFile
 from usufruct.errors import InvalidInput
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class PreparedData:
     """Rows as numbers.
 
@@ -34,6 +35,13 @@ class PreparedData:
 
     features: NDArray[np.float32] | NDArray[np.int64]
     labels: NDArray[np.int64]
+
+    @cached_property
+    def squared_lengths(self) -> NDArray[np.float64]:
+        """Of each row's features, shape (rows,); what is not finite has none that is."""
+        flat = self.features.reshape(len(self.features), math.prod(self.features.shape[1:]))
+        lengths: NDArray[np.float64] = np.einsum("ij,ij->i", flat, flat, dtype=np.float64)
+        return lengths
 
 
 def feature_names(card: DatasetCard) -> tuple[str, ...]:

@@ -148,37 +148,40 @@ def clipped_sums(clipped_sum: BoundedSum, data: PreparedData, plan: LegPlan) -> 
     row_at[random_order(len(row_at))[: len(sample)]] = sample
     total = StepSum(clipped_sum.parameters)
     for rows in row_at.reshape(-1, size):
-        for part in _clipped(clipped_sum, *_gathered(data, rows), plan.clip_norm):
+        for part in _clipped(clipped_sum, plan.clip_norm, *_gathered(data, rows)):
             total.add(part)
     return total
 
 
-def _gathered(data: PreparedData, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Features, labels, and which are present, of the rows at some places; -1 for none."""
+def _gathered(data: PreparedData, rows: NDArray[np.int64]) -> tuple[torch.Tensor, ...]:
+    """Features, labels, which are present, and squared lengths of the features, of the rows at some places; -1 for none."""
     absent, size = rows < 0, len(rows)
     # PyTorch's memory begins where a vector does: the last bits of a product may depend on that
     features = torch.empty((size, *data.features.shape[1:]), dtype=_DTYPES[data.features.dtype.kind])
     labels = torch.empty(size, dtype=torch.int64)
+    squares = torch.zeros(size, dtype=torch.float64)
     of_features, of_labels = features.numpy(), labels.numpy()
     if len(data.labels):
         np.take(data.features, rows, axis=0, mode="clip", out=of_features)
         np.take(data.labels, rows, mode="clip", out=of_labels)
+        np.take(data.squared_lengths, rows, mode="clip", out=squares.numpy())
     of_features[absent], of_labels[absent] = 0, 0
-    return features, labels, torch.from_numpy(~absent).double()
+    return features, labels, torch.from_numpy(~absent).double(), squares
 
 
 def _clipped(
     clipped_sum: BoundedSum,
+    clip_norm: float,
     features: torch.Tensor,
     labels: torch.Tensor,
     present: torch.Tensor,
-    clip_norm: float,
+    squares: torch.Tensor,
 ) -> Iterator[Part]:
     """The clipped sum of a micro-batch, whatever its rows do. Where PyTorch stops at a row, which nothing in the
     allow-list is known to make it do, every row is taken alone and those that stop it count as nothing: to let the
     whole micro-batch count as nothing would let one row take all others with it."""
     try:
-        whole = clipped_sum.part(features, labels, present, clip_norm)
+        whole = clipped_sum.part(features, labels, present, clip_norm, squares)
     except Exception:
         for row in range(len(features)):
             alone = torch.zeros_like(present)
@@ -217,7 +220,8 @@ def rehearse(clipped_sum: BoundedSum, plan: LegPlan, clock: Clock | None = None)
                 summed = StepSum(clipped_sum.parameters)
                 for index in range(taken):
                     rows = np.arange(index * size, (index + 1) * size)
-                    summed.add(clipped_sum.part(*_gathered(made_up, rows), plan.clip_norm))
+                    features, labels, present, squares = _gathered(made_up, rows)
+                    summed.add(clipped_sum.part(features, labels, present, plan.clip_norm, squares))
                 for _ in summed.chunks():
                     pass
         except Exception as error:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import torch
@@ -81,11 +82,29 @@ class KeptLayer(Protocol):
         ...
 
 
-def keep(layer: nn.Module, uses: Sequence[Use], numbers_left: int, features: torch.Tensor) -> KeptLayer:
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The rows' features; preprocessing leaves nothing in them that is not finite.
+
+    Attributes:
+        values: [batch, ...].
+        squares: float64 [batch], each row's squared length; None where it is not known.
+    """
+
+    values: torch.Tensor
+    squares: torch.Tensor | None = None
+
+    def are(self, values: torch.Tensor) -> bool:
+        """Whether these are the features, in whatever shape."""
+        same = self.values.untyped_storage().data_ptr() == values.untyped_storage().data_ptr()
+        return same and self.values.numel() == values.numel()
+
+
+def keep(layer: nn.Module, uses: Sequence[Use], numbers_left: int, features: Features) -> KeptLayer:
     """The form that suits a layer, if ``numbers_left`` numbers more may be kept."""
     rule = LAYER_RULES[type(layer)]
     if isinstance(layer, nn.Linear) and len(uses) == 1 and uses[0][0].dim() == 2:
-        return OuterProducts(layer, *uses[0], _share_memory(uses[0][0], features))
+        return OuterProducts(layer, *uses[0], features)
     if rule.book_keeping is None or row_numbers(layer, uses) <= numbers_left:
         assert rule.gradients is not None
         blocks = (
@@ -103,15 +122,15 @@ def row_numbers(layer: nn.Module, uses: Sequence[Use]) -> int:
 
 
 class OuterProducts:
-    """``nn.Linear`` applied once, to values ``a`` [batch, inputs]. Where these are ``features``, preprocessing has left
-    nothing in them that is not finite, and to put zero in its place, which takes as long as to read them, is for the case
-    that it has."""
+    """``nn.Linear`` applied once, to values ``a`` [batch, inputs]. Where these are the ``features``, their lengths may be
+    known, and to put zero in the place of what is not finite, which takes as long as to read them, is for the case that some is."""
 
-    def __init__(self, layer: nn.Linear, a: torch.Tensor, d: torch.Tensor, features: bool) -> None:
+    def __init__(self, layer: nn.Linear, a: torch.Tensor, d: torch.Tensor, features: Features) -> None:
         self._bias = layer.bias is not None
-        of_a = _squares(a)
+        given = features.are(a)
+        of_a = features.squares if given and features.squares is not None else _squares(a)
         self.squares = self.masses = _squares(d) * (of_a + 1.0 if self._bias else of_a)
-        self._a = a if features and bool(torch.isfinite(of_a).all()) else _finite(a)
+        self._a = a if given and bool(torch.isfinite(of_a).all()) else _finite(a)
         self._d = _finite(d)
         self.size_bytes = self._a.nbytes + self._d.nbytes
 
@@ -210,10 +229,6 @@ def _blocks(rows: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
 
 def _double(uses: Sequence[Use]) -> list[Any]:
     return [(a.double() if a.is_floating_point() else a, d.double()) for a, d in uses]
-
-
-def _share_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _squares(values: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,7 @@ from usufruct.graph.interpreter import InterpreterModule, trained
 from usufruct_server.holder.training.kept_layers import (
     BLOCK_ROWS,
     KEPT_NUMBERS,
+    Features,
     KeptLayer,
     RowGradients,
     added,
@@ -184,7 +185,12 @@ class ClippedSum:
         return torch.cat([piece.double() for piece in pieces])
 
     def part(
-        self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
+        self,
+        features: torch.Tensor,
+        labels: torch.Tensor,
+        present: torch.Tensor,
+        clip_norm: float,
+        squares: torch.Tensor | None = None,
     ) -> Part:
         """Sum of the clipped per-sample gradients of one micro-batch.
 
@@ -193,18 +199,20 @@ class ClippedSum:
             labels: int64 [batch].
             present: float64 [batch]: 1 for a row, 0 for padding.
             clip_norm: L2 bound of one row's gradient over all parameters.
+            squares: float64 [batch], each row's squared length, if it is known.
         """
         with without_subnormals:
             if features.is_floating_point():
                 features = features.to(self.real)
-            by = self._part_by_rows if self.by_rows else self._part_by_book_keeping
-            return by(features, labels, present, clip_norm)
+            if self.by_rows:
+                return self._part_by_rows(features, labels, present, clip_norm)
+            return self._part_by_book_keeping(Features(features, squares), labels, present, clip_norm)
 
     def _part_by_book_keeping(
-        self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
+        self, features: Features, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
     ) -> Part:
         self._uses.clear()
-        losses = self.loss.per_row(self.module(features), labels)
+        losses = self.loss.per_row(self.module.forward(features.values), labels)
         noted = [self._uses[layer] for layer in self._layers]
         self._uses.clear()
         outputs = [output for uses in noted for _, output in uses]

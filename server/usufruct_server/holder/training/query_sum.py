@@ -68,7 +68,12 @@ class QuerySum:
             parameter.data = torch.from_numpy(weights[name]).double()
 
     def part(
-        self, features: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, clip_norm: float
+        self,
+        features: torch.Tensor,
+        labels: torch.Tensor,
+        present: torch.Tensor,
+        clip_norm: float,
+        squares: torch.Tensor | None = None,
     ) -> Part:
         """The sum over one micro-batch; as :meth:`per_sample.ClippedSum.part`."""
         total = torch.zeros(self.parameters, dtype=torch.float64)
