@@ -76,8 +76,7 @@ class Session:
         self.data = load_card_data(
             task.data_path, task.card, as_columns=statistics, tokenizer=task.tokenizer_path
         )
-        if not statistics:
-            _ = self.data.squared_lengths  # now, and not in an attempt's time
+        _ = self.data.squared_lengths  # now, and not in an attempt's time
         self.loaded: tuple[int, int, mmap.mmap] | None = None
 
     def load(self, block: mmap.mmap, header: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ its attempt began, so that next to nothing of that is to be seen. That is no pro
 
 Not covered: what else runs on the machine may see how much processor and memory is left to it. Reading the data, when a
 leg starts, tells about how many rows there are. Micro-batches beyond those that follow from public figures
-(``dpsgd.micro_batches``: a holder with more rows than it declares) and rows that PyTorch stops at take more slots.
+(``dpsgd.micro_batches``: a sample larger than nearly all) and rows that PyTorch stops at take more slots.
 """
 
 from __future__ import annotations
